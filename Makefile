@@ -1,0 +1,73 @@
+# The whole interface of a contributor. It needs Python 3.11, make and a C++ compiler; everything else goes into .venv.
+#
+#   TORCH=cpu    (default) PyTorch's CPU wheel
+#   TORCH=cuda   PyTorch's CUDA wheel, for a machine with NVIDIA GPUs
+#   ARGS="…"     more arguments for `emuflow`, or for pytest
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+TORCH ?= cpu
+ARGS ?=
+IMAGE ?= emuflow-python:0.1.0
+
+TORCH_VERSION := 2.13.0
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+INPUTS := pyproject.toml serving/client/pyproject.toml constraints.txt
+STAMP := .venv/.ready-$(TORCH)-$(shell cat $(INPUTS) | sha256sum | cut -c1-16)
+
+.PHONY: help setup run test test-slow bench serve lint format images clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
+
+run: setup ## retrain, benchmark, gate and promote on the built-in data (emuflow run --preset quickstart)
+	$(BIN)/emuflow run --preset quickstart $(ARGS)
+
+test: setup ## the test suite
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: setup ## the tests that take minutes each
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+serve: setup ## serve the champion with Triton on this machine
+	$(BIN)/emuflow serve $(ARGS)
+
+bench: setup ## list the benchmarks, or run one: make bench ARGS=decode
+	@if [ -n "$(ARGS)" ]; then $(BIN)/python -m benchmarks.$(ARGS); else ls benchmarks/*.py 2>/dev/null | sed -E 's,benchmarks/(.*)\.py,\1,' | grep -v __init__ || echo "no benchmark yet"; fi
+
+lint: setup ## ruff (rules and format) and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup ## let ruff correct what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+images: ## build the steps' image with podman or docker
+	@builder=$$(command -v podman || command -v docker) || { echo "podman or docker is needed"; exit 2; }; \
+	$$builder build -t $(IMAGE) -f infra/images/Containerfile --build-arg TORCH=$(TORCH) \
+	  --build-arg GIT_COMMIT=$$(git rev-parse HEAD 2>/dev/null || echo unknown) .
+
+setup: $(STAMP) ## the environment in .venv, with DeepSpeed's operator compiled
+
+# PyTorch goes first, from its CPU wheel where no GPU is wanted; DeepSpeed's installation then looks at it.
+$(STAMP):
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv (some minutes) ..."
+	@$(PIP) setuptools wheel ninja
+	@if [ "$(TORCH)" = cuda ]; then $(PIP) torch==$(TORCH_VERSION); \
+	else $(PIP) torch==$(TORCH_VERSION)+cpu 2>/dev/null || $(PIP) --extra-index-url $(TORCH_INDEX) torch==$(TORCH_VERSION)+cpu; fi
+	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation deepspeed
+	@$(PIP) --no-build-isolation -e serving/client -e '.[local,dev]'
+	@echo "Compiling DeepSpeed's communication operator ..."
+	@$(BIN)/python -m components.train.prebuild > .venv/prebuild.log 2>&1 || { cat .venv/prebuild.log; exit 1; }
+	@rm -f .venv/.ready-* && touch $@
+
+clean: ## remove caches (not runs/, not .venv)
+	rm -rf .pytest_cache .ruff_cache .hypothesis build *.egg-info serving/client/*.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
