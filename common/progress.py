@@ -1,0 +1,28 @@
+"""How a working step tells how far it is.
+
+A step runs in a process of its own whose output goes to a log file. It writes its progress to the small JSON
+file that the environment variable `EMUFLOW_PROGRESS_FILE` names; whoever started the step shows it. Without
+that variable `report` does nothing.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+
+PROGRESS_VARIABLE = "EMUFLOW_PROGRESS_FILE"
+_MINIMUM_INTERVAL_S = 0.2
+_last_report_s = 0.0
+
+
+def report(done: int, total: int, message: str = "") -> None:
+    """Publish "`done` of `total`" with a short message, at most five times a second (the last one always)."""
+    global _last_report_s
+    target = os.environ.get(PROGRESS_VARIABLE)
+    now = time.monotonic()
+    if not target or (done < total and now - _last_report_s < _MINIMUM_INTERVAL_S):
+        return
+    _last_report_s = now
+    temporary = Path(f"{target}.{os.getpid()}")
+    temporary.write_text(json.dumps({"done": done, "total": total, "message": message, "time": time.time()}))
+    temporary.replace(target)
