@@ -1,0 +1,1 @@
+"""Token shards: what tokenize writes and training reads."""

@@ -1,0 +1,129 @@
+"""Token shards: memory-mapped records of fixed size, so that any row is one seek away.
+
+`<split>.bin` holds uint16 records (prompt ids, then coarse codes, then fine codes in raster order), `<split>.idx`
+the 32-byte id of each record's sample, `shards.json` the layout, the counts and where it all came from. The
+order of training is computed, not stored: a resume needs one integer, and the number of ranks may change.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from common.errors import DataError
+from common.files import atomic_path, read_json, sha256_file, write_json
+
+MANIFEST_FILE = "shards.json"
+_SAMPLE_ID_BYTES = 32
+_LARGEST_ID = np.iinfo(np.uint16).max
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordLayout:
+    """Tokens of one record."""
+
+    text_length: int
+    coarse_tokens: int
+    fine_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        return self.text_length + self.coarse_tokens + self.fine_tokens
+
+
+class ShardWriter:
+    """Writes the records of one split; the files appear under their names when the `with` block ends well."""
+
+    def __init__(self, folder: Path, split: str, layout: RecordLayout):
+        self.layout, self.count = layout, 0
+        self._folder, self._split, self._open = folder, split, ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._records, self._ids = [
+                stack.enter_context(
+                    stack.enter_context(atomic_path(self._folder / f"{self._split}{suffix}")).open("wb")
+                )
+                for suffix in (".bin", ".idx")
+            ]
+            self._open = stack.pop_all()
+        return self
+
+    def add(self, sample_ids: Sequence[str], text_ids: np.ndarray, coarse: np.ndarray, fine: np.ndarray) -> None:
+        """Append n records: hexadecimal sha256 ids, and integers [n, text_length], [n, coarse], [n, fine].
+
+        Raises `ValueError` where the shapes do not fit the layout or an id does not fit in 16 bits.
+        """
+        records = np.concatenate([text_ids, coarse, fine], axis=1)
+        if records.shape != (len(sample_ids), self.layout.tokens):
+            raise ValueError(f"records {records.shape} do not fit {len(sample_ids)} samples of {self.layout}")
+        if records.size and not 0 <= records.min() <= records.max() <= _LARGEST_ID:
+            raise ValueError(f"ids {records.min()}..{records.max()} do not fit in 16 bits")
+        ids = b"".join(bytes.fromhex(sample_id) for sample_id in sample_ids)
+        if len(ids) != _SAMPLE_ID_BYTES * len(sample_ids):
+            raise ValueError(f"a sample id is not a sha256: {sample_ids}")
+        self._records.write(records.astype("<u2").tobytes())
+        self._ids.write(ids)
+        self.count += len(sample_ids)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+
+def write_manifest(folder: Path, layout: RecordLayout, counts: Mapping[str, int], **origin: Any) -> None:
+    """Write `shards.json` last: shards without it are not complete."""
+    files = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.suffix in (".bin", ".idx")}
+    write_json(folder / MANIFEST_FILE, {"layout": asdict(layout), "counts": dict(counts), "sha256": files, **origin})
+
+
+class Shards:
+    """Reads one split."""
+
+    def __init__(self, folder: Path, split: str):
+        """Raises `DataError` where the split is missing, empty, or not as long as `shards.json` says."""
+        path = folder / f"{split}.bin"
+        self.manifest: dict[str, Any] = read_json(folder / MANIFEST_FILE)
+        self.layout = RecordLayout(**self.manifest["layout"])
+        self.count = int(self.manifest["counts"].get(split, 0))
+        if self.count == 0:
+            raise DataError(f"the split '{split}' is empty", where=str(folder))
+        expected_bytes = self.count * self.layout.tokens * 2
+        if not path.is_file() or path.stat().st_size != expected_bytes:
+            raise DataError(f"not {expected_bytes} bytes long", where=str(path), fix="run the tokenize step again")
+        self._records = np.memmap(path, dtype="<u2", mode="r", shape=(self.count, self.layout.tokens))
+        self._ids_path = folder / f"{split}.idx"
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def tokenizers_digest(self) -> str:
+        """Digest of the tokenizers that made these tokens."""
+        return self.manifest["tokenizers_digest"]
+
+    def batch(self, rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """Records by row, int64: `text_ids` [n, text_length], `coarse` [n, coarse], `fine` [n, fine], raster order."""
+        records = self._records[np.asarray(rows, dtype=np.int64)].astype(np.int64)
+        text, coarse = self.layout.text_length, self.layout.coarse_tokens
+        return {
+            "text_ids": records[:, :text],
+            "coarse": records[:, text : text + coarse],
+            "fine": records[:, text + coarse :],
+        }
+
+    def sample_id(self, row: int) -> str:
+        """The id of the sample that a record was made from."""
+        with self._ids_path.open("rb") as handle:
+            handle.seek(row * _SAMPLE_ID_BYTES)
+            return handle.read(_SAMPLE_ID_BYTES).hex()
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order in which an epoch visits `count` records, int64: a pure function of its arguments."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)

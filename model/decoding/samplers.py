@@ -1,0 +1,46 @@
+"""Drawing tokens from logits. Each image has its own random stream, so a batch never changes an image."""
+
+import numpy as np
+
+
+def streams(seeds: list[int]) -> list[np.random.Generator]:
+    """One independent, reproducible random stream per image."""
+    return [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
+
+
+def gumbel_noise(generators: list[np.random.Generator], shape: tuple[int, ...]) -> np.ndarray:
+    """Standard Gumbel noise, float32 [batch, *shape]; row i is drawn from `generators[i]`."""
+    uniform = np.stack([generator.random(shape, dtype=np.float32) for generator in generators])
+    tiny = np.float32(1e-9)
+    return -np.log(-np.log(np.clip(uniform, tiny, 1 - np.float32(6e-8))))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Logarithm of the softmax over the last axis, same shape."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def keep_top_k(logits: np.ndarray, top_k: int) -> np.ndarray:
+    """Logits with everything below the `top_k` largest of the last axis set to -inf; 0 keeps all."""
+    if top_k <= 0 or top_k >= logits.shape[-1]:
+        return logits
+    threshold = np.partition(logits, -top_k, axis=-1)[..., -top_k, None]
+    return np.where(logits >= threshold, logits, -np.inf)
+
+
+def sample(
+    logits: np.ndarray, temperature: float, generators: list[np.random.Generator], top_k: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one token per position: float [batch, ..., vocabulary] -> ids and log-probabilities [batch, ...].
+
+    `temperature` 0 takes the most likely token. Otherwise the draw is exact by the Gumbel-max identity:
+    argmax(log p + Gumbel noise) is distributed as p = softmax(logits / temperature).
+    """
+    if temperature <= 0:
+        log_probabilities = log_softmax(logits)
+        ids = logits.argmax(axis=-1)
+    else:
+        log_probabilities = log_softmax(keep_top_k(logits, top_k) / np.float32(temperature))
+        ids = (log_probabilities + gumbel_noise(generators, logits.shape[1:])).argmax(axis=-1)
+    return ids, np.take_along_axis(log_probabilities, ids[..., None], axis=-1)[..., 0]

@@ -1,0 +1,31 @@
+"""What the decode loop asks of a model."""
+
+from typing import Protocol
+
+import numpy as np
+
+
+class Session(Protocol):
+    """A model that can be decoded: torch while training, onnxruntime inside a package."""
+
+    visual_vocabulary: int
+    """Number of visual codes; the id one past the last code stands for "not known yet"."""
+
+    coarse_grid: tuple[int, int]
+    """Rows and columns of the coarse sketch; each cell holds a 2x2 block of fine tokens."""
+
+    def prefill(self, text_ids: np.ndarray) -> np.ndarray:
+        """Keys and values of the prompt: int64 [batch, text_length] -> [layers, 2, batch, kv_heads, text_length, head_dim]."""
+        ...
+
+    def coarse(self, past: np.ndarray, coarse_ids: np.ndarray) -> np.ndarray:
+        """Logits of the sketch: int64 [batch, coarse_tokens] -> float32 [batch, coarse_tokens, visual_vocabulary]."""
+        ...
+
+    def fine(self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray) -> np.ndarray:
+        """Logits of the fine tokens: int64 [batch, coarse_tokens, 4] -> float32 [batch, coarse_tokens, 4, visual_vocabulary]."""
+        ...
+
+    def decode_image(self, codes: np.ndarray) -> np.ndarray:
+        """Pixels of a grid of codes: int64 [batch, rows, columns] -> uint8 [batch, 4 * rows, 4 * columns, 3]."""
+        ...

@@ -1,0 +1,63 @@
+"""Block-parallel prediction: guess the masked tokens of a grid from the prompt and the tokens still visible.
+
+Masking follows MaskGIT (Chang et al. 2022): the masked share is cos(pi/2 * u), u uniform. More grids than that
+are masked whole, because decoding in few steps asks from a blank grid most of the time; and some visible tokens
+are replaced by random ones, because decoding feeds the model its own mistakes.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.objectives.settings import MaskingSettings
+from model.transformer.model import Generator
+
+
+@dataclass(frozen=True)
+class Grids:
+    """A batch: prompts int64 [b, text_length], sketches int64 [b, n], details int64 [b, n, 4]."""
+
+    text_ids: Tensor
+    coarse: Tensor
+    fine: Tensor
+
+
+def draw_mask(batch: int, tokens: int, blank_share: float, generator: torch.Generator) -> Tensor:
+    """Which positions are hidden, bool [batch, tokens]: cosine shares, and `blank_share` of the rows whole.
+
+    Drawn on the CPU, so that a seed gives the same masks on every device.
+    """
+    share = torch.cos(torch.rand(batch, 1, generator=generator) * math.pi / 2).clamp(min=1 / tokens)
+    blank = torch.rand(batch, 1, generator=generator) < blank_share
+    return torch.rand(batch, tokens, generator=generator) < torch.where(blank, 1.0, share)
+
+
+def corrupt(ids: Tensor, share: float, vocabulary: int, generator: torch.Generator) -> Tensor:
+    """`ids` with `share` of them replaced by uniformly random codes; same shape."""
+    replaced = torch.rand(ids.shape, generator=generator) < share
+    random = torch.randint(vocabulary, ids.shape, generator=generator)
+    return torch.where(replaced.to(ids.device), random.to(ids.device), ids)
+
+
+def coarse_loss(model: Generator, grids: Grids, settings: MaskingSettings, generator: torch.Generator) -> Tensor:
+    """Mean cross-entropy (nats) of the sketch's masked tokens."""
+    unknown = model.config.visual_vocabulary
+    batch, tokens = grids.coarse.shape
+    hidden = draw_mask(batch, tokens, settings.coarse_blank_share, generator).to(grids.coarse.device)
+    visible = corrupt(grids.coarse, settings.corruption, unknown, generator)
+    logits = model.train_coarse(grids.text_ids, torch.where(hidden, unknown, visible))
+    return F.cross_entropy(logits[hidden].float(), grids.coarse[hidden], label_smoothing=settings.label_smoothing)
+
+
+def fine_loss(model: Generator, grids: Grids, settings: MaskingSettings, generator: torch.Generator) -> Tensor:
+    """Mean cross-entropy (nats) of the masked detail blocks, given a slightly damaged sketch."""
+    unknown = model.config.visual_vocabulary
+    sketch = corrupt(grids.coarse, settings.corruption, unknown, generator)
+    batch, tokens = grids.coarse.shape
+    hidden = draw_mask(batch, tokens, settings.fine_blank_share, generator).to(grids.coarse.device)
+    visible = torch.where(hidden[..., None], unknown, grids.fine)
+    logits = model.train_fine(grids.text_ids, sketch, visible)
+    return F.cross_entropy(logits[hidden].float().flatten(0, 1), grids.fine[hidden].flatten())

@@ -1,0 +1,138 @@
+"""Exporting a generator and its image decoder as the ONNX graphs of `docs/architecture.md`."""
+
+import ast
+import hashlib
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from model.quantization.inference import CoarseGraph, FineGraph, ImageDecoderGraph, PrefillGraph
+from model.tokenizers.visual import VisualTokenizer
+from model.transformer.model import FINE_PER_CELL, Generator
+
+OPSET = 21
+TRANSFORMER_GRAPHS = ("prefill", "coarse", "fine")
+GRAPHS = (*TRANSFORMER_GRAPHS, "image_decoder")
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_TRACED_BATCH = 2
+"""Not 1: a traced size of 1 is taken for a constant."""
+
+
+def export_graphs(
+    generator: Generator, visual: VisualTokenizer, folder: Path, on_graph: Callable[[str], None] = lambda name: None
+) -> None:
+    """Write the four graphs, weights inside, batch dynamic. `on_graph` is told the name of each before it starts."""
+    config = generator.config
+    text_ids = torch.zeros(_TRACED_BATCH, config.text_length, dtype=torch.long)
+    coarse_ids = torch.zeros(_TRACED_BATCH, config.coarse_tokens, dtype=torch.long)
+    fine_ids = torch.zeros(_TRACED_BATCH, config.coarse_tokens, FINE_PER_CELL, dtype=torch.long)
+    past = torch.zeros(
+        config.num_hidden_layers, 2, _TRACED_BATCH, config.num_key_value_heads, config.text_length, config.head_dim
+    )
+    # Rows and columns differ, or the exporter would take them for one axis.
+    codes = torch.zeros(_TRACED_BATCH, config.coarse_grid[0], config.coarse_grid[1] + 2, dtype=torch.long)
+    grid = {0: "batch", 1: "rows", 2: "columns"}
+    exports = {
+        "prefill": (PrefillGraph(generator), (text_ids,), ({0: "batch"},), "past"),
+        "coarse": (CoarseGraph(generator), (past, coarse_ids), ({2: "batch"}, {0: "batch"}), "logits"),
+        "fine": (
+            FineGraph(generator),
+            (past, coarse_ids, fine_ids),
+            ({2: "batch"}, {0: "batch"}, {0: "batch"}),
+            "logits",
+        ),
+        "image_decoder": (ImageDecoderGraph(visual), (codes,), (grid,), "pixels"),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (module, inputs, dynamic, output) in exports.items():
+        on_graph(name)
+        model = _export(module.eval(), inputs, dynamic, output)
+        _name_weights(model.graph, module)
+        _name_nodes(model.graph)
+        _strip_traces(model)
+        onnx.save(model, folder / f"{name}.onnx")
+
+
+def _export(module: nn.Module, inputs: tuple[Tensor, ...], dynamic: tuple, output: str) -> onnx.ModelProto:
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of every optional package that is absent
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                inputs,
+                dynamo=True,
+                opset_version=OPSET,
+                output_names=[output],
+                dynamic_shapes=dynamic,
+                verbose=False,
+            )
+    finally:
+        logger.setLevel(level)
+    assert program is not None
+    return program.model_proto
+
+
+def _name_weights(graph: onnx.GraphProto, module: nn.Module) -> None:
+    """Call every initializer by the parameter that it holds.
+
+    The exporter transposes matrices and then numbers them; finding them by content survives that.
+    """
+    names = {}
+    for name, tensor in module.state_dict().items():
+        name = name.removeprefix("generator.")
+        names[_content(tensor.numpy())] = name
+        if tensor.dim() == 2:
+            names.setdefault(_content(tensor.numpy().T), name)
+    renamed: dict[str, str] = {}
+    for initializer in graph.initializer:
+        name = names.get(_content(numpy_helper.to_array(initializer)))
+        if name and name not in renamed.values():
+            renamed[initializer.name] = name
+            initializer.name = name
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            node.input[position] = renamed.get(name, name)
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """Put each node's module before its name: `blocks.0.mlp/node_mul_3`; a product with a weight is its layer."""
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[1].endswith(".weight"):
+            node.name = node.input[1].removesuffix(".weight")
+            continue
+        notes = {note.key: note.value for note in node.metadata_props}
+        scopes = ast.literal_eval(notes.get(_SCOPES, "[]"))
+        module = next((scope for scope in reversed(scopes[:-1]) if scope), "").removeprefix("generator.")
+        node.name = f"{module}/{node.name}"
+
+
+def _content(array: np.ndarray) -> str:
+    described = f"{array.dtype}{array.shape}".encode()
+    return hashlib.sha256(described + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _strip_traces(model: onnx.ModelProto) -> None:
+    """Remove the exporter's notes (source lines, paths): equal weights give equal bytes anywhere."""
+    for item in (
+        *model.graph.node,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.value_info,
+        model.graph,
+        model,
+    ):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    for initializer in model.graph.initializer:
+        initializer.ClearField("metadata_props")
+        initializer.ClearField("doc_string")

@@ -1,0 +1,58 @@
+"""How far the INT8 graphs are from the full-precision ones, layer by layer and at the output."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+
+
+@dataclass(frozen=True)
+class GraphFidelity:
+    """Relative L2 errors |int8 - fp32| / |fp32| of one graph."""
+
+    output: float
+    layers: dict[str, float]
+    """Of each layer's output, with the errors of all layers before it."""
+    agreement: float | None
+    """Share of the positions whose most likely token is the same; None for a graph without logits."""
+
+
+def measure_fidelity(
+    full: Path, quantized: Path, feeds: Sequence[Mapping[str, np.ndarray]], layers: Sequence[str]
+) -> GraphFidelity:
+    """Run both graphs on the same inputs and compare them."""
+    reference, candidate = _with_layer_outputs(full, layers), _with_layer_outputs(quantized, layers)
+    names = [output.name for output in reference.get_outputs()]
+    error, total = np.zeros(len(names)), np.zeros(len(names))
+    agreeing: list[np.ndarray] = []
+    for feed in feeds:
+        expected, found = _run(reference, feed), _run(candidate, feed)
+        error += [np.square(b - a, dtype=np.float64).sum() for a, b in zip(expected, found, strict=True)]
+        total += [np.square(a, dtype=np.float64).sum() for a in expected]
+        if names[0] == "logits":
+            agreeing.append(expected[0].argmax(-1) == found[0].argmax(-1))
+    relative = np.sqrt(error / total)
+    return GraphFidelity(
+        output=float(relative[0]),
+        layers={layer: float(value) for layer, value in zip(layers, relative[1:], strict=True)},
+        agreement=float(np.concatenate(agreeing).mean()) if agreeing else None,
+    )
+
+
+def _run(session: onnxruntime.InferenceSession, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    return [np.asarray(output) for output in session.run(None, dict(feed))]
+
+
+def _with_layer_outputs(path: Path, layers: Sequence[str]) -> onnxruntime.InferenceSession:
+    """A session whose first output is the graph's own, and the others the named layers' in their order."""
+    model = onnx.load(path)
+    products = {node.name: node.output[0] for node in model.graph.node}
+    for layer in layers:
+        model.graph.output.append(onnx.ValueInfoProto(name=products[layer]))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,74 @@
+"""The modules that become the four graphs, with everything precomputed that does not depend on the input."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from model.tokenizers.visual import VisualTokenizer
+from model.transformer.embeddings import FactoredHead, FactoredTable
+from model.transformer.model import Generator
+
+
+@torch.no_grad()
+def with_plain_tables(generator: Generator) -> Generator:
+    """A copy in which each factored table and head is the plain one that it adds up to."""
+    plain = copy.deepcopy(generator).eval()
+    for name, module in list(plain.named_children()):
+        if isinstance(module, FactoredTable):
+            setattr(plain, name, nn.Embedding.from_pretrained(module.weight().clone()))
+        elif isinstance(module, FactoredHead):
+            setattr(plain, name, _linear(module))
+    return plain
+
+
+def _linear(head: FactoredHead) -> nn.Linear:
+    weight = torch.cat([table.weight() for table in head.tables if isinstance(table, FactoredTable)])
+    linear = nn.Linear(weight.shape[1], weight.shape[0])
+    linear.weight.copy_(weight)
+    linear.bias.copy_(head.bias)
+    return linear
+
+
+class PrefillGraph(nn.Module):
+    def __init__(self, generator: Generator):
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, text_ids: Tensor) -> Tensor:
+        return self.generator.prefill(text_ids)
+
+
+class CoarseGraph(nn.Module):
+    def __init__(self, generator: Generator):
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, past: Tensor, coarse_ids: Tensor) -> Tensor:
+        return self.generator.coarse_logits(past, coarse_ids)
+
+
+class FineGraph(nn.Module):
+    def __init__(self, generator: Generator):
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, past: Tensor, coarse_ids: Tensor, fine_ids: Tensor) -> Tensor:
+        return self.generator.fine_logits(past, coarse_ids, fine_ids)
+
+
+class ImageDecoderGraph(nn.Module):
+    """Codes int64 [batch, rows, columns] to pixels uint8 [batch, height, width, 3]."""
+
+    values: Tensor
+
+    def __init__(self, visual: VisualTokenizer):
+        super().__init__()
+        self.decoder = visual.decoder
+        # A lookup in a table of all codes is one operator; taking codes apart is a dozen on integers.
+        self.register_buffer("values", visual.quantizer.to_values(torch.arange(visual.config.vocabulary)))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        latents = nn.functional.embedding(codes, self.values).movedim(-1, 1)
+        pixels = (self.decoder(latents).clamp(-1, 1) + 1) * 127.5
+        return pixels.round().to(torch.uint8).permute(0, 2, 3, 1)

@@ -1,0 +1,114 @@
+"""What goes into the layers when the decode loop runs: graph inputs and activation maxima."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.errors import QuantizationError
+from model.decoding.loop import DecodingOptions, draw_details, refine_sketch
+from model.decoding.samplers import streams
+from model.quantization.layers import quantized_linears
+from model.transformer.model import Generator
+
+Feeds = dict[str, list[dict[str, np.ndarray]]]
+"""Inputs of the graphs `prefill`, `coarse` and `fine`, one mapping for each call."""
+
+
+@dataclass
+class Observation:
+    """What was seen while decoding the calibration prompts."""
+
+    feeds: Feeds = field(default_factory=lambda: defaultdict(list))
+    maxima: dict[str, Tensor] = field(default_factory=dict)
+    """Largest absolute input of each quantized layer over all three graphs, [in_features], by the layer's name."""
+
+
+class RecordingSession:
+    """A torch `Session` that keeps the inputs of every call."""
+
+    def __init__(self, generator: Generator, feeds: Feeds):
+        self.generator, self.feeds = generator, feeds
+        self.visual_vocabulary = generator.config.visual_vocabulary
+        self.coarse_grid = generator.config.coarse_grid
+
+    def prefill(self, text_ids: np.ndarray) -> np.ndarray:
+        self.feeds["prefill"].append({"text_ids": text_ids})
+        return self.generator.prefill(torch.from_numpy(text_ids)).numpy()
+
+    def coarse(self, past: np.ndarray, coarse_ids: np.ndarray) -> np.ndarray:
+        self.feeds["coarse"].append({"past": past, "coarse_ids": coarse_ids})
+        return self.generator.coarse_logits(torch.from_numpy(past), torch.from_numpy(coarse_ids)).numpy()
+
+    def fine(self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray) -> np.ndarray:
+        self.feeds["fine"].append({"past": past, "coarse_ids": coarse_ids, "fine_ids": fine_ids})
+        inputs = [torch.from_numpy(array) for array in (past, coarse_ids, fine_ids)]
+        return self.generator.fine_logits(*inputs).numpy()
+
+    def decode_image(self, codes: np.ndarray) -> np.ndarray:
+        """Pixels hold nothing to calibrate."""
+        raise NotImplementedError
+
+
+@torch.no_grad()
+def observe(generator: Generator, prompts: Sequence[np.ndarray], options: DecodingOptions, seed: int) -> Observation:
+    """Decode batches of prompts (int64 [n, text_length]) and watch the quantized layers.
+
+    Raises `QuantizationError` naming the first layer whose input is not finite, or always zero.
+    """
+    seen = Observation()
+    session = RecordingSession(generator, seen.feeds)
+    hooks = [linear.register_forward_pre_hook(_watch(name, seen)) for name, linear in quantized_linears(generator)]
+    try:
+        for batch, text_ids in enumerate(prompts):
+            random = streams([seed + batch * 100_003 + row for row in range(len(text_ids))])
+            past = session.prefill(text_ids)
+            sketch = refine_sketch(session, past, options, random)
+            draw_details(session, past, sketch, options, random)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    _refuse_zero_ranges(seen.maxima)
+    return seen
+
+
+def _watch(name: str, seen: Observation):
+    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        largest = inputs[0].abs().flatten(0, -2).amax(0)
+        if not torch.isfinite(largest).all():
+            raise QuantizationError(
+                "its input is NaN or infinite on the calibration data",
+                where=name,
+                fix="check the checkpoint and the calibration samples",
+            )
+        seen.maxima[name] = torch.maximum(seen.maxima[name], largest) if name in seen.maxima else largest
+
+    return hook
+
+
+def _refuse_zero_ranges(maxima: dict[str, Tensor]) -> None:
+    for name, largest in maxima.items():
+        if largest.max() == 0:
+            raise QuantizationError(
+                "its input is zero on all calibration data, so it has no scale",
+                where=name,
+                fix="check the checkpoint and the calibration samples",
+            )
+
+
+def check_coverage(calibrated: dict[str, Tensor], elsewhere: dict[str, Tensor], largest_excess: float) -> None:
+    """Raise `QuantizationError` where other data leaves a layer's calibrated range by more than `largest_excess`.
+
+    What lies outside the range is clipped, so calibration data must look like what will be served.
+    """
+    for name, largest in calibrated.items():
+        excess = float(elsewhere[name].max() / largest.max())
+        if excess > largest_excess:
+            raise QuantizationError(
+                f"held-out data reaches {excess:.2f} times the calibrated range, allowed is {largest_excess}",
+                where=name,
+                fix="calibrate with data that looks like the training data",
+            )

@@ -1,0 +1,107 @@
+"""Static INT8 as explicit Q/DQ nodes: one file for onnxruntime on a CPU and TensorRT on a GPU."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+from common.errors import QuantizationError
+
+
+class _Reader(CalibrationDataReader):
+    def __init__(self, feeds: Sequence[Mapping[str, np.ndarray]]):
+        self._feeds: Iterator[Mapping[str, np.ndarray]] = iter(feeds)
+
+    def get_next(self) -> dict[str, Any]:
+        # The library asks until it is told None, and annotates that as a dictionary.
+        return next(self._feeds, None)  # pyright: ignore[reportReturnType]
+
+
+def quantizable_layers(model: onnx.ModelProto, *, heads: bool) -> list[str]:
+    """Names of the products with a constant matrix: the blocks' layers, and the output heads if asked for."""
+    constants = {initializer.name for initializer in model.graph.initializer}
+    products = [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in constants]
+    return [name for name in products if heads or name.startswith("blocks.")]
+
+
+def quantize_graph(
+    source: Path, target: Path, feeds: Sequence[Mapping[str, np.ndarray]], layers: Sequence[str]
+) -> None:
+    """Quantize the named layers of the graph `source`: symmetric S8 activations per tensor, weights per channel.
+
+    The activations' ranges are the extremes over `feeds`. Products of two activations stay in floating point.
+    Raises `QuantizationError` where a range is zero or not finite, naming the layer.
+    """
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it recommends a pre-processing that the exporter has already done
+    try:
+        quantize_static(
+            source,
+            target,
+            _Reader(feeds),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["MatMul"],
+            nodes_to_quantize=list(layers),
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "OpTypesToExcludeOutputQuantization": ["MatMul"],
+            },
+        )
+    finally:
+        logger.setLevel(level)
+    model = onnx.load(target)
+    _standard_domain_only(model)
+    check_explicit_quantization(model, layers)
+    onnx.save(model, target)
+
+
+def _standard_domain_only(model: onnx.ModelProto) -> None:
+    """Drop imports of domains that no node uses: TensorRT's parser looks for a plugin there."""
+    used = {node.domain for node in model.graph.node}
+    kept = [entry for entry in model.opset_import if entry.domain in used | {""}]
+    model.ClearField("opset_import")
+    model.opset_import.extend(kept)
+
+
+def check_explicit_quantization(model: onnx.ModelProto, layers: Sequence[str]) -> None:
+    """TensorRT's rules for explicit quantization; raises `QuantizationError` naming what breaks one.
+
+    Every node is of the standard domain, every zero point is 0, weights are int8 and symmetric per channel along
+    axis 1 (the outputs), scales are finite and positive, both inputs of a quantized layer come through Q/DQ.
+    """
+    graph = model.graph
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    producers = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            raise QuantizationError(f"the node is of the domain {node.domain}", where=node.name)
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            _check_scale(node, tensors)
+    by_name = {node.name: node for node in graph.node}
+    for layer in layers:
+        activation, weight = (producers.get(name) for name in by_name[layer].input)
+        if activation is None or activation.op_type != "DequantizeLinear":
+            raise QuantizationError("its activations are not quantized", where=layer)
+        if weight is None or weight.op_type != "DequantizeLinear" or tensors[weight.input[0]].dtype != np.int8:
+            raise QuantizationError("its weights are not int8", where=layer)
+        axis = next((attribute.i for attribute in weight.attribute if attribute.name == "axis"), 1)
+        if axis != 1 or tensors[weight.input[1]].shape != tensors[weight.input[0]].shape[1:]:
+            raise QuantizationError("its weights are not scaled per output channel", where=layer)
+
+
+def _check_scale(node: onnx.NodeProto, tensors: Mapping[str, np.ndarray]) -> None:
+    scale, zero_point = tensors[node.input[1]], tensors[node.input[2]]
+    if not np.isfinite(scale).all() or (scale <= 0).any():
+        raise QuantizationError("a scale is zero or not finite", where=node.name, fix="check the calibration data")
+    if zero_point.dtype != np.int8 or zero_point.any():
+        raise QuantizationError("a zero point is not an int8 zero", where=node.name)

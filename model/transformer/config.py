@@ -1,0 +1,54 @@
+"""The shape of a generator."""
+
+from math import prod
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from common.settings import Section
+
+
+class GeneratorConfig(Section):
+    """Settings section `model`, and the `config.json` of a checkpoint. Names follow Qwen3's configuration."""
+
+    hidden_size: int = Field(default=128, ge=16)
+    intermediate_size: int = Field(default=320, ge=16)
+    num_hidden_layers: int = Field(default=3, ge=1)
+    num_attention_heads: int = Field(default=4, ge=1)
+    num_key_value_heads: int = Field(default=4, ge=1)
+    rms_norm_eps: float = Field(default=1e-6, gt=0)
+    text_vocabulary: int = Field(default=512, ge=8, description="size of the text tokenizer's vocabulary")
+    text_length: int = Field(default=16, ge=4, description="tokens of a prompt, padding included")
+    visual_levels: tuple[int, ...] = Field(
+        default=(8, 6, 5), description="levels of each FSQ channel; their product is the vocabulary"
+    )
+    coarse_grid: tuple[int, int] = Field(
+        default=(8, 8), description="rows and columns of the sketch; the image has twice as many"
+    )
+    fine_layers: int = Field(default=2, ge=1, description="depth of the pass that adds the details")
+    fine_window: int = Field(default=2, ge=0, description="cells to each side that a detail attends to")
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError("num_attention_heads is not a multiple of num_key_value_heads")
+        if self.fine_layers > self.num_hidden_layers:
+            raise ValueError(f"fine_layers {self.fine_layers} is more than num_hidden_layers {self.num_hidden_layers}")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def visual_vocabulary(self) -> int:
+        """Number of visual codes. This id itself, one past the last code, means "not known yet"."""
+        return prod(self.visual_levels)
+
+    @property
+    def coarse_tokens(self) -> int:
+        return self.coarse_grid[0] * self.coarse_grid[1]

@@ -1,0 +1,51 @@
+"""The decode loop's `Session` on torch, for training and benchmarks."""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.transformer.model import Generator
+
+
+class ImageDecoder(Protocol):
+    """A visual tokenizer's decoding half."""
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """int64 [batch, rows, columns] -> float [batch, 3, height, width] in -1..1."""
+        ...
+
+
+class TorchSession:
+    """Runs a `Generator` and a visual tokenizer in eager torch; see `model.decoding.session.Session`.
+
+    Both must lie on one device.
+    """
+
+    def __init__(self, generator: Generator, image_decoder: ImageDecoder):
+        self.generator, self.image_decoder = generator.eval(), image_decoder
+        self.visual_vocabulary = generator.config.visual_vocabulary
+        self.coarse_grid = generator.config.coarse_grid
+        self._device = next(generator.parameters()).device
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+    @torch.inference_mode()
+    def prefill(self, text_ids: np.ndarray) -> np.ndarray:
+        return self.generator.prefill(self._tensor(text_ids)).cpu().numpy()
+
+    @torch.inference_mode()
+    def coarse(self, past: np.ndarray, coarse_ids: np.ndarray) -> np.ndarray:
+        return self.generator.coarse_logits(self._tensor(past), self._tensor(coarse_ids)).cpu().numpy()
+
+    @torch.inference_mode()
+    def fine(self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray) -> np.ndarray:
+        logits = self.generator.fine_logits(self._tensor(past), self._tensor(coarse_ids), self._tensor(fine_ids))
+        return logits.cpu().numpy()
+
+    @torch.inference_mode()
+    def decode_image(self, codes: np.ndarray) -> np.ndarray:
+        pixels = self.image_decoder.decode(self._tensor(codes))
+        return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,74 @@
+import hashlib
+
+import numpy as np
+import pytest
+
+from common.errors import DataError
+from model.data.shards import RecordLayout, Shards, ShardWriter, epoch_order, write_manifest
+
+LAYOUT = RecordLayout(text_length=4, coarse_tokens=4, fine_tokens=16)
+
+
+def sample_id(number):
+    return hashlib.sha256(str(number).encode()).hexdigest()
+
+
+def records(count, seed=0):
+    random = np.random.default_rng(seed)
+    return [random.integers(0, 60_000, (count, width)) for width in (4, 4, 16)]
+
+
+def write(folder, count=10):
+    parts = records(count)
+    with ShardWriter(folder, "train", LAYOUT) as writer:
+        for rows in (slice(0, 3), slice(3, count)):
+            ids = [sample_id(number) for number in range(count)[rows]]
+            writer.add(ids, *(part[rows] for part in parts))
+    write_manifest(folder, LAYOUT, {"train": writer.count}, tokenizers_digest="t")
+    return parts
+
+
+def test_rows_come_back_in_any_order(tmp_path):
+    text_ids, coarse, fine = write(tmp_path)
+    shards = Shards(tmp_path, "train")
+    batch = shards.batch([7, 0, 7])
+    assert len(shards) == 10
+    assert shards.tokenizers_digest == "t"
+    np.testing.assert_array_equal(batch["text_ids"], text_ids[[7, 0, 7]])
+    np.testing.assert_array_equal(batch["coarse"], coarse[[7, 0, 7]])
+    np.testing.assert_array_equal(batch["fine"], fine[[7, 0, 7]])
+    assert {part.dtype for part in batch.values()} == {np.dtype(np.int64)}
+
+
+def test_a_row_leads_back_to_its_sample(tmp_path):
+    write(tmp_path)
+    assert Shards(tmp_path, "train").sample_id(5) == sample_id(5)
+
+
+def test_nothing_is_left_of_a_write_that_fails(tmp_path):
+    with pytest.raises(ValueError, match="16 bits"), ShardWriter(tmp_path, "train", LAYOUT) as writer:
+        text_ids, coarse, fine = records(1)
+        writer.add([sample_id(0)], text_ids + 70_000, coarse, fine)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    write(tmp_path)
+    path = tmp_path / "train.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(DataError, match=r"train\.bin"):
+        Shards(tmp_path, "train")
+
+
+def test_an_absent_split_is_empty(tmp_path):
+    write(tmp_path)
+    with pytest.raises(DataError, match="'heldout' is empty"):
+        Shards(tmp_path, "heldout")
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    first = epoch_order(1, 0, 1000)
+    np.testing.assert_array_equal(first, epoch_order(1, 0, 1000))
+    assert not np.array_equal(first, epoch_order(1, 1, 1000))
+    assert not np.array_equal(first, epoch_order(2, 0, 1000))
+    np.testing.assert_array_equal(np.sort(first), np.arange(1000))

@@ -1,0 +1,57 @@
+"""The samplers draw what they say they draw."""
+
+import numpy as np
+import pytest
+
+from model.decoding.samplers import keep_top_k, log_softmax, sample, streams
+from model.decoding.schedule import known_after_step
+
+
+def test_draws_follow_the_softmax():
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], dtype=np.float32))
+    ids, _ = sample(np.broadcast_to(logits, (1, 40_000, 4)), 1.0, streams([7]))
+    shares = np.bincount(ids[0], minlength=4) / ids.size
+    # Four standard errors of a share over 40,000 draws are 0.01.
+    assert np.abs(shares - [0.5, 0.3, 0.15, 0.05]).max() < 0.01
+
+
+def test_temperature_sharpens():
+    logits = np.broadcast_to(np.log(np.array([0.6, 0.4], dtype=np.float32)), (1, 20_000, 2))
+    ids, _ = sample(logits, 0.5, streams([1]))
+    assert abs((ids == 0).mean() - 0.36 / (0.36 + 0.16)) < 0.015
+
+
+def test_zero_temperature_takes_the_most_likely():
+    logits = np.random.default_rng(0).normal(size=(3, 5, 11)).astype(np.float32)
+    ids, log_probabilities = sample(logits, 0.0, streams([0, 1, 2]))
+    assert (ids == logits.argmax(-1)).all()
+    assert np.allclose(log_probabilities, log_softmax(logits).max(-1))
+
+
+def test_top_k_never_draws_below_the_k_largest():
+    logits = np.random.default_rng(0).normal(size=(1, 2_000, 9)).astype(np.float32)
+    ids, _ = sample(logits, 1.5, streams([3]), top_k=2)
+    allowed = np.argsort(-logits, axis=-1)[..., :2]
+    assert (allowed == ids[..., None]).any(-1).all()
+    assert np.isfinite(keep_top_k(logits, 2)).sum(-1).max() == 2
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    logits = np.random.default_rng(0).normal(size=(1, 64, 32)).astype(np.float32)
+    alone, _ = sample(logits, 1.0, streams([5]))
+    together, _ = sample(np.repeat(logits, 3, 0), 1.0, streams([9, 5, 1]))
+    assert (together[1] == alone[0]).all()
+    assert (together[0] != alone[0]).any()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 24, 64])
+def test_schedule_ends_with_everything_known_and_never_falls(steps):
+    known = [known_after_step(step, steps, 64) for step in range(steps)]
+    assert known == sorted(known)
+    assert known[0] >= 1
+    assert known[-1] == 64
+
+
+def test_schedule_refuses_a_step_outside_its_range():
+    with pytest.raises(ValueError, match="outside"):
+        known_after_step(4, 4, 64)

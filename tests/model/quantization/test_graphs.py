@@ -1,0 +1,190 @@
+"""The exported graphs against torch, and their INT8 forms against both."""
+
+import shutil
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from common.errors import QuantizationError
+from model.quantization.export_onnx import GRAPHS, TRANSFORMER_GRAPHS
+from model.quantization.fidelity import measure_fidelity
+from model.quantization.size import block_bytes
+from model.quantization.static_int8 import check_explicit_quantization, quantizable_layers, quantize_graph
+from model.quantization.weights_pool import WEIGHTS_FILE, pool_weights
+from model.transformer.session import TorchSession
+
+
+def run(path, **inputs):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, inputs)[0]
+
+
+@pytest.fixture(scope="module")
+def quantized(exported, tmp_path_factory):
+    """Folder of the INT8 graphs, and the quantized layers of each."""
+    _, _, fp32, feeds = exported
+    folder = tmp_path_factory.mktemp("int8")
+    layers = {}
+    for graph in TRANSFORMER_GRAPHS:
+        source = fp32 / f"{graph}.onnx"
+        layers[graph] = quantizable_layers(onnx.load(source), heads=True)
+        quantize_graph(source, folder / source.name, feeds[graph], layers[graph])
+    shutil.copyfile(fp32 / "image_decoder.onnx", folder / "image_decoder.onnx")
+    return folder, layers
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_graphs_compute_what_torch_computes_for_any_batch(exported, batch):
+    generator, visual, folder, _ = exported
+    session = TorchSession(generator, visual)
+    random = np.random.default_rng(batch)
+    text_ids = random.integers(0, 40, (batch, 6))
+    coarse, fine = random.integers(0, 12, (batch, 8)), random.integers(0, 13, (batch, 8, 4))
+    past = run(folder / "prefill.onnx", text_ids=text_ids)
+    np.testing.assert_allclose(past, session.prefill(text_ids), atol=2e-5)
+    logits = run(folder / "coarse.onnx", past=past, coarse_ids=coarse)
+    np.testing.assert_allclose(logits, session.coarse(past, coarse), atol=2e-4)
+    logits = run(folder / "fine.onnx", past=past, coarse_ids=coarse, fine_ids=fine)
+    np.testing.assert_allclose(logits, session.fine(past, coarse, fine), atol=2e-4)
+
+
+@pytest.mark.parametrize("grid", [(2, 4), (4, 8), (3, 3)])
+def test_the_image_decoder_gives_torchs_pixels_for_any_grid(exported, grid):
+    generator, visual, folder, _ = exported
+    codes = np.random.default_rng(0).integers(0, 12, (3, *grid))
+    pixels = run(folder / "image_decoder.onnx", codes=codes)
+    expected = TorchSession(generator, visual).decode_image(codes)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (3, 4 * grid[0], 4 * grid[1], 3)
+    assert np.abs(pixels.astype(int) - expected).max() <= 1
+
+
+def test_files_name_layers_and_hold_no_trace_of_the_machine(exported):
+    _, _, folder, _ = exported
+    for graph in GRAPHS:
+        content = (folder / f"{graph}.onnx").read_bytes()
+        assert b".py" not in content
+        assert b"site-packages" not in content
+    layers = quantizable_layers(onnx.load(folder / "fine.onnx"), heads=True)
+    blocks = ("attention.qkv_proj", "attention.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+    assert layers == [*(f"blocks.0.{layer}" for layer in blocks), "fine_head"]
+    assert quantizable_layers(onnx.load(folder / "fine.onnx"), heads=False) == layers[:-1]
+
+
+def test_int8_is_close_and_every_layer_is_reported(exported, quantized):
+    _, _, fp32, feeds = exported
+    int8, layers = quantized
+    for graph in TRANSFORMER_GRAPHS:
+        found = measure_fidelity(fp32 / f"{graph}.onnx", int8 / f"{graph}.onnx", feeds[graph], layers[graph])
+        assert 0 < found.output < 0.2
+        assert list(found.layers) == layers[graph]
+        assert all(0 < error < 0.1 for layer, error in found.layers.items() if layer.startswith("blocks."))
+        assert found.agreement is None if graph == "prefill" else found.agreement > 0.7
+
+
+def test_a_graph_agrees_with_itself(exported):
+    _, _, fp32, feeds = exported
+    path = fp32 / "coarse.onnx"
+    found = measure_fidelity(path, path, feeds["coarse"], ["blocks.0.mlp.down_proj"])
+    assert (found.output, found.agreement, found.layers) == (0.0, 1.0, {"blocks.0.mlp.down_proj": 0.0})
+
+
+def test_block_weights_are_the_same_in_every_int8_graph(quantized):
+    int8, _ = quantized
+    seen = {}
+    for graph in TRANSFORMER_GRAPHS:
+        for tensor in onnx.load(int8 / f"{graph}.onnx").graph.initializer:
+            if tensor.name.startswith("blocks.") and tensor.name.endswith(("_quantized", "weight_scale")):
+                content = onnx.numpy_helper.to_array(tensor).tobytes()
+                assert seen.setdefault(tensor.name, content) == content
+    assert len(seen) == 16
+
+
+def test_pooled_weights_are_stored_once_and_change_no_answer(exported, quantized, tmp_path):
+    _, _, _, feeds = exported
+    before, _ = quantized
+    after = shutil.copytree(before, tmp_path / "pooled")
+    pool_weights(after, GRAPHS)
+    for graph in TRANSFORMER_GRAPHS:
+        expected = run(before / f"{graph}.onnx", **feeds[graph][0])
+        np.testing.assert_array_equal(run(after / f"{graph}.onnx", **feeds[graph][0]), expected)
+    pool = (after / WEIGHTS_FILE).read_bytes()
+    matrix = next(
+        tensor.raw_data
+        for tensor in onnx.load(before / "coarse.onnx").graph.initializer
+        if tensor.name == "blocks.0.mlp.gate_up_proj.weight_quantized"
+    )
+    assert pool.count(matrix) == 1
+    assert sum(path.stat().st_size for path in after.iterdir()) < sum(path.stat().st_size for path in before.iterdir())
+
+
+def test_block_bytes_are_the_parameters_of_the_blocks(exported, quantized, tmp_path):
+    generator, _, fp32, _ = exported
+    int8, _ = quantized
+    # The last block's key norm and such may be shared or cut off; the four matrices make up nearly all of it.
+    expected = sum(p.numel() * 4 for p in generator.blocks.parameters())
+    assert block_bytes(fp32, TRANSFORMER_GRAPHS) == pytest.approx(expected, rel=0.02)
+    matrices = sum(p.numel() for p in generator.blocks.parameters() if p.dim() == 2)
+    assert matrices < block_bytes(int8, TRANSFORMER_GRAPHS) < 1.4 * matrices
+    shutil.copytree(int8, tmp_path / "pooled")
+    pool_weights(tmp_path / "pooled", GRAPHS)
+    assert block_bytes(tmp_path / "pooled", TRANSFORMER_GRAPHS) == block_bytes(int8, TRANSFORMER_GRAPHS)
+
+
+def test_int8_graphs_keep_tensorrts_rules(quantized):
+    folder, layers = quantized
+    for graph in TRANSFORMER_GRAPHS:
+        check_explicit_quantization(onnx.load(folder / f"{graph}.onnx"), layers[graph])
+
+
+def _tensor(model, ending):
+    return next(tensor for tensor in model.graph.initializer if tensor.name.endswith(ending))
+
+
+def _shift_zero_point(model):
+    tensor = _tensor(model, "down_proj.weight_zero_point")
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values[0] = 3
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+
+
+def _zero_scale(model):
+    tensor = _tensor(model, "down_proj.weight_scale")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros(32, np.float32), tensor.name))
+
+
+def _foreign_node(model):
+    model.graph.node[0].domain = "com.microsoft"
+
+
+def _unquantized_input(model):
+    product = next(node for node in model.graph.node if node.name.endswith("down_proj"))
+    dequantize = next(node for node in model.graph.node if product.input[0] in node.output)
+    quantize = next(node for node in model.graph.node if dequantize.input[0] in node.output)
+    product.input[0] = quantize.input[0]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_shift_zero_point, "zero point"),
+        (_zero_scale, "scale is zero"),
+        (_foreign_node, r"com\.microsoft"),
+        (_unquantized_input, r"down_proj: its activations are not quantized"),
+    ],
+)
+def test_a_graph_that_breaks_a_rule_is_refused(quantized, damage, message):
+    folder, layers = quantized
+    model = onnx.load(folder / "fine.onnx")
+    damage(model)
+    with pytest.raises(QuantizationError, match=message):
+        check_explicit_quantization(model, layers["fine"])
+
+
+def test_quantizing_twice_gives_the_same_bytes(exported, quantized, tmp_path):
+    _, _, fp32, feeds = exported
+    int8, layers = quantized
+    quantize_graph(fp32 / "fine.onnx", tmp_path / "fine.onnx", feeds["fine"], layers["fine"])
+    assert (tmp_path / "fine.onnx").read_bytes() == (int8 / "fine.onnx").read_bytes()

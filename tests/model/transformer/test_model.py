@@ -1,0 +1,104 @@
+"""The transformer's two forms agree, and information flows only where it may."""
+
+import pytest
+import torch
+
+from common.errors import SettingsError, UntrustedFileError
+from model.checkpoint import load_checkpoint, save_checkpoint
+from model.transformer.config import GeneratorConfig
+from model.transformer.embeddings import code_levels
+from model.transformer.model import Generator
+
+CONFIG = GeneratorConfig(
+    hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2
+)
+
+
+@pytest.fixture
+def model() -> Generator:
+    torch.manual_seed(0)
+    return Generator(CONFIG).eval()
+
+
+@pytest.fixture
+def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    text = torch.randint(512, (2, 16), generator=generator)
+    coarse = torch.randint(240, (2, 64), generator=generator)
+    return text, coarse, torch.randint(241, (2, 64, 4), generator=generator)
+
+
+def test_cached_and_joint_passes_agree(model, inputs):
+    text, coarse, fine = inputs
+    past = model.prefill(text)
+    assert past.shape == (3, 2, 2, 2, 16, 8)
+    torch.testing.assert_close(
+        model.coarse_logits(past, coarse), model.train_coarse(text, coarse), atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(
+        model.fine_logits(past, coarse, fine), model.train_fine(text, coarse, fine), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_training_and_evaluation_norms_agree(model, inputs):
+    text, coarse, _ = inputs
+    evaluated = model.train_coarse(text, coarse)
+    torch.testing.assert_close(model.train().train_coarse(text, coarse), evaluated, atol=1e-5, rtol=1e-5)
+
+
+def test_the_prompt_is_causal(model, inputs):
+    text, *_ = inputs
+    changed = text.clone()
+    changed[:, 10] = (changed[:, 10] + 1) % 512
+    before, after = model.prefill(text), model.prefill(changed)
+    assert torch.equal(before[..., :10, :], after[..., :10, :])
+    assert not torch.equal(before[..., 10:, :], after[..., 10:, :])
+
+
+def test_a_detail_sees_only_its_neighbourhood(inputs):
+    text, coarse, fine = inputs
+    torch.manual_seed(0)
+    model = Generator(CONFIG.model_copy(update={"fine_layers": 1})).eval()
+    past, changed = model.prefill(text), fine.clone()
+    changed[:, 0] = (changed[:, 0] + 1) % 240
+    difference = (
+        (model.fine_logits(past, coarse, fine) - model.fine_logits(past, coarse, changed)).abs().amax((0, 2, 3))
+    )
+    near = [row * 8 + column for row in range(3) for column in range(3)]
+    assert (difference[near] > 0).all()
+    assert difference[[cell for cell in range(64) if cell not in near]].max() == 0
+
+
+def test_level_rows_are_unique_and_in_range():
+    rows = code_levels((8, 6, 5))
+    assert len(rows.unique(dim=0)) == 240
+    assert rows.amin(0).tolist() == [0, 8, 14]
+    assert rows.amax(0).tolist() == [7, 13, 18]
+
+
+def test_checkpoint_round_trip(model, inputs, tmp_path):
+    text, coarse, _ = inputs
+    (tmp_path / "tokenizers").mkdir()
+    save_checkpoint(tmp_path / "checkpoint", model, tmp_path / "tokenizers", {"steps": 1})
+    loaded = load_checkpoint(tmp_path / "checkpoint")
+    assert loaded.config == CONFIG
+    assert torch.equal(loaded.train_coarse(text, coarse), model.train_coarse(text, coarse))
+
+
+def test_fault_06_a_pickle_where_weights_are_expected_is_refused(model, tmp_path):
+    (tmp_path / "tokenizers").mkdir()
+    save_checkpoint(tmp_path / "checkpoint", model, tmp_path / "tokenizers", {})
+    weights = tmp_path / "checkpoint" / "model.safetensors"
+    torch.save(model.state_dict(), weights)
+    with pytest.raises(UntrustedFileError, match="safetensors"):
+        load_checkpoint(tmp_path / "checkpoint")
+    weights.rename(weights.with_suffix(".pt"))
+    with pytest.raises(UntrustedFileError, match="pickled"):
+        load_checkpoint(tmp_path / "checkpoint")
+
+
+def test_an_impossible_shape_is_refused():
+    with pytest.raises(SettingsError, match="num_attention_heads"):
+        GeneratorConfig.parse({"hidden_size": 30, "num_attention_heads": 4})
+    with pytest.raises(SettingsError, match="did you mean 'hidden_size'"):
+        GeneratorConfig.parse({"hiden_size": 32})
