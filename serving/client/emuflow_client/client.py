@@ -1,0 +1,126 @@
+"""The client: one gRPC stream for each request, so that it has its own deadline and can be cancelled alone."""
+
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2_grpc
+
+from emuflow_client.errors import Cancelled, GeneratorError, InvalidRequest, ServerFault, TimedOut, Unavailable
+from emuflow_client.wire import Result, decode, encode
+
+_MAX_MESSAGE_BYTES = 256 << 20
+_FIRST_PAUSE_S = 0.1
+# An error inside a stream comes as bare text. Triton can send it as a gRPC status (header `triton_grpc_error`), but
+# with it Triton 2.51 can die of a segmentation fault at an error, so the text's typed prefix is read instead.
+_PREFIXES: dict[str, type[GeneratorError]] = {
+    "INVALID_ARGUMENT:": InvalidRequest,
+    "UNAVAILABLE:": Unavailable,
+    "Request for unknown model": Unavailable,
+    "CANCELLED:": Cancelled,
+}
+_STATUSES: dict[grpc.StatusCode, type[GeneratorError]] = {
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut,
+    grpc.StatusCode.CANCELLED: Cancelled,
+}
+
+
+class GeneratorClient:
+    """Asks the generator behind `endpoint` (`host:port` of Triton's gRPC service) for images.
+
+    Safe to share between threads. A request is tried again, at most `retries` times and always within `timeout_s`,
+    only where the server was unavailable and nothing had been answered.
+    """
+
+    def __init__(self, endpoint: str, *, timeout_s: float = 30.0, model: str = "generator", retries: int = 2):
+        if timeout_s <= 0:
+            raise ValueError(f"timeout_s must be above 0, not {timeout_s}")
+        self._timeout_s, self._model, self._retries = timeout_s, model, retries
+        self._channel = grpc.insecure_channel(
+            endpoint,
+            options=[
+                ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.min_reconnect_backoff_ms", 100),
+            ],
+        )
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def generate(
+        self,
+        prompt: str,
+        seed: int | None = None,
+        coarse_steps: int | None = None,
+        temperature: float | None = None,
+    ) -> Result:
+        """The image of `prompt`. Without `seed` the server draws one and returns it.
+
+        Raises `InvalidRequest`, `Unavailable`, `TimedOut`, `Cancelled` or `ServerFault`.
+        """
+        for result in self.stream(prompt, seed, coarse_steps, temperature):
+            if result.final:
+                return result
+        raise ServerFault("the stream ended without a final image")
+
+    def stream(
+        self,
+        prompt: str,
+        seed: int | None = None,
+        coarse_steps: int | None = None,
+        temperature: float | None = None,
+    ) -> Iterator[Result]:
+        """Each stage as it is done: previews, then the final image. Closing the iterator cancels the request."""
+        request = encode(self._model, prompt, seed, coarse_steps, temperature)
+        deadline = time.monotonic() + self._timeout_s
+        for attempt in range(self._retries + 1):
+            answered = False
+            try:
+                for result in self._attempt(request, deadline):
+                    answered = True
+                    yield result
+                return
+            except Unavailable:
+                pause = _FIRST_PAUSE_S * 2**attempt
+                if answered or attempt == self._retries or time.monotonic() + pause >= deadline:
+                    raise
+                time.sleep(pause)
+
+    def _attempt(self, request: Any, deadline: float) -> Iterator[Result]:
+        left_s = max(0.001, deadline - time.monotonic())
+        call = self._stub.ModelStreamInfer(iter([request]), timeout=left_s)
+        try:
+            for message in call:
+                if message.error_message:
+                    raise _typed(message.error_message)
+                yield decode(message.infer_response)
+        except grpc.RpcError as error:
+            raise _from_status(error) from None
+        finally:
+            call.cancel()
+
+    def close(self) -> None:
+        """Close the connection; requests that still run are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> "GeneratorClient":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _typed(message: str) -> GeneratorError:
+    for prefix, kind in _PREFIXES.items():
+        if message.startswith(prefix):
+            return kind(message)
+    return ServerFault(message)
+
+
+def _from_status(error: grpc.RpcError) -> GeneratorError:
+    code, details = error.code(), error.details() or "no details"  # pyright: ignore[reportAttributeAccessIssue]
+    return _STATUSES.get(code, ServerFault)(f"{code.name}: {details}")

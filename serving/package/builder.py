@@ -1,0 +1,100 @@
+"""Builds a signed model package from an engine."""
+
+import shutil
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import ExportError
+from common.files import read_json, remove, write_json
+from serving.package.config import WARMUP_NAME, config_pbtxt, warmup_data
+from serving.package.manifest import SIGNATURE_NAME, Manifest, Provenance, parse_manifest, write_manifest
+from serving.package.runtime.requests import Limits
+from serving.package.signing import sign
+
+_HERE = Path(__file__).resolve().parent
+_ENGINE_FILES = ("prefill.onnx", "coarse.onnx", "fine.onnx", "image_decoder.onnx", "weights.bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions:
+    """How the runtime inside the package runs."""
+
+    threads: int
+    """Threads of one operator, for each instance."""
+    instances: int
+    """Copies of the model that answer at the same time."""
+    warmup_requests: int
+    limits: Limits
+
+
+def build_package(
+    engine: Path,
+    precision: str,
+    *,
+    decoding: dict[str, Any],
+    runtime: RuntimeOptions,
+    provenance: Provenance,
+    key_folder: Path,
+    package_store: Path,
+) -> tuple[Path, Manifest]:
+    """Build `package_store/<digest>/` from `engine/` at `precision` (`int8` or `fp32`).
+
+    `decoding` are the fields of `DecodingOptions` that the package answers with. Whole or absent; one that is
+    already there (same digest, so the same content) stays. Raises `ExportError` where the engine lacks a file.
+    """
+    package_store.mkdir(parents=True, exist_ok=True)
+    building = package_store / f".building.{uuid.uuid4().hex[:8]}"
+    try:
+        _copy_engine(engine, precision, building / "1")
+        _write_generator_config(engine, building / "1" / "generator.json", decoding, runtime)
+        _copy_runtime(building / "1")
+        _write_triton_files(building, runtime)
+        encoded = write_manifest(building, provenance, precision)
+        (building / SIGNATURE_NAME).write_bytes(sign(encoded, key_folder))
+        manifest = parse_manifest(encoded)
+        final = package_store / manifest.digest
+        if not final.exists():
+            building.replace(final)
+        return final, manifest
+    finally:
+        remove(building)
+
+
+def _copy_engine(engine: Path, precision: str, version: Path) -> None:
+    (version / "engine").mkdir(parents=True)
+    for name in _ENGINE_FILES:
+        _copy(engine / precision / name, version / "engine" / name)
+    _copy(engine / "tokenizers" / "text" / "tokenizer.json", version / "tokenizer.json")
+    _copy(engine / "calibration.json", version / "calibration.json")  # signed numbers that a later gate compares with
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise ExportError("the engine lacks this file", where=str(source), fix="run the calibrate step again")
+    shutil.copyfile(source, target)
+
+
+def _write_generator_config(engine: Path, target: Path, decoding: dict[str, Any], runtime: RuntimeOptions) -> None:
+    source = engine / "generator.json"
+    if not source.is_file():
+        raise ExportError("the engine lacks this file", where=str(source), fix="run the calibrate step again")
+    config = read_json(source)
+    config["decoding"] = decoding
+    config["runtime"] = {"threads": runtime.threads, "limits": asdict(runtime.limits)}
+    write_json(target, config)
+
+
+def _copy_runtime(version: Path) -> None:
+    """Copy the runtime with the decode loop that `runtime/decoding` links to: no link goes into a package."""
+    shutil.copyfile(_HERE / "model.py", version / "model.py")
+    shutil.copytree(_HERE / "runtime", version / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def _write_triton_files(package: Path, runtime: RuntimeOptions) -> None:
+    (package / "config.pbtxt").write_text(
+        config_pbtxt(instances=runtime.instances, warmup_requests=runtime.warmup_requests)
+    )
+    (package / "warmup").mkdir()
+    (package / "warmup" / WARMUP_NAME).write_bytes(warmup_data())

@@ -1,0 +1,46 @@
+"""The model on onnxruntime: the `Session` of the decode loop, from the four graphs of a package."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+GRAPHS = ("prefill", "coarse", "fine", "image_decoder")
+
+
+class EngineSession:
+    """Four ONNX graphs that share nothing with any other session of the process, safe for one caller at a time."""
+
+    def __init__(self, folder: Path, config: Mapping, *, threads: int):
+        """Load `folder/*.onnx`; `config` is the content of `generator.json`, `threads` the threads of one operator."""
+        self.visual_vocabulary: int = config["visual_vocabulary"]
+        rows, columns = config["coarse_grid"]
+        self.coarse_grid = (rows, columns)
+        sessions = [_load(folder / f"{name}.onnx", threads) for name in GRAPHS]
+        self._prefill, self._coarse, self._fine, self._image_decoder = sessions
+
+    def prefill(self, text_ids: np.ndarray) -> np.ndarray:
+        return _run(self._prefill, "past", text_ids=text_ids)
+
+    def coarse(self, past: np.ndarray, coarse_ids: np.ndarray) -> np.ndarray:
+        return _run(self._coarse, "logits", past=past, coarse_ids=coarse_ids)
+
+    def fine(self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray) -> np.ndarray:
+        return _run(self._fine, "logits", past=past, coarse_ids=coarse_ids, fine_ids=fine_ids)
+
+    def decode_image(self, codes: np.ndarray) -> np.ndarray:
+        return _run(self._image_decoder, "pixels", codes=codes)
+
+
+def _run(session: onnxruntime.InferenceSession, output: str, **inputs: np.ndarray) -> np.ndarray:
+    return np.asarray(session.run([output], inputs)[0])
+
+
+def _load(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A spinning pool takes the cores from the other models of the server while this one has nothing to do.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

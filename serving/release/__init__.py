@@ -1,0 +1,1 @@
+"""Which package each stage wants, who decided it and on what evidence."""

@@ -1,0 +1,68 @@
+"""The model repository of one Triton server: verified copies of packages, under the names that they serve as."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.errors import SignatureError
+from common.files import remove
+from serving.package.manifest import Manifest, read_manifest
+from serving.package.verify import verify
+
+
+class ModelRepository:
+    """`folder/models` is what Triton reads; copies are made and verified in `folder/incoming` first."""
+
+    def __init__(self, folder: Path, key_folder: Path):
+        self.models = folder / "models"
+        self._incoming = folder / "incoming"
+        self._key_folder = key_folder
+        for path in (self.models, self._incoming):
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def clear(self) -> None:
+        """Remove every model and what a crash may have left. Only while no server reads the repository."""
+        for folder in (self.models, self._incoming):
+            for path in folder.iterdir():
+                remove(path)
+
+    def materialise(self, package: Path, name: str, *, expected_digest: str | None = None) -> Manifest:
+        """Put a verified copy of `package` under `name`. Raises `SignatureError`, and then nothing has changed."""
+        with self.replacing(package, name, expected_digest=expected_digest) as manifest:
+            return manifest
+
+    @contextmanager
+    def replacing(self, package: Path, name: str, *, expected_digest: str | None = None) -> Iterator[Manifest]:
+        """Put a verified copy of `package` under `name` for the body to load; if that fails, undo it.
+
+        The copy is what is verified, so that nothing can change between the check and the load.
+        """
+        work = Path(tempfile.mkdtemp(dir=self._incoming))
+        live, copy, old = self.models / name, work / "new", work / "old"
+        try:
+            if not package.is_dir():
+                raise SignatureError("there is no such package", where=str(package))
+            shutil.copytree(package, copy, symlinks=True)
+            manifest = verify(copy, self._key_folder, expected_digest=expected_digest)
+            if live.exists():
+                live.replace(old)
+            copy.replace(live)
+            try:
+                yield manifest
+            except BaseException:
+                live.replace(copy)
+                if old.exists():
+                    old.replace(live)
+                raise
+        finally:
+            remove(work)
+
+    def digest(self, name: str) -> str | None:
+        """Digest of the package that stands under `name`, or `None`."""
+        model = self.models / name
+        return read_manifest(model).digest if model.is_dir() else None
+
+    def remove(self, name: str) -> None:
+        remove(self.models / name)

@@ -1,0 +1,86 @@
+"""Where the Triton binary of the `local` extra lies, and the surroundings that it needs to run here.
+
+The `nvidia-pytriton` wheel holds the server with its Python backend only. Its Python stub must stand beside the
+backend's library, for the very minor version of Python that runs the models.
+"""
+
+import importlib.util
+import os
+import shutil
+import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import ServerError
+from common.files import remove
+
+_STUB = "triton_python_backend_stub"
+_KEPT_VARIABLES = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
+
+
+@dataclass(frozen=True)
+class TritonInstallation:
+    """The parts of the installed wheel."""
+
+    root: Path
+    libraries: Path
+
+    @property
+    def binary(self) -> Path:
+        return self.root / "bin" / "tritonserver"
+
+    @property
+    def stub(self) -> Path:
+        return self.root / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}" / _STUB
+
+
+def find_installation() -> TritonInstallation:
+    """The installed Triton. Raises `ServerError` where the `local` extra is absent or knows no such Python."""
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        raise ServerError("no Triton server is installed", fix="install the extra 'local' (nvidia-pytriton)")
+    package = Path(spec.origin).parent
+    installation = TritonInstallation(package / "tritonserver", package.parent / "nvidia_pytriton.libs")
+    for path in (installation.binary, installation.stub):
+        if not path.is_file():
+            raise ServerError("the Triton installation lacks this file", where=str(path), fix="install nvidia-pytriton")
+    return installation
+
+
+def backends_folder(installation: TritonInstallation, parent: Path | None = None) -> Path:
+    """The backends with the stub in its place, made once per virtual environment (or under `parent`).
+
+    Two processes may ask at once: each makes its own, the first to finish stays.
+    """
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    final = (parent or Path(sys.prefix) / "share" / "emuflow") / f"triton-backends-{version}"
+    if final.is_dir():
+        return final
+    final.parent.mkdir(parents=True, exist_ok=True)
+    making = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        shutil.copytree(installation.root / "backends", making, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy2(installation.stub, making / "python" / _STUB)
+        making.rename(final)
+    except OSError:
+        if not final.is_dir():
+            raise
+    finally:
+        remove(making)
+    return final
+
+
+def server_environment(installation: TritonInstallation) -> dict[str, str]:
+    """The server's environment variables, and no others: nothing of the caller's reaches the models.
+
+    The stub takes its packages from the environment of the first `python3` on PATH. One thread for numpy's
+    libraries: the engine has its own setting.
+    """
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    return kept | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"]),
+        "LD_LIBRARY_PATH": str(installation.libraries),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
