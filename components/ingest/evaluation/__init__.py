@@ -1,0 +1,1 @@
+"""The evaluation set: chosen before anything is learned, frozen by its digest."""

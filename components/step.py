@@ -1,0 +1,151 @@
+"""The harness around every step: its log, its record, its place in MLflow.
+
+On one machine the pipeline's driver names a run folder in `EMUFLOW_RUN_FOLDER`; the step's output then goes to
+`logs/<step>.log` there, and what became of it to `steps/<step>.json`, which the driver shows while it changes. On a
+cluster there is no such folder: the output stays on standard output, and the step writes to the MLflow run that the
+platform gave it (`MLFLOW_RUN_ID`).
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from common.errors import EmuflowError
+from common.files import write_json
+from common.progress import PROGRESS_VARIABLE
+from common.redaction import redact, redact_text
+
+RUN_FOLDER_VARIABLE = "EMUFLOW_RUN_FOLDER"
+STEP_RUNS_VARIABLE = "EMUFLOW_STEP_RUNS"
+"""JSON: each step's name to the MLflow run that the driver opened for it."""
+RELEASE_URL_VARIABLE = "EMUFLOW_RELEASE_URL"
+"""The release store's SQLAlchemy URL. It may hold a password, so it is never a parameter of the pipeline."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class StepRecord:
+    """What is known of one step; `result` is what its function returned."""
+
+    step: str
+    status: str = "running"
+    started: float = 0.0
+    ended: float | None = None
+    seconds: float | None = None
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    outputs: dict[str, str] = dataclasses.field(default_factory=dict)
+    result: Any = None
+    error: dict[str, Any] | None = None
+
+
+@contextlib.contextmanager
+def step(name: str, settings: str = "{}", **outputs: str) -> Iterator[StepRecord]:
+    """Run a step's body inside its log and record. `outputs` are the paths of its artifacts, by their names.
+
+    The body sets `record.result`. An exception is recorded and raised again, so that KFP sees the failure.
+    """
+    run_folder = os.environ.get(RUN_FOLDER_VARIABLE)
+    folder = Path(run_folder) if run_folder else None
+    _enter_platform(name, folder)
+    record = StepRecord(step=name, started=time.time(), settings=redact(json.loads(settings)), outputs=dict(outputs))
+    _save(folder, record)
+    try:
+        yield record
+        record.status = "succeeded"
+        _link_outputs(folder, record)
+    except BaseException as error:
+        record.status, record.error = "failed", describe_error(error)
+        _log.error("%s failed: %s", name, record.error["message"])
+        raise
+    finally:
+        record.ended = time.time()
+        record.seconds = round(record.ended - record.started, 3)
+        _save(folder, record)
+        if folder is None:
+            _log_to_injected_run(record)
+
+
+def describe_error(error: BaseException) -> dict[str, Any]:
+    """An error in JSON: its class, its message without secrets and, of our own errors, where and what to do."""
+    described = {"type": type(error).__name__, "message": redact_text(str(error)) or type(error).__name__}
+    if isinstance(error, EmuflowError):
+        described |= {"what": redact_text(error.what), "where": error.where, "fix": error.fix}
+    return described
+
+
+def result_values(result: Any) -> dict[str, Any]:
+    """The plain values (numbers, words, truth) that a step's frozen dataclass holds, by name."""
+    if not dataclasses.is_dataclass(result) or isinstance(result, type):
+        return {}
+    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    flat = {name: value for name, value in fields.items() if isinstance(value, bool | int | float | str)}
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{key}": inner for key, inner in value.items() if isinstance(inner, bool | int | float)}
+    return flat
+
+
+def _enter_platform(name: str, folder: Path | None) -> None:
+    """Send this process's output to the step's log, and take the MLflow run that was opened for it."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if folder is None:
+        return
+    log, records = folder / "logs" / f"{name}.log", folder / "steps"
+    for parent in (log.parent, records):
+        parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)  # file descriptors, not sys.stdout: torchrun and Triton inherit them
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    os.environ[PROGRESS_VARIABLE] = str(records / f"{name}.progress")
+    runs = json.loads(os.environ.get(STEP_RUNS_VARIABLE, "{}"))
+    if name in runs:
+        os.environ["MLFLOW_RUN_ID"] = runs[name]
+
+
+def _save(folder: Path | None, record: StepRecord) -> None:
+    if folder is not None:
+        content = {
+            **dataclasses.asdict(dataclasses.replace(record, result=None)),
+            "result": result_values(record.result),
+        }
+        write_json(folder / "steps" / f"{record.step}.json", redact(_finite(content)))
+
+
+def _finite(content: Any) -> Any:
+    """NaN and infinity have no JSON form: they become their names."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, float) and content not in (float("inf"), float("-inf")) and content == content:
+        return content
+    return str(content) if isinstance(content, float) else content
+
+
+def _link_outputs(folder: Path | None, record: StepRecord) -> None:
+    """Give each artifact a short, stable name in the run folder: `<run>/verdict` and so on."""
+    if folder is None:
+        return
+    for name, path in record.outputs.items():
+        link = folder / name
+        if link.is_symlink() or not link.exists():
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.relpath(path, folder))
+
+
+def _log_to_injected_run(record: StepRecord) -> None:
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if not run_id:
+        return
+    from components.tracking import log_step
+
+    log_step(run_id, record.settings, result_values(record.result), record.seconds or 0.0, end=None)

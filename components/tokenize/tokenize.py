@@ -1,0 +1,77 @@
+"""The tokenize step: tokenizers, and the data as token shards."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.files import atomic_path
+from components.tokenize.settings import TokenizerSettings
+from components.tokenize.table import captioned_images, check_digest
+
+TRAIN, HELDOUT = "train", "heldout"
+
+
+@dataclass(frozen=True)
+class TokenizeResult:
+    """What the step reports."""
+
+    train_samples: int
+    heldout_samples: int
+    dropped: dict[str, dict[str, int]]
+    """Rows that were left out, by split and reason."""
+    tokenizers_digest: str
+    lineage: str
+    reused: bool
+    metrics: dict[str, float]
+
+
+def tokenize(
+    settings: TokenizerSettings,
+    curated: Path,
+    validation: Path,
+    evaluation_set: Path,
+    parent_tokenizers: Path | None,
+    tokenizers: Path,
+    shards: Path,
+) -> TokenizeResult:
+    """Write `tokenizers/` and `shards/` from the validated table.
+
+    The parent's tokenizers are reused unless there are none or `settings.retrain`. The held-out split is the
+    evaluation set. Raises `DigestMismatchError` where the table is not the one that `validation` saw, `DataError`
+    where a split has no usable row.
+    """
+    table_sha256 = check_digest(curated, validation)
+
+    from components.tokenize.encode import record_layout, write_split
+    from components.tokenize.tokenizers import reconstruction_quality, reuse_tokenizers, train_tokenizers
+    from model.data.shards import write_manifest
+    from model.tokenizers.bundle import record_metrics
+
+    reused = parent_tokenizers is not None and not settings.retrain
+    if parent_tokenizers is not None and reused:
+        bundle = reuse_tokenizers(parent_tokenizers, tokenizers)
+    else:
+        bundle = train_tokenizers(settings, curated, tokenizers)
+
+    counts, dropped = {}, {}
+    layout = record_layout(settings, bundle)
+    with atomic_path(shards) as temporary:
+        for split, table in ((TRAIN, curated), (HELDOUT, evaluation_set)):
+            counts[split], reasons = write_split(settings, bundle, table, temporary, split)
+            dropped[split] = dict(sorted(reasons.items()))
+        write_manifest(
+            temporary,
+            layout,
+            counts,
+            dropped=dropped,
+            table_sha256=table_sha256,
+            tokenizers_digest=bundle.digest,
+            text_vocabulary=bundle.text.vocabulary,
+            visual_levels=list(bundle.visual.config.levels),
+            image_size=settings.image_size,
+        )
+
+    unseen = captioned_images(evaluation_set, settings.image_size, dropped=Counter())
+    metrics = reconstruction_quality(bundle.visual, (samples.images for samples in unseen))
+    record_metrics(tokenizers, metrics)
+    return TokenizeResult(counts[TRAIN], counts[HELDOUT], dropped, bundle.digest, bundle.lineage, bool(reused), metrics)

@@ -1,0 +1,175 @@
+"""The step on small tables of real PNG files."""
+
+import hashlib
+import io
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from common.errors import DataError, DigestMismatchError
+from common.files import digest_folder, read_json, sha256_file, write_json
+from components.tokenize.settings import TokenizerSettings
+from components.tokenize.tokenize import tokenize
+from model.data.shards import Shards
+from model.tokenizers.bundle import TokenizerBundle
+from model.tokenizers.settings import VisualTokenizerConfig, VisualTrainingSettings
+
+SETTINGS = TokenizerSettings(
+    text_vocabulary=300,
+    text_length=8,
+    image_size=32,
+    visual=VisualTokenizerConfig(width=16, depth=1),
+    visual_training=VisualTrainingSettings(steps=5, batch_size=4, threads=1),
+)
+
+
+def png(seed, size=(32, 32)):
+    random = np.random.default_rng(seed)
+    image = Image.fromarray(random.integers(0, 256, (4, 4, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    return buffer.getvalue()
+
+
+def row(number, text="a red dot", payload=None, modality="image"):
+    return {
+        "id": hashlib.sha256(str(number).encode()).hexdigest(),
+        "modality": modality,
+        "text": text,
+        "payload": png(number) if payload is None else payload,
+    }
+
+
+def write_table(folder, rows):
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), folder / "samples.parquet")
+    return folder
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """Paths of a curated table of 12 images, its validation, and an evaluation set of 3."""
+    curated = write_table(tmp_path / "curated", [row(n, f"a {['red', 'blue'][n % 2]} dot") for n in range(12)])
+    evaluation = write_table(tmp_path / "evaluation", [row(n) for n in range(100, 103)])
+    validate(tmp_path, curated)
+    return {"curated": curated, "validation": tmp_path / "validation", "evaluation_set": evaluation}
+
+
+def validate(folder, curated):
+    write_json(folder / "validation" / "result.json", {"table_sha256": sha256_file(curated / "samples.parquet")})
+
+
+def run(inputs, folder, settings=SETTINGS, parent=None):
+    return tokenize(
+        settings, parent_tokenizers=parent, tokenizers=folder / "tokenizers", shards=folder / "shards", **inputs
+    )
+
+
+def test_records_hold_the_prompt_and_the_codes_of_both_scales(inputs, tmp_path):
+    result = run(inputs, tmp_path / "out")
+    shards = Shards(tmp_path / "out/shards", "train")
+    bundle = TokenizerBundle.load(tmp_path / "out/tokenizers")
+    batch = shards.batch(range(12))
+    assert (result.train_samples, result.heldout_samples) == (len(shards), 3) == (12, 3)
+    assert shards.tokenizers_digest == result.tokenizers_digest == bundle.digest
+    assert batch["text_ids"][0].tolist() == bundle.text.encode_prompt("a red dot", 8)
+    assert batch["coarse"].shape == (12, 16)
+    image = np.asarray(Image.open(io.BytesIO(png(5)))).transpose(2, 0, 1)
+    fine = bundle.visual.encode(_float(image))
+    assert batch["fine"][5].tolist() == fine.flatten().tolist()
+    assert shards.sample_id(5) == row(5)["id"]
+
+
+def _float(image):
+    import torch
+
+    return torch.from_numpy(image.copy())[None].float() / 127.5 - 1
+
+
+def test_the_manifest_names_where_the_tokens_came_from(inputs, tmp_path):
+    result = run(inputs, tmp_path / "out")
+    manifest = read_json(tmp_path / "out/shards/shards.json")
+    assert manifest["table_sha256"] == sha256_file(inputs["curated"] / "samples.parquet")
+    assert manifest["layout"] == {"text_length": 8, "coarse_tokens": 16, "fine_tokens": 64}
+    assert manifest["visual_levels"] == [8, 6, 5]
+    description = read_json(tmp_path / "out/tokenizers/tokenizers.json")
+    assert description["metrics"] == result.metrics
+    assert 0 < result.metrics["ssim"] < 1
+
+
+def test_a_retraining_reuses_the_parents_tokenizers_byte_for_byte(inputs, tmp_path):
+    first = run(inputs, tmp_path / "first")
+    parent = tmp_path / "first/tokenizers"
+    second = run(inputs, tmp_path / "second", parent=parent)
+    assert not first.reused
+    assert second.reused
+    assert (second.tokenizers_digest, second.lineage) == (first.tokenizers_digest, first.lineage)
+    assert digest_folder(tmp_path / "second/tokenizers") == digest_folder(parent)
+
+
+def test_retrain_begins_a_new_lineage(inputs, tmp_path):
+    first = run(inputs, tmp_path / "first")
+    training = SETTINGS.visual_training.model_copy(update={"seed": 1})
+    again = SETTINGS.model_copy(update={"retrain": True, "visual_training": training})
+    second = run(inputs, tmp_path / "second", again, parent=tmp_path / "first/tokenizers")
+    assert not second.reused
+    assert second.lineage != first.lineage
+    assert second.tokenizers_digest != first.tokenizers_digest
+
+
+def test_altered_tokenizers_of_the_parent_are_refused(inputs, tmp_path):
+    run(inputs, tmp_path / "first")
+    weights = tmp_path / "first/tokenizers/visual/model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(DigestMismatchError, match="not the ones that were saved"):
+        run(inputs, tmp_path / "second", parent=tmp_path / "first/tokenizers")
+    assert not (tmp_path / "second/tokenizers").exists()
+
+
+def test_rows_that_cannot_be_used_are_counted_by_reason(inputs, tmp_path):
+    shutil.rmtree(inputs["curated"])
+    rows = [
+        row(0),
+        row(1, "a red dot " * 9),
+        row(2, "  "),
+        row(3, modality="text"),
+        row(4, payload=b"no image"),
+        row(5, payload=b""),
+        row(6, payload=png(6)[:60]),
+    ]
+    validate(tmp_path, write_table(inputs["curated"], rows))
+    result = run(inputs, tmp_path / "out")
+    assert result.train_samples == 1
+    expected = {"caption_too_long": 1, "no_caption": 1, "not_an_image": 1, "no_pixels": 1, "undecodable": 2}
+    assert result.dropped["train"] == expected
+
+
+def test_other_sizes_are_scaled_and_cropped_and_transparency_is_black(tmp_path):
+    from components.tokenize.images import decode_square
+
+    assert decode_square(png(1, (90, 40)), 32).shape == (3, 32, 32)
+    buffer = io.BytesIO()
+    Image.new("RGBA", (32, 32), (255, 255, 255, 0)).save(buffer, "png")
+    assert decode_square(buffer.getvalue(), 32).max() == 0
+
+
+def test_fault_02_a_split_without_a_usable_row_stops_with_the_counts(inputs, tmp_path):
+    shutil.rmtree(inputs["evaluation_set"])
+    write_table(inputs["evaluation_set"], [row(1, "much too long " * 9), row(2, payload=b"x"), row(3, payload=b"x")])
+    with pytest.raises(DataError, match=r"'heldout' is empty: caption_too_long 1, undecodable 2"):
+        run(inputs, tmp_path / "out")
+    assert not (tmp_path / "out/shards").exists()
+
+
+def test_fault_04_data_that_changed_after_validation_stops_the_run(inputs, tmp_path):
+    shutil.rmtree(inputs["curated"])
+    write_table(inputs["curated"], [row(n) for n in range(11)])
+    with pytest.raises(DigestMismatchError, match=r"changed after it was validated"):
+        run(inputs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
