@@ -1,0 +1,111 @@
+"""The calibrate step: a checkpoint becomes an engine, in full precision and in INT8."""
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from common.errors import DigestMismatchError
+from common.files import atomic_path, read_json, write_json
+from common.progress import report
+from components.calibrate.settings import CalibrationSettings
+
+_PHASES = 8
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """What the step reports."""
+
+    block_bytes_ratio: float
+    engine_bytes_ratio: float
+    output_error: dict[str, float]
+    """Relative L2 error of INT8 against full precision, by graph."""
+    agreement: dict[str, float]
+    """Share of the positions whose most likely token is the same in both precisions, by graph with logits."""
+
+
+def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, engine: Path) -> CalibrationResult:
+    """Write `engine/`: both precisions of the four graphs, `generator.json`, `calibration.json`, the text tokenizer.
+
+    Raises `DigestMismatchError` where the shards were cut with other tokenizers than the checkpoint's,
+    `QuantizationError` naming a layer that cannot be quantized or a graph that comes out too far from fp32.
+    """
+    from components.calibrate.engine import (
+        block_sizes,
+        compare_precisions,
+        engine_sizes,
+        generator_description,
+        quantize_engine,
+    )
+    from components.calibrate.prompts import prompt_batches
+    from model.checkpoint import load_checkpoint
+    from model.data.shards import Shards
+    from model.decoding.loop import DecodingOptions
+    from model.quantization.export_onnx import GRAPHS, export_graphs
+    from model.quantization.inference import with_plain_tables
+    from model.quantization.observe import check_coverage, observe
+    from model.quantization.smoothquant import fold_smoothing
+    from model.quantization.weights_pool import pool_weights
+    from model.tokenizers.bundle import TokenizerBundle
+
+    phases = iter(range(_PHASES))
+    generator = load_checkpoint(checkpoint)
+    tokenizers = TokenizerBundle.load(checkpoint / "tokenizers")
+    training = read_json(checkpoint / "training.json")
+    train, heldout = Shards(shards, "train"), Shards(shards, "heldout")
+    if train.tokenizers_digest != tokenizers.digest:
+        raise DigestMismatchError(
+            "the shards were cut with other tokenizers than the checkpoint's",
+            where=str(shards),
+            fix="run the tokenize step again",
+        )
+
+    report(next(phases), _PHASES, "decoding the calibration prompts")
+    options = DecodingOptions(coarse_steps=settings.coarse_steps, temperature=settings.temperature)
+    prompts = prompt_batches(train, settings.prompts, settings.batch_size, settings.seed)
+    unseen = prompt_batches(heldout, settings.measured_prompts, settings.batch_size, settings.seed)
+    seen = observe(generator, prompts, options, settings.seed)
+    fold_smoothing(generator, seen.maxima, settings.smoothing_alpha)
+    # Decoded again after the fold: it changes the basis of the cached values that the graphs are fed.
+    calibration = observe(generator, prompts, options, settings.seed)
+    measured = observe(generator, unseen, options, settings.seed)
+    check_coverage(calibration.maxima, measured.maxima, settings.largest_range_excess)
+
+    with atomic_path(engine) as temporary:
+        fp32, int8 = temporary / "fp32", temporary / "int8"
+        export_graphs(
+            with_plain_tables(generator),
+            tokenizers.visual,
+            fp32,
+            lambda graph: report(next(phases), _PHASES, f"exporting {graph}"),
+        )
+        report(next(phases), _PHASES, "quantizing")
+        layers = quantize_engine(settings, fp32, int8, calibration.feeds)
+        report(next(phases), _PHASES, "comparing INT8 with full precision")
+        fidelity = compare_precisions(settings, fp32, int8, measured.feeds, layers)
+        blocks = block_sizes(fp32, int8).describe()
+        for folder in (fp32, int8):
+            pool_weights(folder, GRAPHS)
+        whole = engine_sizes(fp32, int8).describe()
+        write_json(temporary / "generator.json", generator_description(generator.config, tokenizers))
+        shutil.copytree(checkpoint / "tokenizers" / "text", temporary / "tokenizers" / "text")
+        write_json(
+            temporary / "calibration.json",
+            {
+                "block_bytes": blocks,
+                "engine_bytes": whole,
+                "fidelity": {graph: asdict(found) for graph, found in fidelity.items()},
+                "prompts": {"calibration": sum(map(len, prompts)), "measured": sum(map(len, unseen))},
+                "settings": settings.model_dump(mode="json"),
+                "tokenizers_digest": tokenizers.digest,
+                "heldout_loss_per_sample": training.get("heldout_loss_per_sample", []),
+                **tokenizers.metrics,
+            },
+        )
+    report(_PHASES, _PHASES, "calibrated")
+    return CalibrationResult(
+        block_bytes_ratio=blocks["ratio"],
+        engine_bytes_ratio=whole["ratio"],
+        output_error={graph: found.output for graph, found in fidelity.items()},
+        agreement={graph: found.agreement for graph, found in fidelity.items() if found.agreement is not None},
+    )

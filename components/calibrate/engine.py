@@ -1,0 +1,96 @@
+"""The INT8 half of an engine, and what is written about it."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from common.errors import QuantizationError
+from common.files import files_under
+from components.calibrate.settings import CalibrationSettings
+from model.quantization.export_onnx import TRANSFORMER_GRAPHS
+from model.quantization.fidelity import GraphFidelity, measure_fidelity
+from model.quantization.observe import Feeds
+from model.quantization.size import block_bytes
+from model.quantization.static_int8 import quantizable_layers, quantize_graph
+from model.tokenizers.bundle import TokenizerBundle
+from model.transformer.config import GeneratorConfig
+
+FINE_FACTOR = 2
+"""Fine tokens per coarse token, along each side."""
+
+
+def quantize_engine(settings: CalibrationSettings, fp32: Path, int8: Path, calibration: Feeds) -> dict[str, list[str]]:
+    """Write the INT8 graphs; the image decoder stays as it is. Returns the quantized layers of each graph."""
+    int8.mkdir()
+    layers = {}
+    for graph in TRANSFORMER_GRAPHS:
+        source = fp32 / f"{graph}.onnx"
+        layers[graph] = quantizable_layers(onnx.load(source), heads=settings.quantize_heads)
+        quantize_graph(source, int8 / source.name, calibration[graph], layers[graph])
+    shutil.copyfile(fp32 / "image_decoder.onnx", int8 / "image_decoder.onnx")
+    return layers
+
+
+def compare_precisions(
+    settings: CalibrationSettings, fp32: Path, int8: Path, measured: Feeds, layers: dict[str, list[str]]
+) -> dict[str, GraphFidelity]:
+    """INT8 against full precision on inputs that were not calibrated with.
+
+    Raises `QuantizationError` for a graph that is further off than the settings allow, with its worst layer.
+    """
+    fidelity = {}
+    for graph in TRANSFORMER_GRAPHS:
+        name = f"{graph}.onnx"
+        found = fidelity[graph] = measure_fidelity(fp32 / name, int8 / name, measured[graph], layers[graph])
+        if not found.output <= settings.largest_output_error:
+            worst = max(found.layers, key=lambda layer: found.layers[layer])
+            raise QuantizationError(
+                f"INT8 is {found.output:.3f} off full precision, allowed is {settings.largest_output_error}; "
+                f"worst layer: {worst} ({found.layers[worst]:.3f})",
+                where=graph,
+                fix="check the calibration data, or raise calibration.largest_output_error",
+            )
+    return fidelity
+
+
+@dataclass(frozen=True)
+class PrecisionSizes:
+    """Bytes in both precisions."""
+
+    fp32: int
+    int8: int
+
+    def describe(self) -> dict[str, float]:
+        return {"fp32": self.fp32, "int8": self.int8, "ratio": self.int8 / self.fp32}
+
+
+def block_sizes(fp32: Path, int8: Path) -> PrecisionSizes:
+    """Of the transformer blocks alone."""
+    return PrecisionSizes(block_bytes(fp32, TRANSFORMER_GRAPHS), block_bytes(int8, TRANSFORMER_GRAPHS))
+
+
+def engine_sizes(fp32: Path, int8: Path) -> PrecisionSizes:
+    """Of all files."""
+    return PrecisionSizes(*(sum(path.stat().st_size for path in files_under(folder)) for folder in (fp32, int8)))
+
+
+def generator_description(config: GeneratorConfig, tokenizers: TokenizerBundle) -> dict[str, Any]:
+    """`generator.json`: what a runtime must know to feed the graphs."""
+    rows, columns = config.coarse_grid
+    fine = [FINE_FACTOR * rows, FINE_FACTOR * columns]
+    return {
+        "text_length": config.text_length,
+        "text_vocabulary": config.text_vocabulary,
+        "special": tokenizers.text.special,
+        "coarse_grid": [rows, columns],
+        "fine_grid": fine,
+        "visual_vocabulary": config.visual_vocabulary,
+        "mask_id": config.visual_vocabulary,
+        "image_size": [side * tokenizers.visual.config.patch_size for side in fine],
+        "layers": config.num_hidden_layers,
+        "kv_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+    }

@@ -1,0 +1,44 @@
+"""Settings of the export step and of the decoding that a package answers with."""
+
+from pydantic import Field
+
+from common.settings import Section
+from model.decoding.loop import DecodingOptions
+
+
+class DecodingSettings(Section):
+    """How an image is drawn; the defaults of a request that names nothing else."""
+
+    coarse_steps: int = Field(default=2, ge=1, le=64, description="parallel passes over the sketch")
+    temperature: float = Field(
+        default=0.5,
+        ge=0,
+        le=2,
+        description="of the sketch's first pass; it falls linearly over the passes, 0 is greedy",
+    )
+    fine_temperature: float = Field(default=0.0, ge=0, le=2, description="of the details")
+    top_k: int = Field(default=0, ge=0, description="only the k most likely tokens are drawn; 0 is all")
+    confidence_weight: float = Field(
+        default=0.0, ge=0, le=100, description="0 fixes tokens in random order, large values the surest first"
+    )
+
+    def options(self) -> DecodingOptions:
+        return DecodingOptions(**self.model_dump())
+
+
+class ExportSettings(Section):
+    """How the runtime inside a package runs, and how the export is checked."""
+
+    threads: int = Field(default=1, ge=1, le=256)
+    """Threads of one operator, for each instance."""
+    instances: int = Field(default=1, ge=1, le=64)
+    """Copies of the model that answer at the same time."""
+    warmup_requests: int = Field(default=3, ge=1, le=100)
+    """Requests that Triton sends before the model counts as ready."""
+    max_prompt_bytes: int = Field(default=1024, ge=16, le=65536)
+    max_coarse_steps: int = Field(default=64, ge=1, le=64)
+    max_temperature: float = Field(default=2.0, gt=0, le=10)
+    load_timeout_s: float = Field(default=120.0, gt=0)
+    """For the load check: the server must have loaded and warmed up the package by then."""
+    answer_timeout_s: float = Field(default=30.0, gt=0)
+    """For the load check: the image must be there by then."""

@@ -1,0 +1,40 @@
+"""Which samples a step trains on: a pure function of the seed, the step and the rank."""
+
+import torch
+
+from components.train.settings import TrainingSettings
+from model.data.shards import Shards, epoch_order
+from model.decoding.loop import pack_blocks
+from model.objectives.masked import Grids
+
+
+class BatchSource:
+    """Reads a rank's share of every step's batch from memory-mapped shards."""
+
+    def __init__(self, shards: Shards, settings: TrainingSettings, coarse_grid: tuple[int, int], rank: int, ranks: int):
+        if settings.global_batch_size % ranks:
+            raise ValueError(f"global_batch_size {settings.global_batch_size} is not a multiple of {ranks} ranks")
+        self.shards, self.settings, self.coarse_grid = shards, settings, coarse_grid
+        self.share = settings.global_batch_size // ranks
+        self.rank = rank
+        self._order_epoch, self._order = -1, None
+
+    def batch(self, step: int) -> Grids:
+        """This rank's samples of one step."""
+        first = step * self.settings.global_batch_size + self.rank * self.share
+        rows = [self._row(position) for position in range(first, first + self.share)]
+        return grids(self.shards, rows, self.coarse_grid)
+
+    def _row(self, position: int) -> int:
+        epoch, index = divmod(position, len(self.shards))
+        if epoch != self._order_epoch:
+            self._order_epoch, self._order = epoch, epoch_order(self.settings.seed, epoch, len(self.shards))
+        assert self._order is not None
+        return int(self._order[index])
+
+
+def grids(shards: Shards, rows: list[int], coarse_grid: tuple[int, int]) -> Grids:
+    """The named rows as tensors."""
+    batch = shards.batch(rows)
+    fine = pack_blocks(batch["fine"], *coarse_grid)
+    return Grids(torch.from_numpy(batch["text_ids"]), torch.from_numpy(batch["coarse"]), torch.from_numpy(fine))

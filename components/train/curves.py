@@ -1,0 +1,46 @@
+"""Training curves: one JSON line a point, and MLflow where the step was given a run."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class Curves:
+    """Appends points to `curves.jsonl`, and to the MLflow run named by `MLFLOW_RUN_ID`, while training goes on."""
+
+    def __init__(self, file: Path, first_step: int):
+        self.file = file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in _lines(file) if json.loads(line)["step"] <= first_step]
+        file.write_text("".join(f"{line}\n" for line in kept))
+        self._mlflow, self._run_id = _mlflow_client()
+
+    def log(self, step: int, **values: float) -> None:
+        with self.file.open("a") as handle:
+            handle.write(json.dumps({"step": step, **values}) + "\n")
+        if self._mlflow is not None:
+            from mlflow.entities import Metric
+
+            now_ms = int(_now_s() * 1000)
+            metrics = [Metric(f"train/{name}", value, now_ms, step) for name, value in values.items()]
+            self._mlflow.log_batch(self._run_id, metrics=metrics)
+
+
+def _mlflow_client() -> tuple[Any, str | None]:
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if not run_id:
+        return None, None
+    from mlflow import MlflowClient
+
+    return MlflowClient(), run_id
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def _now_s() -> float:
+    import time
+
+    return time.time()

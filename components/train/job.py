@@ -1,0 +1,28 @@
+"""What the entry of the step hands to its ranks: one JSON file in the work folder."""
+
+from pathlib import Path
+from typing import Self
+
+from common.files import read_json, write_json
+from common.settings import Section
+from components.train.settings import TrainingSettings
+from model.transformer.config import GeneratorConfig
+
+
+class Job(Section):
+    """A training's inputs. All paths are absolute."""
+
+    training: TrainingSettings
+    model: GeneratorConfig
+    shards: Path
+    shards_digest: str
+    tokenizers_digest: str
+    parent_checkpoint: Path | None
+    work: Path
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        return cls.parse(read_json(file), where=str(file))
+
+    def write(self, file: Path) -> None:
+        write_json(file, self.model_dump(mode="json"))

@@ -1,0 +1,222 @@
+"""One rank of a training: `torchrun … -m components.train.worker JOB.json`.
+
+Load, step, save; the loop reads from top to bottom in `run`.
+"""
+
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from common.errors import TrainingError
+from common.files import digest_json, write_json
+from common.processes import die_with_parent
+from common.progress import report
+from components.train.batches import BatchSource, grids
+from components.train.curves import Curves
+from components.train.job import Job
+from components.train.optimizer import MuonWithAdamW, learning_rate_at
+from components.train.resume import load_state, save_state
+from components.train.settings import TrainingSettings
+from model.checkpoint import load_checkpoint, save_tensors
+from model.data.shards import Shards
+from model.objectives.heldout import heldout_losses
+from model.objectives.masked import Grids, coarse_loss, fine_loss
+from model.transformer.model import Generator
+
+
+class Objective(nn.Module):
+    """The generator with its loss, so that one forward pass of the DeepSpeed engine is one training step."""
+
+    def __init__(self, generator: Generator, settings: TrainingSettings):
+        super().__init__()
+        self.generator, self.settings = generator, settings
+
+    def forward(self, batch: Grids, masks: torch.Generator, with_fine: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted loss, and its parts in nats per token."""
+        settings = self.settings
+        losses = {"coarse_loss": coarse_loss(self.generator, batch, settings.masking, masks)}
+        total = losses["coarse_loss"]
+        if with_fine:
+            rows = max(1, round(len(batch.coarse) * settings.fine_batch_share))
+            part = Grids(batch.text_ids[:rows], batch.coarse[:rows], batch.fine[:rows])
+            losses["fine_loss"] = fine_loss(self.generator, part, settings.masking, masks)
+            total = total + settings.fine_loss_weight * losses["fine_loss"]
+        return total, losses
+
+
+def run(job: Job) -> None:
+    """Train to the last step, then leave weights, curves and the held-out loss in the work folder (rank 0)."""
+    settings, rank, ranks = job.training, dist.get_rank(), dist.get_world_size()
+    device = rank_device()
+    generator = initial_model(job).to(device)
+    optimizer = MuonWithAdamW(generator, settings)
+    first_step = load_state(job.work, fingerprint(job), generator, optimizer)
+    engine = deepspeed_engine(Objective(generator, settings), optimizer, settings)
+    shards = Shards(job.shards, "train")
+    batches = BatchSource(shards, settings, job.model.coarse_grid, rank, ranks)
+    curves = Curves(job.work / "curves.jsonl", first_step) if rank == 0 else None
+    meter = Meter(first_step, settings)
+
+    for step in range(first_step, settings.steps):
+        optimizer.set_learning_rate(learning_rate_at(step, settings))
+        batch = move(batches.batch(step), device)
+        masks = torch.Generator().manual_seed(((settings.seed * 1_000_003 + step) * 4096 + rank) % 2**63)
+        loss, parts = engine(batch, masks, step % settings.fine_every_steps == 0)
+        stop_unless_finite(loss, step, rank)
+        engine.backward(loss)
+        engine.step()
+        meter.add(parts)
+        if curves and ((step + 1) % settings.log_every_steps == 0 or step + 1 == settings.steps):
+            curves.log(step + 1, learning_rate=learning_rate_at(step, settings), **meter.take(step + 1))
+        if rank == 0:
+            report(step + 1, settings.steps, meter.message)
+            if (step + 1) % settings.checkpoint_every_steps == 0 and step + 1 < settings.steps:
+                save_state(job.work, step + 1, fingerprint(job), generator, optimizer)
+
+    if rank == 0:
+        finish(job, generator, meter, first_step)
+    dist.barrier()
+
+
+def rank_device() -> torch.device:
+    """This rank's GPU, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    return device
+
+
+def initial_model(job: Job) -> Generator:
+    """The same weights on every rank: the parent's, or drawn from the seed."""
+    torch.manual_seed(job.training.seed)
+    if job.training.initialize_from == "parent" and job.parent_checkpoint is not None:
+        parent = load_checkpoint(job.parent_checkpoint)
+        if parent.config != job.model:
+            raise TrainingError(
+                "the parent has another shape",
+                where=str(job.parent_checkpoint),
+                fix="set training.initialize_from=scratch",
+            )
+        return parent.train()
+    return Generator(job.model).train()
+
+
+def fingerprint(job: Job) -> str:
+    """What a saved state depends on besides the step: settings, model and data."""
+    return digest_json(
+        {
+            "training": job.training.model_dump(mode="json"),
+            "model": job.model.model_dump(mode="json"),
+            "shards": job.shards_digest,
+        }
+    )
+
+
+def deepspeed_engine(
+    objective: Objective, optimizer: MuonWithAdamW, settings: TrainingSettings
+) -> deepspeed.DeepSpeedEngine:
+    """Data parallel (ZeRO-0: the state of 1M parameters is smaller than what sharding it would cost)."""
+    config = {
+        "train_batch_size": settings.global_batch_size,
+        "gradient_clipping": settings.gradient_clipping,
+        "zero_allow_untested_optimizer": True,
+        "torch_autocast": {"enabled": use_bf16(settings), "dtype": "bfloat16"},
+        "steps_per_print": 2**31,
+    }
+    engine, *_ = deepspeed.initialize(model=objective, optimizer=optimizer, config=config)
+    return engine
+
+
+def use_bf16(settings: TrainingSettings) -> bool:
+    if settings.precision != "auto":
+        return settings.precision == "bf16"
+    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+
+
+def move(batch: Grids, device: torch.device) -> Grids:
+    return Grids(batch.text_ids.to(device), batch.coarse.to(device), batch.fine.to(device))
+
+
+def stop_unless_finite(loss: Tensor, step: int, rank: int) -> None:
+    """Raise `TrainingError` before a loss that is not a number reaches any weight."""
+    if not torch.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss.item()} at step {step} on rank {rank}",
+            where="training",
+            fix="lower training.learning_rate, or look at the data of this step",
+        )
+
+
+class Meter:
+    """Means of the losses since the last point of the curve, and the speed."""
+
+    def __init__(self, first_step: int, settings: TrainingSettings):
+        self._sums: dict[str, list[float]] = {}
+        self._step, self._time, self._batch = first_step, time.monotonic(), settings.global_batch_size
+        self.message = ""
+        self.last: dict[str, float] = {}
+        self.seconds = 0.0
+
+    def add(self, parts: dict[str, Tensor]) -> None:
+        for name, value in parts.items():
+            self._sums.setdefault(name, []).append(value.item())
+
+    def take(self, step: int) -> dict[str, float]:
+        """The means, and images per second over all ranks."""
+        now = time.monotonic()
+        self.seconds += now - self._time
+        self.last = {name: sum(values) / len(values) for name, values in self._sums.items()}
+        self.last["images_per_second"] = (step - self._step) * self._batch / (now - self._time)
+        self._sums, self._step, self._time = {}, step, now
+        self.message = f"loss {self.last.get('coarse_loss', 0):.3f}"
+        return self.last
+
+
+def finish(job: Job, generator: Generator, meter: Meter, first_step: int) -> None:
+    """Write the final weights and what is known about them."""
+    generator.eval()
+    heldout = Shards(job.shards, "heldout")
+    losses = heldout_losses(generator.cpu(), grids(heldout, list(range(len(heldout))), job.model.coarse_grid))
+    save_tensors(job.work / "final.safetensors", generator.state_dict())
+    write_json(
+        job.work / "training.json",
+        {
+            "steps": job.training.steps,
+            "first_step": first_step,
+            "seconds": meter.seconds,
+            "ranks": dist.get_world_size(),
+            "precision": "bf16" if use_bf16(job.training) else "fp32",
+            "parameters": sum(parameter.numel() for parameter in generator.parameters()),
+            "last": meter.last,
+            "heldout_loss": sum(losses) / len(losses),
+            "heldout_loss_per_sample": losses,
+            "tokenizers_digest": job.tokenizers_digest,
+        },
+    )
+
+
+def main() -> None:
+    die_with_parent(signal.SIGKILL)
+    job = Job.read(Path(sys.argv[1]))
+    deepspeed.init_distributed(
+        "nccl" if torch.cuda.is_available() else "gloo",
+        timeout=timedelta(seconds=job.training.step_timeout_s),
+        verbose=False,
+    )
+    try:
+        run(job)
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""The step on a small checkpoint, run once: its engine against the contract of docs/architecture.md."""
+
+import hashlib
+import shutil
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from common.errors import DigestMismatchError, QuantizationError
+from common.files import read_json, write_json
+from components.calibrate.calibrate import calibrate
+from components.calibrate.settings import CalibrationSettings
+from model.checkpoint import load_checkpoint, save_checkpoint
+from model.data.shards import RecordLayout, Shards, ShardWriter, write_manifest
+from model.tokenizers.bundle import TokenizerBundle, record_metrics, save_tokenizers
+from model.tokenizers.text import TextTokenizer
+from model.tokenizers.visual import VisualTokenizer, VisualTokenizerConfig
+from model.transformer.config import GeneratorConfig
+from model.transformer.model import Generator
+
+CAPTIONS = [f"a {color} {digit}" for color in ("red", "blue") for digit in ("one", "two", "three")]
+SETTINGS = CalibrationSettings(prompts=8, measured_prompts=4, batch_size=4, coarse_steps=2)
+LAYOUT = RecordLayout(text_length=8, coarse_tokens=16, fine_tokens=64)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A checkpoint with random weights, and shards of its tokenizers."""
+    folder = tmp_path_factory.mktemp("inputs")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_tokenizers(
+            folder / "tokenizers",
+            TextTokenizer.train(CAPTIONS * 4, 290),
+            VisualTokenizer(VisualTokenizerConfig(levels=(4, 3), width=16, depth=1)),
+        )
+        record_metrics(folder / "tokenizers", {"ssim": 0.5, "psnr_db": 12.0})
+        bundle = TokenizerBundle.load(folder / "tokenizers")
+        config = GeneratorConfig(
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            text_vocabulary=bundle.text.vocabulary,
+            text_length=LAYOUT.text_length,
+            visual_levels=(4, 3),
+            coarse_grid=(4, 4),
+            fine_layers=1,
+        )
+        save_checkpoint(folder / "checkpoint", Generator(config), folder / "tokenizers", {})
+    write_shards(folder / "shards", bundle)
+    return folder
+
+
+def write_shards(folder, bundle):
+    random = np.random.default_rng(0)
+    prompts = np.array([bundle.text.encode_prompt(caption, LAYOUT.text_length) for caption in CAPTIONS * 2])
+    ids = [hashlib.sha256(str(row).encode()).hexdigest() for row in range(len(prompts))]
+    for split in ("train", "heldout"):
+        with ShardWriter(folder, split, LAYOUT) as writer:
+            writer.add(ids, prompts, random.integers(0, 12, (len(ids), 16)), random.integers(0, 12, (len(ids), 64)))
+    counts = {"train": len(ids), "heldout": len(ids)}
+    write_manifest(folder, LAYOUT, counts, tokenizers_digest=bundle.digest)
+
+
+@pytest.fixture(scope="module")
+def engine(inputs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibrated") / "engine"
+    result = calibrate(SETTINGS, inputs / "checkpoint", inputs / "shards", folder)
+    return folder, result
+
+
+def run(path, **feeds):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, feeds)[0]
+
+
+def test_the_engine_holds_what_the_contract_names(engine):
+    folder, _ = engine
+    graphs = {f"{name}.onnx" for name in ("prefill", "coarse", "fine", "image_decoder")}
+    assert {path.name for path in folder.iterdir()} == {
+        "fp32",
+        "int8",
+        "generator.json",
+        "calibration.json",
+        "tokenizers",
+    }
+    for precision in ("fp32", "int8"):
+        assert {path.name for path in (folder / precision).iterdir()} == graphs | {"weights.bin"}
+    assert (folder / "tokenizers/text/tokenizer.json").is_file()
+
+
+def test_generator_json_describes_the_graphs(engine, inputs):
+    folder, _ = engine
+    generator = read_json(folder / "generator.json")
+    bundle = TokenizerBundle.load(inputs / "tokenizers")
+    assert generator == {
+        "text_length": 8,
+        "text_vocabulary": bundle.text.vocabulary,
+        "special": bundle.text.special,
+        "coarse_grid": [4, 4],
+        "fine_grid": [8, 8],
+        "visual_vocabulary": 12,
+        "mask_id": 12,
+        "image_size": [32, 32],
+        "layers": 2,
+        "kv_heads": 2,
+        "head_dim": 32,
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_both_precisions_compute_the_checkpoint(engine, inputs, precision):
+    folder, _ = engine
+    generator = load_checkpoint(inputs / "checkpoint")
+    text_ids = Shards(inputs / "shards", "heldout").batch([0, 1, 2])["text_ids"]
+    coarse_ids = np.full((3, 16), 12)
+    past = run(folder / precision / "prefill.onnx", text_ids=text_ids)
+    logits = run(folder / precision / "coarse.onnx", past=past, coarse_ids=coarse_ids)
+    with torch.no_grad():
+        reference = generator.prefill(torch.from_numpy(text_ids))
+        expected = generator.coarse_logits(reference, torch.from_numpy(coarse_ids)).numpy()
+    error = np.linalg.norm(logits - expected) / np.linalg.norm(expected)
+    assert error < (1e-5 if precision == "fp32" else 0.15)
+
+
+def test_calibration_json_reports_sizes_and_errors(engine, inputs):
+    folder, result = engine
+    report = read_json(folder / "calibration.json")
+    assert report["block_bytes"]["ratio"] == report["block_bytes"]["int8"] / report["block_bytes"]["fp32"]
+    assert 0.25 < result.block_bytes_ratio == report["block_bytes"]["ratio"] < 0.3
+    assert report["engine_bytes"]["ratio"] == result.engine_bytes_ratio < 1
+    assert report["tokenizers_digest"] == TokenizerBundle.load(inputs / "tokenizers").digest
+    assert report["ssim"] == 0.5
+    assert report["prompts"] == {"calibration": 8, "measured": 4}
+    assert set(report["fidelity"]["coarse"]["layers"]) >= {"blocks.0.attention.qkv_proj", "blocks.1.mlp.down_proj"}
+    assert 0 < result.output_error["fine"] < 0.25
+
+
+def test_shards_of_other_tokenizers_are_refused(inputs, tmp_path):
+    shards = shutil.copytree(inputs / "shards", tmp_path / "shards")
+    write_json(shards / "shards.json", {**read_json(shards / "shards.json"), "tokenizers_digest": "other"})
+    with pytest.raises(DigestMismatchError, match="other tokenizers"):
+        calibrate(SETTINGS, inputs / "checkpoint", shards, tmp_path / "engine")
+
+
+def test_fault_13_a_layer_that_cannot_be_quantized_is_named_and_nothing_is_left(inputs, tmp_path):
+    generator = load_checkpoint(inputs / "checkpoint")
+    with torch.no_grad():
+        generator.blocks[1].mlp_norm.weight.fill_(float("nan"))
+    save_checkpoint(tmp_path / "checkpoint", generator, inputs / "tokenizers", {})
+    with pytest.raises(QuantizationError, match=r"blocks\.1\.mlp\.gate_up_proj"):
+        calibrate(SETTINGS, tmp_path / "checkpoint", inputs / "shards", tmp_path / "engine")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_fault_13_an_int8_engine_too_far_from_full_precision_is_refused(engine, inputs, tmp_path):
+    from components.calibrate.engine import compare_precisions, quantize_engine
+    from model.decoding.loop import DecodingOptions
+    from model.quantization.observe import observe
+
+    fp32 = engine[0] / "fp32"
+    generator = load_checkpoint(inputs / "checkpoint")
+    prompts = [Shards(inputs / "shards", "train").batch([0, 1])["text_ids"]]
+    feeds = observe(generator, prompts, DecodingOptions(), 0).feeds
+    layers = quantize_engine(SETTINGS, fp32, tmp_path / "int8", feeds)
+    strict = SETTINGS.model_copy(update={"largest_output_error": 1e-6})
+    with pytest.raises(QuantizationError, match=r"prefill: INT8 is .* worst layer: blocks\."):
+        compare_precisions(strict, fp32, tmp_path / "int8", feeds, layers)

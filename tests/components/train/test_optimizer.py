@@ -1,0 +1,82 @@
+"""The optimizer pair and its schedule."""
+
+import pytest
+import torch
+
+from components.train.optimizer import MuonWithAdamW, learning_rate_at, split_parameters
+from components.train.resume import load_state, save_state
+from components.train.settings import TrainingSettings
+from model.transformer.config import GeneratorConfig
+from model.transformer.model import Generator
+
+CONFIG = GeneratorConfig(
+    hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2
+)
+
+
+def test_schedule_warms_up_stays_and_decays():
+    settings = TrainingSettings(
+        steps=1000, warmup_steps=10, learning_rate=1.0, constant_share=0.5, final_learning_rate_ratio=0.02
+    )
+    rates = [learning_rate_at(step, settings) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9:501] == pytest.approx([1.0] * 492)
+    assert rates[750] == pytest.approx(0.51)
+    assert rates[500:] == sorted(rates[500:], reverse=True)
+    assert rates[-1] == pytest.approx(0.02, abs=1e-4)
+
+
+def test_only_block_matrices_go_to_muon():
+    model = Generator(CONFIG)
+    matrices, others = split_parameters(model)
+    assert len(matrices) == 4 * CONFIG.num_hidden_layers
+    assert len(matrices) + len(others) == len(list(model.parameters()))
+    assert any(parameter is model.text_embedding.weight for parameter in others)
+
+
+def train_steps(model: Generator, optimizer: MuonWithAdamW, steps: range) -> None:
+    for step in steps:
+        text = torch.randint(512, (2, 16), generator=torch.Generator().manual_seed(step))
+        coarse = torch.randint(240, (2, 64), generator=torch.Generator().manual_seed(step))
+        model.train_coarse(text, coarse).logsumexp(-1).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_a_restored_state_goes_on_exactly(tmp_path):
+    settings = TrainingSettings(learning_rate=1e-2)
+    torch.manual_seed(0)
+    model = Generator(CONFIG)
+    optimizer = MuonWithAdamW(model, settings)
+    train_steps(model, optimizer, range(3))
+    save_state(tmp_path, 3, "a", model, optimizer)
+    train_steps(model, optimizer, range(3, 6))
+
+    torch.manual_seed(1)
+    other = Generator(CONFIG)
+    restored = MuonWithAdamW(other, settings)
+    assert load_state(tmp_path, "a", other, restored) == 3
+    train_steps(other, restored, range(3, 6))
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, other.state_dict()[name]), name
+
+
+def test_a_state_of_other_settings_is_passed_over(tmp_path):
+    model = Generator(CONFIG)
+    optimizer = MuonWithAdamW(model, TrainingSettings())
+    train_steps(model, optimizer, range(1))
+    save_state(tmp_path, 1, "a", model, optimizer)
+    assert load_state(tmp_path, "b", model, optimizer) == 0
+
+
+def test_fault_09_a_corrupt_newest_state_falls_back_to_the_one_before(tmp_path, caplog):
+    model = Generator(CONFIG)
+    optimizer = MuonWithAdamW(model, TrainingSettings())
+    train_steps(model, optimizer, range(1))
+    for step in (1, 2, 3):
+        save_state(tmp_path, step, "a", model, optimizer)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["state-00000002", "state-00000003"]
+    weights = tmp_path / "state-00000003" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert load_state(tmp_path, "a", model, optimizer) == 2
+    assert "falling back" in caplog.text

@@ -1,0 +1,140 @@
+"""The training step with real DeepSpeed ranks on a tiny model."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from common.errors import DataError, DigestMismatchError, TrainingError, UsageError
+from common.files import read_json
+from components.train.settings import TrainingSettings
+from components.train.train import train
+from model.checkpoint import load_checkpoint
+from model.data.shards import RecordLayout, ShardWriter, write_manifest
+from model.tokenizers.bundle import TokenizerBundle, save_tokenizers
+from model.tokenizers.settings import VisualTokenizerConfig
+from model.tokenizers.text import TextTokenizer
+from model.tokenizers.visual import VisualTokenizer
+from model.transformer.config import GeneratorConfig
+
+MODEL = GeneratorConfig(
+    hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2
+)
+LAYOUT = RecordLayout(text_length=16, coarse_tokens=64, fine_tokens=256)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> tuple[Path, Path]:
+    """Tokenizers, and shards of a few patterns that a model can learn."""
+    folder = tmp_path_factory.mktemp("data")
+    tokenizers, shards = folder / "tokenizers", folder / "shards"
+    save_tokenizers(
+        tokenizers, TextTokenizer.train(["a red seven"], 300), VisualTokenizer(VisualTokenizerConfig(width=8))
+    )
+    random = np.random.default_rng(0)
+    patterns = random.integers(0, 240, size=(4, 320))
+    counts = {"train": 64, "heldout": 8}
+    shards.mkdir()
+    for split, count in counts.items():
+        kind = random.integers(0, 4, size=count)
+        text = np.repeat(kind[:, None], 16, 1)
+        with ShardWriter(shards, split, LAYOUT) as writer:
+            ids = [f"{row:064x}" for row in range(count)]
+            writer.add(ids, text, patterns[kind, :64], patterns[kind, 64:])
+    write_manifest(shards, LAYOUT, counts, tokenizers_digest=TokenizerBundle.load(tokenizers).digest, table_sha256="")
+    return tokenizers, shards
+
+
+def settings(**changes) -> TrainingSettings:
+    base = {"steps": 30, "global_batch_size": 8, "precision": "fp32", "checkpoint_every_steps": 5, "log_every_steps": 1}
+    return TrainingSettings.model_validate(base | changes)
+
+
+def curve(checkpoint: Path) -> dict[int, float]:
+    points = [json.loads(line) for line in (checkpoint / "curves.jsonl").read_text().splitlines()]
+    return {point["step"]: point["coarse_loss"] for point in points}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data, tmp_path_factory) -> Path:
+    tokenizers, shards = data
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    train(settings(), MODEL, shards, tokenizers, None, folder / "work", folder / "checkpoint")
+    return folder / "checkpoint"
+
+
+def test_two_ranks_learn_and_leave_a_checkpoint(data, uninterrupted):
+    losses = curve(uninterrupted)
+    assert sorted(losses) == list(range(1, 31))
+    assert losses[30] < 0.8 * losses[1]
+    training = read_json(uninterrupted / "training.json")
+    assert training["ranks"] == 2
+    assert len(training["heldout_loss_per_sample"]) == 8
+    assert training["heldout_loss"] < np.log(240)
+    model = load_checkpoint(uninterrupted)
+    assert model.config.text_vocabulary == TokenizerBundle.load(data[0]).text.vocabulary
+    assert TokenizerBundle.load(uninterrupted / "tokenizers").digest == training["tokenizers_digest"]
+
+
+def test_fault_07_a_killed_rank_resumes_with_the_same_losses(data, uninterrupted, tmp_path):
+    tokenizers, shards = data
+    work = tmp_path / "work"
+    killer = threading.Thread(target=kill_a_rank_once_saved, args=(work,))
+    killer.start()
+    with pytest.raises(TrainingError, match="rank"):
+        train(settings(), MODEL, shards, tokenizers, None, work, tmp_path / "checkpoint")
+    killer.join()
+    assert not (tmp_path / "checkpoint").exists()
+
+    train(settings(), MODEL, shards, tokenizers, None, work, tmp_path / "checkpoint")
+    first_step = read_json(tmp_path / "checkpoint" / "training.json")["first_step"]
+    assert first_step >= 5
+    assert curve(tmp_path / "checkpoint") == pytest.approx(curve(uninterrupted), rel=1e-6)
+
+
+def kill_a_rank_once_saved(work: Path) -> None:
+    """SIGKILL the last rank of this test's own training when its first state has been written."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if list(work.glob("state-*")):
+            ranks = [child for child in psutil.Process().children(recursive=True) if is_rank_of(child, work)]
+            os.kill(ranks[-1].pid, signal.SIGKILL)
+            return
+        time.sleep(0.005)
+
+
+def is_rank_of(process: psutil.Process, work: Path) -> bool:
+    try:
+        command = process.cmdline()
+    except psutil.Error:
+        return False
+    return str(work / "job.json") in command and "torch.distributed.run" not in command
+
+
+def test_shards_of_other_tokenizers_are_refused(data, tmp_path):
+    _, shards = data
+    other = tmp_path / "tokenizers"
+    save_tokenizers(other, TextTokenizer.train(["others"], 300), VisualTokenizer(VisualTokenizerConfig(width=8)))
+    with pytest.raises(DigestMismatchError, match="other tokenizers"):
+        train(settings(), MODEL, shards, other, None, tmp_path / "work", tmp_path / "checkpoint")
+
+
+def test_a_batch_that_does_not_divide_is_refused(data, tmp_path):
+    tokenizers, shards = data
+    with pytest.raises(UsageError, match="not a multiple"):
+        train(
+            settings(global_batch_size=9), MODEL, shards, tokenizers, None, tmp_path / "work", tmp_path / "checkpoint"
+        )
+
+
+def test_a_grid_that_is_not_the_shards_is_refused(data, tmp_path):
+    tokenizers, shards = data
+    model = MODEL.model_copy(update={"coarse_grid": (4, 4)})
+    with pytest.raises(DataError, match="coarse_grid"):
+        train(settings(), model, shards, tokenizers, None, tmp_path / "work", tmp_path / "checkpoint")
