@@ -1,0 +1,49 @@
+"""Latency of several arms side by side: in each round every arm's block once, and once more in the opposite order.
+
+The mirrored order (ABBA; ABCCBA for three arms) cancels a drift of the machine within a round. All blocks of a round
+ask the same questions.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+from components.benchmark.arms import ArmClient, Question
+from components.benchmark.measurements import CANDIDATE, CHAMPION, LatencyBlock
+from components.benchmark.settings import LatencySettings
+from components.benchmark.statistics import Bootstrap
+
+Blocks = dict[str, list[LatencyBlock]]
+_PRECISION = Bootstrap(confidence=0.95, resamples=500, seed=0)
+
+
+def measure_latency(settings: LatencySettings, arms: Sequence[ArmClient], questions: Sequence[Question]) -> Blocks:
+    """Blocks of each arm, by name. One client, one request at a time.
+
+    Between `min_rounds` and `max_rounds`: with a champion until the interval of the p95 ratio is narrow. How wide it is
+    ends the rounds, never on which side of a bound it lies, so stopping does not favour a result.
+    """
+    blocks: Blocks = {arm.name: [] for arm in arms}
+    asked = itertools.cycle(questions)
+    for index in range(settings.max_rounds):
+        if index >= settings.min_rounds and _is_precise(settings, blocks):
+            break
+        for order in (arms, arms[::-1]):
+            chosen = list(itertools.islice(asked, settings.block_requests))
+            for arm in order:
+                samples: list[float | None] = [arm.time_ms(question) for question in chosen]
+                blocks[arm.name].append(LatencyBlock(round=index, samples_ms=samples))
+    return blocks
+
+
+def _is_precise(settings: LatencySettings, blocks: Blocks) -> bool:
+    if CHAMPION not in blocks:
+        return True
+    ours, theirs = (_rounds(blocks[name]) for name in (CANDIDATE, CHAMPION))
+    interval = _PRECISION.quantile_ratio(ours, theirs, 0.95)
+    return (interval.high - interval.low) / 2 <= settings.ratio_half_width
+
+
+def _rounds(blocks: list[LatencyBlock]) -> list[list[float]]:
+    """Two consecutive blocks make a round."""
+    samples = [[value for value in block.samples_ms if value is not None] for block in blocks]
+    return [first + second for first, second in zip(samples[::2], samples[1::2], strict=True)]

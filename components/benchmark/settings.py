@@ -1,0 +1,58 @@
+"""How a benchmark measures: the judge's recipe, the warm-up, the rounds, the clients."""
+
+from pydantic import Field
+
+from common.settings import Section
+
+
+class JudgeSettings(Section):
+    """The recipe of the judge. It names the judge: another recipe is another judge."""
+
+    scenes: int = Field(default=4000, ge=100, description="scenes of judge digits that its crops are cut from")
+    jitter: float = Field(default=1.5, gt=0, le=3, description="of size, angle and place, relative to the real scenes")
+    steps: int = Field(default=600, ge=1)
+    batch: int = Field(default=96, ge=8, description="crops of a step")
+    occupied_share: float = Field(default=0.75, gt=0, lt=1, description="crops of a batch that hold a digit")
+    width: int = Field(default=16, ge=4, description="channels of the first convolution")
+    learning_rate: float = Field(default=5e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
+    seed: int = 11
+    test_scenes: int = Field(default=2000, ge=100, description="scenes of test digits that measure the judge itself")
+    min_accuracy: float = Field(default=0.97, ge=0, le=1, description="a judge that reads worse may judge nobody")
+
+
+class WarmupSettings(Section):
+    """Warm is an arm whose median latency no longer moves from one window of requests to the next."""
+
+    window_requests: int = Field(default=10, ge=2)
+    max_windows: int = Field(default=20, ge=0)
+    tolerance: float = Field(default=0.15, gt=0, lt=1, description="relative change between two windows' medians")
+
+
+class LatencySettings(Section):
+    """Rounds of blocks: every arm once, then once more in the opposite order."""
+
+    block_requests: int = Field(default=10, ge=1)
+    min_rounds: int = Field(default=16, ge=2)
+    max_rounds: int = Field(default=48, ge=2, description="more rounds than the least are for a noisy machine")
+    ratio_half_width: float = Field(
+        default=0.06, gt=0, description="enough rounds: the 95% interval of the p95 ratio reaches this far each way"
+    )
+
+
+class BenchmarkSettings(Section):
+    """One benchmark of a candidate beside the champion."""
+
+    judge: JudgeSettings = JudgeSettings()
+    warmup: WarmupSettings = WarmupSettings()
+    latency: LatencySettings = LatencySettings()
+    seed: int = Field(default=1000, ge=0, description="of the first question; each next one has the next seed")
+    seeds_per_caption: int = Field(
+        default=3, ge=1, le=64, description="more of them tell a small loss of accuracy from chance"
+    )
+    concurrent_clients: int = Field(default=4, ge=1, le=64, description="while all captions are answered")
+    unjudged_captions: int = Field(default=64, ge=1, description="captions answered where no judge reads the images")
+    examples: int = Field(default=12, ge=0, description="captions whose images are kept")
+    request_timeout_s: float = Field(default=30.0, gt=0)
+    max_steal_share: float = Field(default=0.3, gt=0, le=1, description="CPU time taken by other guests of the machine")

@@ -1,0 +1,70 @@
+"""Intervals by the bootstrap: the percentile method, seeded, over the unit that is really independent.
+
+Captions are resampled in pairs (both arms answer the same caption with the same seed). Latencies are resampled by
+round, not by request: requests of one round share the machine's mood, and each round holds every arm.
+See Efron & Tibshirani, "An Introduction to the Bootstrap", chapters 8 and 13.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Interval:
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are drawn: two-sided at `confidence`, from `resamples` draws."""
+
+    confidence: float
+    resamples: int
+    seed: int
+
+    def mean(self, values: Sequence[float]) -> Interval:
+        """Interval of the mean of `values`; for a paired difference, give the differences."""
+        array = np.asarray(values, dtype=float)
+        indices = self._indices(len(array))
+        return self._interval(array[indices].mean(axis=1))
+
+    def quantile(self, rounds: Sequence[Sequence[float]], quantile: float) -> Interval:
+        """Interval of a quantile of all samples in `rounds`, resampled by round."""
+        draws = _resampled_quantiles(rounds, self._indices(len(rounds)), quantile)
+        return self._interval(draws)
+
+    def quantile_ratio(
+        self, numerator: Sequence[Sequence[float]], denominator: Sequence[Sequence[float]], quantile: float
+    ) -> Interval:
+        """Interval of the ratio of two arms' quantiles; both arms take the same resampled rounds."""
+        indices = self._indices(len(numerator))
+        top = _resampled_quantiles(numerator, indices, quantile)
+        bottom = _resampled_quantiles(denominator, indices, quantile)
+        return self._interval(top / bottom)
+
+    def _indices(self, count: int) -> np.ndarray:
+        """[resamples, count] indices, drawn with replacement."""
+        return np.random.default_rng(self.seed).integers(0, count, size=(self.resamples, count))
+
+    def _interval(self, draws: np.ndarray) -> Interval:
+        tail = (1 - self.confidence) / 2
+        low, high = np.quantile(draws, [tail, 1 - tail])
+        return Interval(float(low), float(high))
+
+
+def _resampled_quantiles(rounds: Sequence[Sequence[float]], indices: np.ndarray, quantile: float) -> np.ndarray:
+    """The quantile of the pooled samples of each row of `indices` [resamples, rounds] -> [resamples].
+
+    Rounds may differ in length: the shorter ones are padded with NaN, which the quantile leaves out.
+    """
+    length = max(len(samples) for samples in rounds)
+    table = np.full((len(rounds), length), np.nan)
+    for row, samples in enumerate(rounds):
+        table[row, : len(samples)] = samples
+    pooled = table[indices].reshape(len(indices), -1)
+    if np.isnan(table).any():
+        return np.nanquantile(pooled, quantile, axis=1)
+    return np.quantile(pooled, quantile, axis=1)

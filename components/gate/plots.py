@@ -1,0 +1,180 @@
+"""The report's pictures, as SVG text that a page can hold inline."""
+
+import io
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from components.benchmark.measurements import CANDIDATE, CHAMPION, FULL_PRECISION, Arm, Measurements
+from components.gate.policy import rounds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TITLES = {CANDIDATE: "candidate (INT8)", FULL_PRECISION: "candidate (full precision)", CHAMPION: "champion (INT8)"}
+_COLOURS = {CANDIDATE: "#2563eb", FULL_PRECISION: "#94a3b8", CHAMPION: "#d97706"}
+_STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#94a3b8",
+    "axes.labelcolor": "#475569",
+    "xtick.color": "#475569",
+    "ytick.color": "#475569",
+    "axes.grid": True,
+    "grid.color": "#e2e8f0",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+}
+
+
+def latency_distributions(measured: Measurements, bound_ms: float) -> str | None:
+    """Cumulative distribution of each arm's latency, with the bound on the 95th percentile. `None` without samples."""
+    samples = {name: _finite(arm) for name, arm in measured.arms.items()}
+    samples = {name: values for name, values in samples.items() if len(values)}
+    if not samples:
+        return None
+
+    def draw(axes: "Axes") -> None:
+        for name, values in samples.items():
+            p95 = float(np.quantile(values, 0.95))
+            label = f"{TITLES[name]}: p50 {np.median(values):.1f}, p95 {p95:.1f} ms"
+            axes.plot(values, np.arange(1, len(values) + 1) / len(values), color=_COLOURS[name], lw=1.8, label=label)
+            axes.plot([p95], [0.95], "o", color=_COLOURS[name], ms=4)
+        axes.axhline(0.95, color="#cbd5e1", lw=0.8)
+        slowest = max(float(np.quantile(values, 0.995)) for values in samples.values())
+        fastest = min(float(values[0]) for values in samples.values())
+        near = bound_ms < 1.6 * slowest  # a bound far away would squeeze the curves
+        right = max(slowest, bound_ms) if near else slowest
+        if near:
+            axes.axvline(bound_ms, color="#dc2626", lw=1, ls="--", label=f"bound on p95: {bound_ms:g} ms")
+        axes.set_xlim(fastest - 0.05 * (right - fastest), right * 1.04)
+        axes.set_xlabel("milliseconds from request to final image")
+        axes.set_ylabel("share of requests")
+        _legend(axes)
+
+    return _svg(draw, 6.4, 3.2)
+
+
+def paired_ratios(measured: Measurements, bound: float) -> str | None:
+    """Each round's median latency of the candidate over the other arms' in the same round."""
+    ours = rounds(measured.arms.get(CANDIDATE))
+    others = {n: rounds(a) for n, a in measured.arms.items() if n != CANDIDATE}
+    others = {name: theirs for name, theirs in others.items() if len(theirs) == len(ours) and ours}
+    if not others:
+        return None
+
+    def draw(axes: "Axes") -> None:
+        for name, theirs in others.items():
+            ratios = [_median(a) / _median(b) for a, b in zip(ours, theirs, strict=True)]
+            axes.plot(
+                range(1, len(ratios) + 1),
+                ratios,
+                "o-",
+                color=_COLOURS[name],
+                ms=3.5,
+                lw=1,
+                label=f"over {TITLES[name]}",
+            )
+        axes.axhline(1, color="#64748b", lw=0.8)
+        if CHAMPION in others:
+            axes.axhline(bound, color="#dc2626", lw=1, ls="--", label=f"bound over the champion: {bound:g}")
+        axes.set_xlabel("round (every arm twice, in mirrored order)")
+        axes.set_ylabel("median latency, candidate / other")
+        _legend(axes)
+
+    return _svg(draw, 6.4, 3.2)
+
+
+def accuracy_by_attribute(measured: Measurements) -> str | None:
+    """What the judge found right, by attribute and arm, with the 95% interval of a share (Wilson)."""
+    arms = {name: arm for name, arm in measured.arms.items() if arm.correctness and arm.correctness.digit}
+    if not arms:
+        return None
+    attributes = ("digit", "colour", "position", "correct")
+
+    def draw(axes: "Axes") -> None:
+        width = 0.8 / len(arms)
+        lowest = 1.0
+        for index, (name, arm) in enumerate(arms.items()):
+            shares = [np.mean(getattr(arm.correctness, attribute)) for attribute in attributes]
+            intervals = [_wilson(float(share), len(measured.captions)) for share in shares]
+            below = [max(0.0, share - low) for share, (low, _) in zip(shares, intervals, strict=True)]
+            above = [max(0.0, high - share) for share, (_, high) in zip(shares, intervals, strict=True)]
+            places = np.arange(len(attributes)) + (index - (len(arms) - 1) / 2) * width
+            style = {"ecolor": "#334155", "elinewidth": 0.8, "capsize": 2}
+            axes.bar(
+                places,
+                shares,
+                width * 0.9,
+                color=_COLOURS[name],
+                label=TITLES[name],
+                yerr=[below, above],
+                error_kw=style,
+            )
+            lowest = min(lowest, *(low for low, _ in intervals))
+        axes.set_xticks(range(len(attributes)), ["digit", "colour", "position", "all three"])
+        axes.set_ylim(max(0.0, math.floor((lowest - 0.03) * 10) / 10), 1.01)
+        axes.set_ylabel("share of captions right")
+        _legend(axes)
+
+    return _svg(draw, 6.4, 3.2)
+
+
+def warm_up(measured: Measurements) -> str | None:
+    """The median latency of each window of requests before anything was measured."""
+    windows = {name: arm.warmup.window_p50_ms for name, arm in measured.arms.items() if arm.warmup}
+    windows = {name: medians for name, medians in windows.items() if medians}
+    if not windows:
+        return None
+
+    def draw(axes: "Axes") -> None:
+        for name, medians in windows.items():
+            axes.plot(range(1, len(medians) + 1), medians, "o-", color=_COLOURS[name], ms=4, lw=1.2, label=TITLES[name])
+        axes.set_xticks(range(1, max(map(len, windows.values())) + 1))
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("window of warm-up requests")
+        axes.set_ylabel("median latency, ms")
+        _legend(axes)
+
+    return _svg(draw, 6.4, 3.2)
+
+
+def _legend(axes: "Axes") -> None:
+    """Above the plot, so that it never hides a point."""
+    axes.legend(fontsize=7.5, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.2)
+
+
+def _finite(arm: Arm) -> np.ndarray:
+    values = np.array([v for b in arm.latency_blocks for v in b.samples_ms if v is not None], dtype=float)
+    return np.sort(values[np.isfinite(values)])
+
+
+def _median(samples: list[float | None]) -> float:
+    return float(np.nanmedian(np.array(samples, dtype=float)))
+
+
+def _wilson(share: float, count: int) -> tuple[float, float]:
+    """The Wilson score interval at 95% (Wilson 1927), fit for shares near 1."""
+    z = 1.96
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return centre - half, centre + half
+
+
+def _svg(draw: "Callable[[Axes], None]", width: float, height: float) -> str:
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure.add_subplot())
+        text = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
+    whole = text.getvalue()
+    return whole[whole.index("<svg") :]

@@ -1,0 +1,49 @@
+"""The policy of the gate: every bound that a candidate must keep, and how sure we want to be."""
+
+from pydantic import Field
+
+from common.settings import Section
+
+
+class AbsoluteBounds(Section):
+    """What every candidate must reach; the first champion is judged by these alone."""
+
+    min_accuracy: float = Field(
+        default=0.90, ge=0, le=1, description="share of captions with digit, colour and position right"
+    )
+    max_accuracy_loss_int8: float = Field(
+        default=0.01, ge=0, le=1, description="full precision minus INT8, same captions and seeds"
+    )
+    max_block_bytes_ratio: float = Field(default=0.27, gt=0, description="INT8 / fp32 bytes of the transformer blocks")
+    max_image_p95_ms: float = Field(default=25.0, gt=0, description="final image over gRPC, one client")
+    min_tokenizer_ssim: float = Field(default=0.75, ge=0, le=1, description="reconstruction of held-out images")
+    max_heldout_loss_ratio: float = Field(
+        default=0.95,
+        gt=0,
+        description="without a judge: held-out loss / the loss of guessing evenly among the visual codes",
+    )
+
+
+class ChampionBounds(Section):
+    """How much worse than the champion a candidate may be, at the far end of the interval."""
+
+    accuracy_margin: float = Field(default=0.03, ge=0, le=1, description="accuracy may be lower by this much")
+    heldout_loss_margin: float = Field(
+        default=0.02, ge=0, description="held-out loss may be higher by this many nats per token"
+    )
+    max_p50_ratio: float = Field(default=1.10, gt=0, description="median latency, candidate / champion")
+    max_p95_ratio: float = Field(default=1.25, gt=0, description="95th percentile of latency, candidate / champion")
+
+
+class GateSettings(Section):
+    """The whole policy; it is copied into each verdict."""
+
+    absolute: AbsoluteBounds = AbsoluteBounds()
+    champion: ChampionBounds = ChampionBounds()
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of every interval, two-sided")
+    bootstrap_resamples: int = Field(default=2000, ge=200, le=100_000)
+    bootstrap_seed: int = 20240601
+    min_captions: int = Field(default=500, ge=1, description="captions behind an accuracy")
+    min_latency_samples: int = Field(default=200, ge=20, description="requests per arm behind a latency")
+    min_latency_rounds: int = Field(default=8, ge=2, description="interleaved rounds behind a latency")
+    min_heldout_samples: int = Field(default=32, ge=1, description="samples behind a held-out loss")

@@ -1,0 +1,52 @@
+"""The client of one arm: it refuses another package's answers, and notices a server that dies."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from common.errors import DigestMismatchError
+from common.files import read_json, write_json
+from components.benchmark.arms import ArmClient, Question
+from components.benchmark.evaluation import load_evaluation
+from serving.server import TritonServer
+from tests.components.benchmark.conftest import Workbench
+
+QUESTION = Question("a red seven left of a green two", seed=5)
+
+
+def client_of(bench: Workbench, server: TritonServer, digest: str) -> ArmClient:
+    return ArmClient("candidate", bench.package_store / bench.int8, digest, server.grpc_endpoint, timeout_s=10)
+
+
+@pytest.fixture
+def server(workbench: Workbench, tmp_path: Path):
+    with TritonServer(tmp_path / "triton", workbench.key_folder) as running:
+        running.load(workbench.package_store / workbench.int8, "candidate", expected_digest=workbench.int8)
+        yield running
+
+
+def test_an_answer_of_another_package_is_refused(workbench, server):
+    asked = client_of(workbench, server, workbench.int8)
+    assert asked.ask(QUESTION).shape == (64, 64, 3)
+    with pytest.raises(DigestMismatchError, match="answered for"):
+        client_of(workbench, server, workbench.fp32).ask(QUESTION)
+
+
+def test_a_caption_that_the_generator_refuses_has_no_image(workbench, server):
+    answers = client_of(workbench, server, workbench.int8).ask_all([QUESTION, Question("x" * 10_000, 1)], clients=2)
+    assert answers.images[0] is not None and answers.images[1] is None
+
+
+def test_the_judges_answers_come_with_the_frozen_captions(workbench):
+    evaluation = load_evaluation(workbench.evaluation_set, unjudged_captions=1)
+    assert evaluation.expected is not None and evaluation.expected.shape == (len(evaluation.captions), 4, 2)
+
+
+def test_an_evaluation_set_that_was_changed_is_refused(workbench, tmp_path):
+    copy = tmp_path / "evaluation_set"
+    shutil.copytree(workbench.evaluation_set, copy)
+    frozen = read_json(copy / "evaluation.json")
+    write_json(copy / "evaluation.json", {**frozen, "digest": "0" * 64})
+    with pytest.raises(DigestMismatchError, match="not those that were frozen"):
+        load_evaluation(copy, unjudged_captions=1)

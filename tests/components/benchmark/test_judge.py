@@ -1,0 +1,80 @@
+"""The judge reads scenes of digits that it never saw, and is trained once for each recipe."""
+
+import numpy as np
+import pytest
+
+from components.benchmark.judge import compare, read
+from components.benchmark.judge_training import JudgeError, recipe_digest, trained_judge
+from components.benchmark.settings import JudgeSettings
+from components.ingest.digit_world import digits, render, scenes
+from tests.components.benchmark.conftest import QUICK_JUDGE
+
+SHORT = JudgeSettings(scenes=1500, steps=260, batch=64, width=12, test_scenes=300, min_accuracy=0.0)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def trained(cache):
+    return trained_judge(SHORT, cache)
+
+
+def real_scenes(count: int, seed: int):
+    drawn = scenes.sample_specs(count, seed)
+    source = digits.load_split("test")
+    images = render.render_scenes(source.images, source.labels, drawn, seed)
+    return images, scenes.label_arrays([scene.labels for scene in drawn])
+
+
+def test_it_reads_unseen_digits_even_after_a_short_training(trained):
+    images, expected = real_scenes(300, seed=77)
+    seen = compare(read(trained.judge, images), expected)
+    assert np.mean(seen.position) > 0.98 and np.mean(seen.colour) > 0.98
+    assert np.mean(seen.correct) > 0.9
+    assert trained.accuracy > 0.9
+
+
+def test_a_wrong_place_colour_or_digit_is_seen_as_that(trained):
+    images, expected = real_scenes(200, seed=78)
+    blank = np.zeros_like(images)
+    assert not any(compare(read(trained.judge, blank), expected).position)
+    swapped = images[..., [1, 2, 0]]  # red becomes blue: other colours at the same places
+    seen = compare(read(trained.judge, swapped), expected)
+    assert np.mean(seen.position) > 0.95 and np.mean(seen.colour) < 0.3
+
+
+def test_empty_slots_are_not_compared_by_digit_or_colour():
+    expected = np.array([[[7, 0], [-1, -1], [-1, -1], [-1, -1]]])
+    extra = np.array([[[7, 0], [3, 1], [-1, -1], [-1, -1]]])
+    seen = compare(extra, expected)
+    assert (seen.digit, seen.colour, seen.position, seen.correct) == ([True], [True], [False], [False])
+
+
+def test_only_whole_scenes_are_read(trained):
+    with pytest.raises(ValueError, match="uint8"):
+        read(trained.judge, np.zeros((1, 32, 32, 3), dtype=np.uint8))
+
+
+def test_the_same_recipe_is_trained_once_and_a_damaged_one_again(tmp_path):
+    first = trained_judge(QUICK_JUDGE, tmp_path)
+    weights = first.folder / "judge.safetensors"
+    modified = weights.stat().st_mtime_ns
+    assert trained_judge(QUICK_JUDGE, tmp_path).digest == first.digest
+    assert weights.stat().st_mtime_ns == modified
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    again = trained_judge(QUICK_JUDGE, tmp_path)
+    assert weights.stat().st_mtime_ns != modified and again.digest == first.digest
+
+
+def test_another_recipe_is_another_judge():
+    assert recipe_digest(SHORT) != recipe_digest(SHORT.model_copy(update={"steps": 261}))
+    assert recipe_digest(SHORT) == recipe_digest(SHORT.model_copy(update={"min_accuracy": 0.5}))
+
+
+def test_a_judge_that_reads_badly_may_judge_nobody(tmp_path):
+    strict = JudgeSettings(scenes=100, steps=1, batch=16, width=4, test_scenes=100, min_accuracy=0.97)
+    with pytest.raises(JudgeError, match="reads real scenes with accuracy"):
+        trained_judge(strict, tmp_path)

@@ -1,0 +1,86 @@
+"""Measurements as a benchmark would write them, with numbers that a test chooses."""
+
+import numpy as np
+
+from components.benchmark.measurements import (
+    CANDIDATE,
+    CHAMPION,
+    FULL_PRECISION,
+    Arm,
+    BlockBytes,
+    Correctness,
+    JudgeReport,
+    LatencyBlock,
+    Machine,
+    Measurements,
+    Warmup,
+)
+
+CAPTIONS = 740
+DIGESTS = {CANDIDATE: "a" * 64, FULL_PRECISION: "f" * 64, CHAMPION: "c" * 64}
+
+
+def correctness(accuracy: float, *, seed: int = 0, captions: int = CAPTIONS) -> Correctness:
+    """The digit is right in exactly `accuracy` of the captions; arms with one seed err on nested sets of captions."""
+    order = np.random.default_rng(seed).permutation(captions)
+    right = order < round(accuracy * captions)
+    return Correctness(digit=right.tolist(), colour=[True] * captions, position=[True] * captions)
+
+
+def latency(p50_ms: float, *, seed: int = 0, rounds: int = 12, noise: float = 0.08) -> list[LatencyBlock]:
+    """Two blocks of 12 requests a round, log-normal around `p50_ms`."""
+    random = np.random.default_rng(seed)
+    return [
+        LatencyBlock(round=index // 2, samples_ms=(p50_ms * random.lognormal(0, noise, 12)).tolist())
+        for index in range(2 * rounds)
+    ]
+
+
+def arm(name: str, accuracy: float, p50_ms: float, *, seed: int = 0, package_bytes: int = 1_200_000) -> Arm:
+    return Arm(
+        digest=DIGESTS[name],
+        package_bytes=package_bytes,
+        warmup=Warmup(requests=40, window_p50_ms=[p50_ms, p50_ms], stable=True),
+        latency_blocks=latency(p50_ms, seed=seed),
+        throughput_images_per_s=200.0,
+        correctness=correctness(accuracy),
+    )
+
+
+def measurements(
+    *, accuracy: float = 0.94, p50_ms: float = 6.0, champion: Arm | None = None, **changes: object
+) -> Measurements:
+    """A good candidate's measurements; `changes` replace fields of the record."""
+    arms = {
+        CANDIDATE: arm(CANDIDATE, accuracy, p50_ms, seed=1),
+        FULL_PRECISION: arm(FULL_PRECISION, accuracy + 0.004, 1.3 * p50_ms, seed=2, package_bytes=4_100_000),
+    }
+    if champion is not None:
+        arms[CHAMPION] = champion
+    record = Measurements(
+        status="VALID",
+        reasons=[],
+        arms=arms,
+        evaluation_digest="e" * 64,
+        quality_metric="judge",
+        captions=[f"caption {index}" for index in range(CAPTIONS)],
+        seeds_per_caption=1,
+        tokenizers_digest="7" * 64,
+        tokenizer_ssim=0.87,
+        block_bytes=BlockBytes(fp32=4_000_000, int8=1_040_000),
+        judge=JudgeReport(
+            digest="d" * 64, accuracy=0.99, digit_accuracy=0.99, colour_accuracy=1.0, position_accuracy=1.0, scenes=2000
+        ),
+        machine=Machine(
+            cpu="test", cores=2, memory_gib=24.0, load_before=0.1, load_after=0.9, steal_share=0.0,
+            frequency_mhz=None, system="Linux",
+        ),
+        seconds=30.0,
+    )  # fmt: skip
+    return record.model_copy(update=changes)
+
+
+def with_candidate(record: Measurements, **changes: object) -> Measurements:
+    """The same record with fields of its candidate replaced."""
+    candidate = record.arms[CANDIDATE].model_copy(update=changes)
+    return record.model_copy(update={"arms": {**record.arms, CANDIDATE: candidate}})
