@@ -1,0 +1,170 @@
+"""The command line: `emuflow run`, `serve`, `generate`, `status`, `history`, `compile`, `data`.
+
+Exit codes: 0 done (promoted, or rejected as it should be), 1 failed, 2 wrong use, 128 + n ended by signal n.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from common.errors import EmuflowError, UsageError
+from common.home import Home
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+data_app = typer.Typer(no_args_is_help=True, help="Make the built-in data.")
+app.add_typer(data_app, name="data")
+console = Console()
+
+HomeOption = Annotated[
+    Path, typer.Option("--home", envvar="EMUFLOW_HOME", help="Everything that runs leave lies under this folder.")
+]
+PresetOption = Annotated[str, typer.Option("--preset", help="smoke, quickstart, or a YAML file of your own.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
+_DEFAULT_HOME = Path("runs")
+
+
+@app.command()
+def run(
+    preset: PresetOption = "quickstart",
+    data: Annotated[Path | None, typer.Option("--data", help="Your data; without it, the digit world.")] = None,
+    overrides: SetOption = None,
+    home: HomeOption = _DEFAULT_HOME,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the last run, which did not finish.")] = False,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Draw other data, weights and order.")] = None,
+) -> None:
+    """Validate, curate, tokenize, train, calibrate, export, benchmark, gate, promote."""
+    from pipelines import local
+    from pipelines.display import closing_table
+    from pipelines.settings import load, seed_overrides
+    from pipelines.steps import STEPS
+
+    if resume:
+        foreign = [name for name in overrides or [] if not name.startswith("platform.")]
+        if data is not None or seed is not None or foreign:
+            raise UsageError(
+                "a resumed run keeps its settings and its data",
+                where="--resume",
+                fix="leave --data, --seed and --set out, or start a new run",
+            )
+        record = local.resume(Home(home), load(preset, overrides).platform if overrides else None, console)
+    else:
+        if data is not None and not data.exists():
+            raise UsageError("there is no such file or folder", where=f"--data {data}")
+        settings = load(preset, [*(seed_overrides(seed) if seed is not None else []), *(overrides or [])], data)
+        record = local.run(settings, preset=preset, home=Home(home), console=console)
+    console.print(closing_table(vars(record), STEPS))
+
+
+@app.command()
+def status(home: HomeOption = _DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """The champion and the last run."""
+    from pipelines.status import read_status, status_table
+
+    found = read_status(Home(home))
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    else:
+        console.print(status_table(found))
+
+
+@app.command()
+def history(home: HomeOption = _DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """Every run with its verdict, and every package that became the champion."""
+    from pipelines.status import history_tables, read_history
+
+    found = read_history(Home(home))
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    else:
+        console.print(history_tables(found))
+
+
+@app.command()
+def serve(
+    model: Annotated[
+        str, typer.Option("--model", help="champion, candidate (of the last run), or a digest.")
+    ] = "champion",
+    home: HomeOption = _DEFAULT_HOME,
+    grpc_port: Annotated[int, typer.Option(help="0: any free port.")] = 8001,
+    http_port: Annotated[int, typer.Option(help="0: any free port.")] = 8000,
+    metrics_port: Annotated[int, typer.Option(help="0: any free port.")] = 8002,
+) -> None:
+    """Serve a model with Triton on this machine's loopback until Ctrl-C; a promotion is followed without a restart."""
+    from pipelines.serving import serve_model
+
+    serve_model(Home(home), model, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port, console=console)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help='For example "a red seven left of a green two".')],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The PNG file to write.")],
+    endpoint: Annotated[str | None, typer.Option(help="HOST:PORT of Triton's gRPC; else the server of --home.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same image.")] = None,
+    home: HomeOption = _DEFAULT_HOME,
+) -> None:
+    """Ask a running server for an image."""
+    from pipelines.serving import generate_image
+
+    answer = generate_image(Home(home), prompt, output, endpoint=endpoint, seed=seed)
+    console.print(f"{output} (seed {answer.seed}, model {answer.version[:12]})")
+
+
+@app.command(name="compile")
+def compile_command(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the pipeline's IR goes.")],
+    preset: PresetOption = "quickstart",
+    overrides: SetOption = None,
+    image: Annotated[str | None, typer.Option(help="The steps' image, best by digest.")] = None,
+) -> None:
+    """Compile the pipeline for Kubeflow Pipelines."""
+    from pipelines.cluster import compile_pipeline
+    from pipelines.settings import load
+
+    compile_pipeline(load(preset, overrides or []), output, image)
+    console.print(f"{output}")
+
+
+@data_app.command(name="digit-world")
+def digit_world(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    scenes: Annotated[int | None, typer.Option(min=1, help="Training scenes.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write scenes of handwritten digits with captions as WebDataset tars."""
+    from components.ingest.digit_world.build import write_digit_world
+    from components.ingest.digit_world.settings import DigitWorldSettings
+
+    chosen = DigitWorldSettings.parse({"seed": seed, **({"scenes": scenes} if scenes else {})})
+    made = write_digit_world(folder, chosen)
+    console.print(
+        f"{made.folder}: {len(made.tars)} tars, {made.training_scenes} training and {made.evaluation_scenes} evaluation scenes"
+    )
+
+
+def main() -> None:
+    """The `emuflow` command."""
+    from common.redaction import redact_text
+    from pipelines.signals import Interrupted
+
+    try:
+        app()
+    except EmuflowError as error:
+        Console(stderr=True, highlight=False).print(redact_text(str(error)), style="red", markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except Interrupted as interruption:
+        Console(stderr=True).print(
+            f"\n{interruption}: every process has ended. `emuflow run --resume` goes on from here."
+        )
+        sys.exit(interruption.exit_code)
+
+
+if __name__ == "__main__":
+    main()

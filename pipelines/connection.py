@@ -1,0 +1,46 @@
+"""Which tracking server and release store a command talks to."""
+
+import os
+from dataclasses import dataclass
+
+from common.home import Home
+from components.step import RELEASE_URL_VARIABLE
+from pipelines.settings import PlatformSettings
+
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Addresses; they may hold passwords."""
+
+    tracking_uri: str
+    release_url: str
+    local: bool
+    """Whether the tracking store is the home's own."""
+
+
+def connect(home: Home, platform: PlatformSettings | None = None) -> Connection:
+    """Settle the addresses (settings, then environment, then the home's SQLite file) and put them into this process's
+    environment, where MLflow and the steps find them as they would on a cluster."""
+    platform = platform or PlatformSettings()
+    tracking_uri = platform.tracking_uri or os.environ.get(TRACKING_VARIABLE) or home.tracking_uri
+    release_url = platform.release_url or os.environ.get(RELEASE_URL_VARIABLE) or home.release_url
+    local = tracking_uri == home.tracking_uri
+    if local:
+        home.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
+    os.environ |= {TRACKING_VARIABLE: tracking_uri, RELEASE_URL_VARIABLE: release_url}
+    _set_defaults()
+    return Connection(tracking_uri, release_url, local)
+
+
+def _set_defaults() -> None:
+    """Where the user has not chosen otherwise: a tracking server that is away is noticed in seconds, and MLflow keeps
+    its migrations to itself."""
+    for name, value in {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+    }.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,42 @@
+"""What made a run: the commit, the code's digest, the image."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+_CODE_FOLDERS = ("common", "components", "model", "pipelines", "serving")
+_CODE_SUFFIXES = {".py", ".yaml", ".j2", ".html", ".pbtxt"}
+
+
+def git_commit() -> str:
+    """The checkout's commit, `-dirty` where files differ from it; in an image, what it was built from."""
+    if built_from := os.environ.get("EMUFLOW_GIT_COMMIT"):
+        return built_from
+    if not shutil.which("git") or not (CHECKOUT / ".git").exists():
+        return "unknown"
+    commit = _git("rev-parse", "HEAD")
+    return f"{commit}-dirty" if commit and _git("status", "--porcelain") else commit or "unknown"
+
+
+def code_digest() -> str:
+    """sha256 over the application's source: a run that is resumed repeats its steps when this has changed."""
+    digest = hashlib.sha256()
+    for folder in _CODE_FOLDERS:
+        for path in sorted((CHECKOUT / folder).rglob("*")):
+            if path.suffix in _CODE_SUFFIXES and path.is_file():
+                digest.update(f"{path.relative_to(CHECKOUT).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def image_digest() -> str | None:
+    """The digest of the container image that this runs in, `None` outside containers."""
+    image = os.environ.get("EMUFLOW_IMAGE", "")
+    return image.partition("@")[2] or os.environ.get("EMUFLOW_IMAGE_DIGEST") or None
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(CHECKOUT), *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""

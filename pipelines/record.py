@@ -1,0 +1,66 @@
+"""What is known of a run, on disk: `run.json` in its folder, and `last_run.json` for `emuflow status`."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from common.errors import UsageError
+from common.files import read_json, write_json
+from common.home import Home
+from common.redaction import redact
+
+Status = Literal["running", "succeeded", "failed", "interrupted"]
+FILE_NAME = "run.json"
+
+
+@dataclass
+class RunRecord:
+    """One pipeline run. `settings` are the resolved ones, without secrets."""
+
+    run_id: str
+    preset: str
+    settings: dict[str, Any]
+    started: str
+    status: Status = "running"
+    ended: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Of each step, and of the whole (`total`, over all of its starts)."""
+    peak_memory_mb: float = 0.0
+    verdict: dict[str, Any] | None = None
+    candidate: str | None = None
+    champion: dict[str, str | None] = field(default_factory=lambda: {"before": None, "after": None})
+    paths: dict[str, str] = field(default_factory=dict)
+    tracking: dict[str, Any] = field(default_factory=dict)
+    """MLflow's ids: `parent` and one for each step."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    error: dict[str, Any] | None = None
+
+    def save(self, home: Home) -> None:
+        """Write both files; a secret that got here is hidden."""
+        content = redact(dataclasses.asdict(self))
+        write_json(home.run(self.run_id) / FILE_NAME, content)
+        write_json(home.last_run_file, content)
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        return cls(**read_json(file))
+
+
+def last_run(home: Home) -> RunRecord | None:
+    """The newest run under `home`, `None` where there was none."""
+    return RunRecord.load(home.last_run_file) if home.last_run_file.is_file() else None
+
+
+def resumable_run(home: Home) -> RunRecord:
+    """The last run, if it did not finish. Raises `UsageError` otherwise."""
+    record = last_run(home)
+    if record is None:
+        raise UsageError("there is no run to resume", where=str(home.root), fix="start one: `emuflow run`")
+    if record.status == "succeeded":
+        raise UsageError(
+            f"run {record.run_id} is complete: there is nothing to resume",
+            where=str(home.root),
+            fix="start a new one: `emuflow run`",
+        )
+    return record

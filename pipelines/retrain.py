@@ -1,0 +1,115 @@
+"""The graph: data in, a verdict out. Each task is named after the folder under `components/` that does it."""
+
+from kfp import dsl
+
+from components.benchmark.component import benchmark
+from components.calibrate.component import calibrate
+from components.curate.component import curate
+from components.export.component import export
+from components.gate.component import gate
+from components.ingest.component import ingest
+from components.promote.component import promote
+from components.tokenize.component import tokenize
+from components.train.component import train
+from components.validate.component import validate
+
+NAME = "emuflow-retrain"
+
+
+@dsl.pipeline(name=NAME, description="Retrain, shrink, measure against the champion, and promote what is proven.")
+def retrain(
+    # One section of the settings for each step, as JSON (`pipelines/settings.py`).
+    data_settings: str,
+    validation_settings: str,
+    curation_settings: str,
+    tokenizer_settings: str,
+    model_settings: str,
+    training_settings: str,
+    calibration_settings: str,
+    decoding_settings: str,
+    export_settings: str,
+    benchmark_settings: str,
+    gate_settings: str,
+    release_settings: str,
+    # What the retraining starts from (empty: from nothing).
+    champion: str = "",
+    parent_tokenizers: str = "",
+    parent_checkpoint: str = "",
+    parent_evaluation_set: str = "",
+    # Who made this run, as JSON (`serving.package.manifest.Provenance`).
+    provenance: str = "{}",
+    # Where things are kept that outlive the run.
+    work: str = "/emuflow/work",
+    cache: str = "/emuflow/cache",
+    data_docs: str = "/emuflow/data-docs",
+    package_store: str = "/emuflow/packages",
+    key_folder: str = "/emuflow/keys",
+    serving: str = "/emuflow/serving",
+) -> None:
+    data = ingest(settings=data_settings, parent_evaluation_set=parent_evaluation_set, work=work)
+    samples, evaluation_set = data.outputs["samples"], data.outputs["evaluation_set"]
+
+    raw_validation = validate(settings=validation_settings, stage="raw", table=samples, data_docs=data_docs).outputs[
+        "validation"
+    ]
+
+    curated = curate(
+        settings=curation_settings, samples=samples, evaluation_set=evaluation_set, validation=raw_validation
+    ).outputs["curated"]
+
+    validation = validate(settings=validation_settings, stage="curated", table=curated, data_docs=data_docs).outputs[
+        "validation"
+    ]
+
+    tokens = tokenize(
+        settings=tokenizer_settings,
+        parent_tokenizers=parent_tokenizers,
+        curated=curated,
+        validation=validation,
+        evaluation_set=evaluation_set,
+    )
+    tokenizers, shards = tokens.outputs["tokenizers"], tokens.outputs["shards"]
+
+    checkpoint = train(
+        settings=training_settings,
+        model=model_settings,
+        parent_checkpoint=parent_checkpoint,
+        work=work,
+        shards=shards,
+        tokenizers=tokenizers,
+    ).outputs["checkpoint"]
+
+    engine = calibrate(settings=calibration_settings, checkpoint=checkpoint, shards=shards).outputs["engine"]
+
+    exported = export(
+        settings=export_settings,
+        decoding=decoding_settings,
+        provenance=provenance,
+        key_folder=key_folder,
+        package_store=package_store,
+        engine=engine,
+        curated=curated,
+        evaluation_set=evaluation_set,
+    ).outputs["exported"]
+
+    measurements = benchmark(
+        settings=benchmark_settings,
+        champion=champion,
+        package_store=package_store,
+        key_folder=key_folder,
+        cache=cache,
+        exported=exported,
+        evaluation_set=evaluation_set,
+        tokenizers=tokenizers,
+    ).outputs["measurements"]
+
+    verdict = gate(settings=gate_settings, measurements=measurements).outputs["verdict"]
+
+    promote(
+        settings=release_settings,
+        package_store=package_store,
+        key_folder=key_folder,
+        serving=serving,
+        verdict=verdict,
+        exported=exported,
+    )

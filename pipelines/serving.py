@@ -1,0 +1,108 @@
+"""Serving and asking, for the command line."""
+
+import re
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from common.errors import ServerError, UsageError
+from common.files import atomic_path
+from common.home import Home
+from pipelines.connection import connect
+from pipelines.record import last_run
+from pipelines.signals import Interrupted, signals_raise
+
+if TYPE_CHECKING:
+    from emuflow_client import Result
+
+_DIGEST = re.compile(r"[0-9a-f]{6,64}")
+
+
+def serve_model(home: Home, model: str, *, grpc_port: int, http_port: int, metrics_port: int, console: Console) -> None:
+    """Serve `model` until SIGINT or SIGTERM. `champion` follows every promotion; anything else is served as it is.
+
+    Raises `UsageError` where there is no such package, `ServerError` or `SignatureError` where it cannot be served.
+    """
+    from serving.deployment import ServingState, serve
+    from serving.release.store import ReleaseStore
+    from serving.server import Ports
+
+    stop = threading.Event()
+
+    def tell(state: ServingState) -> None:
+        digest = state.digest[:12] if state.digest else "nothing"
+        console.print(
+            f"Serving {digest} at gRPC {state.grpc_endpoint}, HTTP 127.0.0.1:{state.http_port}. Ctrl-C ends it."
+        )
+
+    if model == "champion":
+        store = ReleaseStore(connect(home).release_url)
+
+        def desired() -> str | None:
+            release = store.current()
+            return release.digest if release else None
+    else:
+        digest = _find_package(home, model)
+
+        def desired() -> str | None:
+            return digest
+
+    try:
+        with signals_raise():
+            serve(
+                folder=home.serving,
+                package_store=home.packages,
+                key_folder=home.keys,
+                desired=desired,
+                stop=stop,
+                ports=Ports(http=http_port, grpc=grpc_port, metrics=metrics_port),
+                on_change=tell,
+            )
+    except Interrupted:
+        console.print("The server has ended.")
+
+
+def generate_image(home: Home, prompt: str, output: Path, *, endpoint: str | None, seed: int | None) -> "Result":
+    """Ask the server at `endpoint`, or the one of `home`, and write the image as PNG."""
+    from PIL import Image
+
+    from emuflow_client import GeneratorClient, GeneratorError, InvalidRequest
+    from serving.deployment import read_state
+
+    if endpoint is None:
+        state = read_state(home.serving)
+        if state is None:
+            raise UsageError(
+                "no server runs here", where=str(home.root), fix="start it: `emuflow serve`, or name --endpoint"
+            )
+        endpoint = state.grpc_endpoint
+    try:
+        with GeneratorClient(endpoint) as client:
+            answer = client.generate(prompt, seed=seed)
+    except InvalidRequest as error:
+        raise UsageError(str(error), where="prompt") from None
+    except GeneratorError as error:
+        raise ServerError(str(error), where=endpoint) from None
+    with atomic_path(output) as temporary:
+        Image.fromarray(answer.image).save(temporary, format="PNG")
+    return answer
+
+
+def _find_package(home: Home, model: str) -> str:
+    """The digest that `candidate` or the beginning of a digest stands for."""
+    if model == "candidate":
+        record = last_run(home)
+        if record is None or record.candidate is None:
+            raise UsageError(
+                "the last run left no candidate", where=str(home.root), fix="run the pipeline: emuflow run"
+            )
+        return record.candidate
+    names = sorted(path.name for path in home.packages.iterdir()) if home.packages.is_dir() else []
+    found = [name for name in names if _DIGEST.fullmatch(model) and name.startswith(model)]
+    if len(found) != 1:
+        raise UsageError(
+            f"{len(found)} packages match '{model}'", where=str(home.packages), fix="see `emuflow history`"
+        )
+    return found[0]

@@ -1,0 +1,120 @@
+"""The whole settings tree: one section for each component, presets in YAML, overrides as `a.b=c`."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from common.errors import SettingsError
+from common.settings import Section
+from components.benchmark.settings import BenchmarkSettings
+from components.calibrate.settings import CalibrationSettings
+from components.curate.settings import CurateSettings
+from components.export.settings import DecodingSettings, ExportSettings
+from components.gate.settings import GateSettings
+from components.ingest.settings import IngestSettings
+from components.promote.settings import PromotionSettings
+from components.tokenize.settings import TokenizerSettings
+from components.train.settings import TrainingSettings
+from components.validate.settings import ValidateSettings
+from model.transformer.config import GeneratorConfig
+
+PRESETS = Path(__file__).resolve().parent / "presets"
+
+
+class PlatformSettings(Section):
+    """What differs between one machine and another place to run."""
+
+    tracking_uri: str | None = Field(
+        default=None, description="MLflow; else MLFLOW_TRACKING_URI, else SQLite in the home"
+    )
+    release_url: str | None = Field(
+        default=None, description="SQLAlchemy URL of the release store; else MLflow's SQLite file"
+    )
+
+
+class Settings(Section):
+    """Everything that a run can be told."""
+
+    data: IngestSettings = IngestSettings()
+    validation: ValidateSettings = ValidateSettings()
+    curation: CurateSettings = CurateSettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    model: GeneratorConfig = GeneratorConfig()
+    training: TrainingSettings = TrainingSettings()
+    calibration: CalibrationSettings = CalibrationSettings()
+    decoding: DecodingSettings = DecodingSettings()
+    export: ExportSettings = ExportSettings()
+    benchmark: BenchmarkSettings = BenchmarkSettings()
+    gate: GateSettings = GateSettings()
+    release: PromotionSettings = PromotionSettings()
+    platform: PlatformSettings = PlatformSettings()
+
+    def section_parameters(self) -> dict[str, str]:
+        """The sections as parameters of the pipeline: `training_settings` and so on, each as JSON."""
+        names = [name for name in type(self).model_fields if name != "platform"]
+        return {f"{name}_settings": getattr(self, name).model_dump_json() for name in names}
+
+
+def load(preset: str, overrides: Sequence[str] = (), data: Path | None = None) -> Settings:
+    """The settings of a preset (a name, or a YAML file of one's own) with overrides such as `training.steps=60`.
+
+    `data` is a file or folder of the user's own, in the place of `data.source`. Raises `SettingsError` for an unknown preset, key or value; it names the nearest valid one.
+    """
+    file = _preset_file(preset)
+    content = yaml.safe_load(file.read_text()) or {}
+    if not isinstance(content, dict):
+        raise SettingsError("a preset is a mapping of sections", where=str(file))
+    Settings.parse(content, where=str(file))
+    for override in overrides:
+        _apply(content, override)
+    if data is not None:
+        content.setdefault("data", {})["source"] = str(data.resolve())
+    return Settings.parse(content, where="--set" if overrides else str(file))
+
+
+def seed_overrides(seed: int) -> list[str]:
+    """The overrides that draw other data, other weights and another order. What is measured on stays the same."""
+    return [f"{key}={seed}" for key in ("data.digit_world.seed", "tokenizer.visual_training.seed", "training.seed")]
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def _preset_file(preset: str) -> Path:
+    if preset in preset_names():
+        return PRESETS / f"{preset}.yaml"
+    own = Path(preset)
+    if own.suffix in (".yaml", ".yml") and own.is_file():
+        return own
+    nearest = difflib.get_close_matches(preset, preset_names(), n=1)
+    hint = f"did you mean '{nearest[0]}'?" if nearest else f"there are: {', '.join(preset_names())}"
+    raise SettingsError(f"unknown preset '{preset}', {hint}", where="--preset")
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    """Set one `a.b=value` in place; the value is read as YAML (`true`, `3`, `[8, 6, 5]`)."""
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise SettingsError(f"'{key}' has no value", where="--set", fix="write section.key=value")
+    *sections, last = key.strip().split(".")
+    target: Any = content
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise SettingsError(f"'{section}' in '{key}' is a value, not a section", where="--set")
+    try:
+        target[last] = _merged(target.get(last), yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise SettingsError(f"the value of '{key}' is not YAML ({type(error).__name__})", where="--set") from None
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """`new`, over what a section held before."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
+    return new

@@ -1,0 +1,100 @@
+"""Start the process that runs the graph, follow its steps, and leave no process behind."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from common.errors import StepFailedError
+from common.processes import adopt_orphans, die_with_parent, end_descendants
+from components.step import RUN_FOLDER_VARIABLE, STEP_RUNS_VARIABLE
+from pipelines.display import make_display
+from pipelines.provenance import CHECKOUT, code_digest
+from pipelines.steps import STEPS
+from pipelines.tracking import RunTracking
+from pipelines.watch import StepState, read_step
+
+_POLL_S = 0.25
+
+
+def supervise(folder: Path, tracking: RunTracking, expected_s: Mapping[str, float], console: Console) -> None:
+    """Run the graph of the run `folder` to its end and show it.
+
+    `expected_s` is how long each step took before. Raises `StepFailedError`. However this ends, every process that
+    was started below it has ended, those in sessions of their own (torchrun's ranks, Triton) too.
+    """
+    adopt_orphans()
+    started = time.time()
+    orchestrator = _start(folder, tracking)
+    try:
+        with make_display(console) as display:
+            while True:
+                code = orchestrator.poll()  # before the records are read: they are then the last ones
+                now = time.time()
+                states = [read_step(folder, step, now=now, run_started=started) for step in STEPS]
+                for state in states:
+                    if state.record and state.status in ("succeeded", "failed"):
+                        tracking.step_ended(state.record)
+                display.update(states, now - started, _remaining_s(states, expected_s))
+                if code is not None:
+                    break
+                time.sleep(_POLL_S)
+    finally:
+        end_descendants()
+    if code != 0:
+        raise _failure(states, folder, code)
+
+
+def _start(folder: Path, tracking: RunTracking) -> subprocess.Popen[bytes]:
+    (folder / "logs").mkdir(exist_ok=True)
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"} | {
+        RUN_FOLDER_VARIABLE: str(folder),
+        STEP_RUNS_VARIABLE: json.dumps(tracking.runs),
+        "EMUFLOW_IMAGE": f"emuflow-python:{code_digest()[:16]}",  # a completed step is recognised by its code, too
+        "PYTHONUNBUFFERED": "1",
+    }
+    with (folder / "logs" / "pipeline.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipelines.orchestrate", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=CHECKOUT,
+            env=environment,
+            start_new_session=True,  # a terminal's Ctrl-C comes to this process alone, which then ends all others
+            preexec_fn=die_with_parent,
+        )
+
+
+def _failure(states: Sequence[StepState], folder: Path, code: int) -> StepFailedError:
+    stopped = next((state for state in states if state.status != "succeeded"), None)
+    record = (stopped.record if stopped else None) or {}
+    log = folder / "logs" / f"{stopped.name if stopped and record else 'pipeline'}.log"
+    what = (record.get("error") or {}).get(
+        "message"
+    ) or f"it ended without a result (the pipeline's exit code is {code})"
+    return StepFailedError(
+        what,
+        where=f"step {stopped.name}" if stopped else "pipeline",
+        fix=f"read {log}; `emuflow run --resume` then goes on from here",
+    )
+
+
+def _remaining_s(states: Sequence[StepState], expected_s: Mapping[str, float]) -> float | None:
+    """Seconds left of the run: the working step's own estimate, and earlier times of those that wait."""
+    left = 0.0
+    for state in states:
+        known: float | None = 0.0
+        if state.status == "running":
+            known = state.remaining_s if state.remaining_s is not None else expected_s.get(state.name)
+        elif state.status == "waiting":
+            known = expected_s.get(state.name)
+        if known is None:
+            return None
+        left += known
+    return left
