@@ -19,6 +19,7 @@ _SIGNS = {
     "failed": Text("✗", "red"),
 }
 _SHOWN_VALUES = 3
+_LINE_INTERVAL_S = 20.0
 
 
 class Display(Protocol):
@@ -34,7 +35,7 @@ class Display(Protocol):
 
 
 def make_display(console: Console) -> Display:
-    """A table that is redrawn on a terminal, else one line for each change."""
+    """A table that is redrawn on a terminal, else a line for each change and now and then one for a working step."""
     return _LiveDisplay(console) if console.is_terminal else _LineDisplay(console)
 
 
@@ -63,13 +64,18 @@ class _LineDisplay:
     def __init__(self, console: Console):
         self._console = console
         self._shown: dict[str, str] = {}
+        self._last_line_s = 0.0
 
     def update(self, states: Sequence[StepState], elapsed_s: float, remaining_s: float | None) -> None:
         for state in states:
-            if state.status == self._shown.get(state.name, "waiting"):
+            changed = state.status != self._shown.get(state.name, "waiting")
+            quiet = elapsed_s - self._last_line_s >= _LINE_INTERVAL_S
+            if not changed and not (state.status == "running" and quiet):
                 continue
             self._shown[state.name] = state.status
-            self._console.print(f"[{duration(elapsed_s)}] {state.name}: {state.status} {_words(state)}".rstrip())
+            self._last_line_s = elapsed_s
+            line = f"[{duration(elapsed_s)}] {state.name}: {state.status} {_words(state)}".rstrip()
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> "_LineDisplay":
         return self

@@ -65,7 +65,16 @@ def resume(home: Home, platform: PlatformSettings | None, console: Console) -> R
         tracking = RunTracking(record.tracking["steps"], record.tracking["parent"])
         tracking.begin_again()
         record.status, record.error = "running", None
+        _follow_champion(record, home, connection)
         return _execute(record, home, connection, tracking, console)
+
+
+def _follow_champion(record: RunRecord, home: Home, connection: Connection) -> None:
+    """Let the rest of a resumed run be measured against the champion of now; its own promotion demands that."""
+    file = home.run(record.run_id) / ARGUMENTS_FILE
+    champion = current_champion(connection.release_url)
+    write_json(file, read_json(file) | {"champion": champion or ""})
+    record.champion = {"before": champion, "after": champion}
 
 
 def _execute(

@@ -32,6 +32,8 @@ def main(run_folder: Path) -> None:
         enable_caching=True,
         cache_root=str(run_folder / "completed"),
     )
+    for task in retrain.pipeline_spec.root.dag.tasks.values():
+        task.caching_options.enable_cache = True  # also what a cluster never caches: this cache belongs to one run
     retrain(**read_json(run_folder / ARGUMENTS_FILE))
 
 

@@ -92,7 +92,7 @@ def retrain(
         evaluation_set=evaluation_set,
     ).outputs["exported"]
 
-    measurements = benchmark(
+    measured = benchmark(
         settings=benchmark_settings,
         champion=champion,
         package_store=package_store,
@@ -101,15 +101,19 @@ def retrain(
         exported=exported,
         evaluation_set=evaluation_set,
         tokenizers=tokenizers,
-    ).outputs["measurements"]
+    )
+    decided = gate(settings=gate_settings, measurements=measured.outputs["measurements"])
 
-    verdict = gate(settings=gate_settings, measurements=measurements).outputs["verdict"]
-
-    promote(
+    promoted = promote(
         settings=release_settings,
         package_store=package_store,
         key_folder=key_folder,
         serving=serving,
-        verdict=verdict,
+        verdict=decided.outputs["verdict"],
         exported=exported,
     )
+
+    # A cluster's cache outlives a run. The source's path does not tell whether its data is new, and what measures,
+    # decides or promotes does so each time.
+    for task in (data, measured, decided, promoted):
+        task.set_caching_options(enable_caching=False)

@@ -1,0 +1,76 @@
+"""The settings tree: presets, overrides, and what a wrong key or value is told."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from common.errors import SettingsError
+from pipelines.settings import PRESETS, Settings, load, preset_names, seed_overrides
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_valid_and_changes_what_it_names(name):
+    settings = load(name)
+    for section, content in yaml.safe_load((PRESETS / f"{name}.yaml").read_text()).items():
+        dumped = getattr(settings, section).model_dump(mode="json")
+        assert content == {key: _same_keys(dumped[key], value) for key, value in content.items()}
+
+
+def _same_keys(value, pattern):
+    return (
+        {key: _same_keys(value[key], inner) for key, inner in pattern.items()} if isinstance(pattern, dict) else value
+    )
+
+
+def test_the_quickstart_keeps_the_default_bounds():
+    assert load("quickstart").gate == Settings().gate
+
+
+def test_overrides_are_typed_values():
+    settings = load("smoke", ["training.steps=60", "tokenizer.retrain=true", "decoding.temperature=0.25"])
+    assert (settings.training.steps, settings.tokenizer.retrain, settings.decoding.temperature) == (60, True, 0.25)
+    assert settings.training.global_batch_size == load("smoke").training.global_batch_size
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.stpes=60", ["training.stpes", "steps"]),
+        ("trainin.steps=60", ["trainin", "training"]),
+        ("training.steps=many", ["training.steps"]),
+        ("training.steps=0", ["training.steps"]),
+        ("training.steps", ["has no value"]),
+        ("training.steps.more=1", ["not a section"]),
+        ("training.masking=[", ["not YAML"]),
+    ],
+)
+def test_a_wrong_override_is_refused_with_its_key(override, words):
+    with pytest.raises(SettingsError) as caught:
+        load("smoke", [override])
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_an_unknown_preset_is_told_the_nearest():
+    with pytest.raises(SettingsError, match="did you mean 'quickstart'"):
+        load("quickstrat")
+
+
+def test_a_preset_of_ones_own(tmp_path: Path):
+    own = tmp_path / "mine.yaml"
+    own.write_text("training: {steps: 7}\n")
+    assert load(str(own)).training.steps == 7
+    own.write_text("trainings: {steps: 7}\n")
+    with pytest.raises(SettingsError, match="training"):
+        load(str(own))
+
+
+def test_own_data_replaces_the_source(tmp_path: Path):
+    assert load("smoke", [], tmp_path).data.source == str(tmp_path)
+
+
+def test_a_seed_changes_what_is_drawn_and_not_what_is_measured_on():
+    first, second = load("smoke"), load("smoke", seed_overrides(7))
+    assert second.training.seed == second.data.digit_world.seed == second.tokenizer.visual_training.seed == 7
+    assert first.benchmark == second.benchmark and first.gate == second.gate
