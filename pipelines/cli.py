@@ -59,7 +59,7 @@ def run(
             raise UsageError("there is no such file or folder", where=f"--data {data}")
         settings = load(preset, [*(seed_overrides(seed) if seed is not None else []), *(overrides or [])], data)
         record = local.run(settings, preset=preset, home=Home(home), console=console)
-    console.print(closing_table(vars(record), STEPS))
+    console.print(closing_table(vars(record), STEPS), crop=False)
 
 
 @app.command()
@@ -71,7 +71,7 @@ def status(home: HomeOption = _DEFAULT_HOME, as_json: JsonOption = False) -> Non
     if as_json:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
     else:
-        console.print(status_table(found))
+        console.print(status_table(found), crop=False)
 
 
 @app.command()

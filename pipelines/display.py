@@ -1,6 +1,7 @@
 """What the terminal shows of a run: the steps while they work, a table at the end."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -111,8 +112,14 @@ def closing_table(record: Mapping[str, Any], steps: Sequence[str]) -> Group:
     if record["verdict"]:
         parts += [_verdict_table(record["verdict"]), Text(_outcome(record), "bold")]
     for name, path in record["paths"].items():
-        parts.append(Text(f"{name:<12} {path}"))
+        parts.append(Text(f"{name:<12} {_short(path)}", no_wrap=True, overflow="ignore"))  # a path stays in one piece
     return Group(*parts)
+
+
+def _short(path: str) -> str:
+    """`path` as one would type it here."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def _verdict_table(verdict: Mapping[str, Any]) -> Table:

@@ -3,6 +3,7 @@
 Load, step, save; the loop reads from top to bottom in `run`.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -30,6 +31,8 @@ from model.data.shards import Shards
 from model.objectives.heldout import heldout_losses
 from model.objectives.masked import Grids, coarse_loss, fine_loss
 from model.transformer.model import Generator
+
+_log = logging.getLogger(__name__)
 
 
 class Objective(nn.Module):
@@ -59,6 +62,7 @@ def run(job: Job) -> None:
     generator = initial_model(job).to(device)
     optimizer = MuonWithAdamW(generator, settings)
     first_step = load_state(job.work, fingerprint(job), generator, optimizer)
+    _log.info("rank %d of %d trains steps %d to %d", rank, ranks, first_step + 1, settings.steps)
     engine = deepspeed_engine(Objective(generator, settings), optimizer, settings)
     shards = Shards(job.shards, "train")
     batches = BatchSource(shards, settings, job.model.coarse_grid, rank, ranks)
@@ -76,6 +80,7 @@ def run(job: Job) -> None:
         meter.add(parts)
         if curves and ((step + 1) % settings.log_every_steps == 0 or step + 1 == settings.steps):
             curves.log(step + 1, learning_rate=learning_rate_at(step, settings), **meter.take(step + 1))
+            _log.info("step %d of %d: %s", step + 1, settings.steps, meter.message)
         if rank == 0:
             report(step + 1, settings.steps, meter.message)
             if (step + 1) % settings.checkpoint_every_steps == 0 and step + 1 < settings.steps:
@@ -177,7 +182,7 @@ class Meter:
         self.last = {name: sum(values) / len(values) for name, values in self._sums.items()}
         self.last["images_per_second"] = (step - self._step) * self._batch / (now - self._time)
         self._sums, self._step, self._time = {}, step, now
-        self.message = f"loss {self.last.get('coarse_loss', 0):.3f}"
+        self.message = f"loss {self.last.get('coarse_loss', 0):.3f}, {self.last['images_per_second']:.0f} images/s"
         return self.last
 
 
@@ -206,6 +211,8 @@ def finish(job: Job, generator: Generator, meter: Meter, first_step: int) -> Non
 
 def main() -> None:
     die_with_parent(signal.SIGKILL)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     job = Job.read(Path(sys.argv[1]))
     deepspeed.init_distributed(
         "nccl" if torch.cuda.is_available() else "gloo",

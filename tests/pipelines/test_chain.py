@@ -141,7 +141,7 @@ def test_mlflow_holds_one_run_with_a_nested_one_for_each_step(first, second):
         assert len(tags["emuflow.data_digest"]) == 64 and tags["emuflow.git_commit"]
         assert parents[0].data.params["training.steps"] == "30"
         training = next(each for each in nested if each.data.tags["emuflow.step"] == "train")
-        curve = client.get_metric_history(training.info.run_id, "coarse_loss")
+        curve = client.get_metric_history(training.info.run_id, "train/coarse_loss")
         assert len(curve) > 3
 
 
@@ -165,7 +165,7 @@ def test_a_resumed_run_repeats_no_complete_step(second):
     for name, started in second.completed_before.items():
         assert json.loads((second.folder / "steps" / f"{name}.json").read_text())["started"] == started, name
     log = (second.folder / "logs" / "train.log").read_text()
-    assert "step 10" in log  # where the saved state stood
+    assert "trains steps 1 to 30" in log and "trains steps 11 to 30" in log
 
 
 def test_fault_27_an_interrupted_run_leaves_no_process_and_no_port(second):
