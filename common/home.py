@@ -43,6 +43,11 @@ class Home:
         return self.root.resolve() / "cache"
 
     @property
+    def work(self) -> Path:
+        """What a run needs only until it is complete, a folder for each run."""
+        return self.root.resolve() / "work"
+
+    @property
     def data_docs(self) -> Path:
         """The Great Expectations context with its Data Docs."""
         return self.root.resolve() / "great_expectations"

@@ -10,7 +10,7 @@ from typing import Any
 
 HIDDEN = "***"
 _SECRET_NAME = re.compile(r"passw(or)?d|passphrase|secret|credential|token$|api_?key|access_?key|private_?key", re.I)
-_URL_PASSWORD = re.compile(r"(?P<before>[a-z][a-z0-9+.-]*://[^/\s:@]*:)(?P<password>[^\s/]+)@", re.I)
+_URL_PASSWORD = re.compile(r"""(?P<before>[a-z][a-z0-9+.-]*://[^/\s:@]*:)(?P<password>[^\s'"<>]+)@""", re.I)
 
 
 def redact(content: Any) -> Any:

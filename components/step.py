@@ -11,13 +11,16 @@ import dataclasses
 import json
 import logging
 import os
+import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from common.errors import EmuflowError
+from common.errors import EmuflowError, UsageError
 from common.files import write_json
 from common.progress import PROGRESS_VARIABLE
 from common.redaction import redact, redact_text
@@ -28,6 +31,7 @@ STEP_RUNS_VARIABLE = "EMUFLOW_STEP_RUNS"
 RELEASE_URL_VARIABLE = "EMUFLOW_RELEASE_URL"
 """The release store's SQLAlchemy URL. It may hold a password, so it is never a parameter of the pipeline."""
 
+_TERMINATED = 128 + signal.SIGTERM
 _log = logging.getLogger(__name__)
 
 
@@ -64,6 +68,8 @@ def step(name: str, settings: str = "{}", **outputs: str) -> Iterator[StepRecord
     except BaseException as error:
         record.status, record.error = "failed", describe_error(error)
         _log.error("%s failed: %s", name, record.error["message"])
+        if _tells_secrets(error):
+            raise RuntimeError(record.error["message"]) from None  # the platform prints the whole chain of errors
         raise
     finally:
         record.ended = time.time()
@@ -71,6 +77,18 @@ def step(name: str, settings: str = "{}", **outputs: str) -> Iterator[StepRecord
         _save(folder, record)
         if folder is None:
             _log_to_injected_run(record)
+
+
+def release_url() -> str:
+    """The release store's address, from the environment. Raises `UsageError` where it is not given."""
+    url = os.environ.get(RELEASE_URL_VARIABLE)
+    if not url:
+        raise UsageError(
+            "the release store's address is not known",
+            where=RELEASE_URL_VARIABLE,
+            fix="give the steps this variable: the SQLAlchemy URL of a database",
+        )
+    return url
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:
@@ -96,6 +114,7 @@ def result_values(result: Any) -> dict[str, Any]:
 def _enter_platform(name: str, folder: Path | None) -> None:
     """Send this process's output to the step's log, and take the MLflow run that was opened for it."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, _end)
     if folder is None:
         return
     log, records = folder / "logs" / f"{name}.log", folder / "steps"
@@ -111,6 +130,17 @@ def _enter_platform(name: str, folder: Path | None) -> None:
     runs = json.loads(os.environ.get(STEP_RUNS_VARIABLE, "{}"))
     if name in runs:
         os.environ["MLFLOW_RUN_ID"] = runs[name]
+
+
+def _end(_signal_number: int, _frame: FrameType | None) -> None:
+    """SIGTERM unwinds the step, so that its servers end and its temporary folders go."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(_TERMINATED)
+
+
+def _tells_secrets(error: BaseException) -> bool:
+    chain = "".join(traceback.format_exception(error))
+    return redact_text(chain) != chain
 
 
 def _save(folder: Path | None, record: StepRecord) -> None:
@@ -148,4 +178,7 @@ def _log_to_injected_run(record: StepRecord) -> None:
         return
     from components.tracking import log_step
 
-    log_step(run_id, record.settings, result_values(record.result), record.seconds or 0.0, end=None)
+    try:
+        log_step(run_id, record.settings, result_values(record.result), record.seconds or 0.0, end=None)
+    except Exception as error:  # noqa: BLE001  the tracking server's own errors have no common class
+        _log.warning("MLflow did not take the record of step %s: %s", record.step, redact_text(str(error)))

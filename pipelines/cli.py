@@ -22,17 +22,20 @@ console = Console()
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar="EMUFLOW_HOME", help="Everything that runs leave lies under this folder.")
 ]
-PresetOption = Annotated[str, typer.Option("--preset", help="smoke, quickstart, or a YAML file of your own.")]
+PresetOption = Annotated[
+    str | None, typer.Option("--preset", help="quickstart (without it), smoke, or a YAML file of your own.")
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 _DEFAULT_HOME = Path("runs")
+_DEFAULT_PRESET = "quickstart"
 
 
 @app.command()
 def run(
-    preset: PresetOption = "quickstart",
+    preset: PresetOption = None,
     data: Annotated[Path | None, typer.Option("--data", help="Your data; without it, the digit world.")] = None,
     overrides: SetOption = None,
     home: HomeOption = _DEFAULT_HOME,
@@ -47,16 +50,18 @@ def run(
 
     if resume:
         foreign = [name for name in overrides or [] if not name.startswith("platform.")]
-        if data is not None or seed is not None or foreign:
+        if preset is not None or data is not None or seed is not None or foreign:
             raise UsageError(
                 "a resumed run keeps its settings and its data",
                 where="--resume",
-                fix="leave --data, --seed and --set out, or start a new run",
+                fix="leave --preset, --data, --seed and --set out, or start a new run",
             )
-        record = local.resume(Home(home), load(preset, overrides).platform if overrides else None, console)
+        platform = load(_DEFAULT_PRESET, overrides).platform if overrides else None
+        record = local.resume(Home(home), platform, console)
     else:
         if data is not None and not data.exists():
             raise UsageError("there is no such file or folder", where=f"--data {data}")
+        preset = preset or _DEFAULT_PRESET
         settings = load(preset, [*(seed_overrides(seed) if seed is not None else []), *(overrides or [])], data)
         record = local.run(settings, preset=preset, home=Home(home), console=console)
     console.print(closing_table(vars(record), STEPS), crop=False)
@@ -120,7 +125,7 @@ def generate(
 @app.command(name="compile")
 def compile_command(
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the pipeline's IR goes.")],
-    preset: PresetOption = "quickstart",
+    preset: PresetOption = None,
     overrides: SetOption = None,
     image: Annotated[str | None, typer.Option(help="The steps' image, best by digest.")] = None,
 ) -> None:
@@ -128,7 +133,10 @@ def compile_command(
     from pipelines.cluster import compile_pipeline
     from pipelines.settings import load
 
-    compile_pipeline(load(preset, overrides or []), output, image)
+    if output.suffix not in (".yaml", ".yml", ".json"):
+        raise UsageError("the file's name ends with .yaml or .json", where=f"--output {output}")
+    preset = preset or _DEFAULT_PRESET
+    compile_pipeline(load(preset, overrides or []), output, preset=preset, image=image)
     console.print(f"{output}")
 
 

@@ -3,7 +3,10 @@
 import os
 from dataclasses import dataclass
 
+from common.errors import UsageError
+from common.files import read_json
 from common.home import Home
+from common.redaction import HIDDEN
 from components.step import RELEASE_URL_VARIABLE
 from pipelines.settings import PlatformSettings
 
@@ -22,8 +25,12 @@ class Connection:
 
 def connect(home: Home, platform: PlatformSettings | None = None) -> Connection:
     """Settle the addresses (settings, then environment, then the home's SQLite file) and put them into this process's
-    environment, where MLflow and the steps find them as they would on a cluster."""
-    platform = platform or PlatformSettings()
+    environment, where MLflow and the steps find them as they would on a cluster.
+
+    Without `platform`, the settings are those of the home's last run: who asks for its champion means the same store.
+    Raises `UsageError` where they hold a password, which is not kept on disk.
+    """
+    platform = platform or _remembered(home)
     tracking_uri = platform.tracking_uri or os.environ.get(TRACKING_VARIABLE) or home.tracking_uri
     release_url = platform.release_url or os.environ.get(RELEASE_URL_VARIABLE) or home.release_url
     local = tracking_uri == home.tracking_uri
@@ -32,6 +39,23 @@ def connect(home: Home, platform: PlatformSettings | None = None) -> Connection:
     os.environ |= {TRACKING_VARIABLE: tracking_uri, RELEASE_URL_VARIABLE: release_url}
     _set_defaults()
     return Connection(tracking_uri, release_url, local)
+
+
+def _remembered(home: Home) -> PlatformSettings:
+    """The platform settings of the last run in `home`, but for what the environment says anew."""
+    if not home.last_run_file.is_file():
+        return PlatformSettings()
+    settings = read_json(home.last_run_file)["settings"]["platform"]
+    for name, variable in (("tracking_uri", TRACKING_VARIABLE), ("release_url", RELEASE_URL_VARIABLE)):
+        if os.environ.get(variable):
+            settings[name] = None
+        elif HIDDEN in str(settings[name]):
+            raise UsageError(
+                "the last run's address holds a password, which is not kept on disk",
+                where=f"platform.{name}",
+                fix=f"give it again in the environment variable {variable}",
+            )
+    return PlatformSettings.parse(settings)
 
 
 def _set_defaults() -> None:

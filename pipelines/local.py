@@ -2,26 +2,25 @@
 
 import contextlib
 import datetime
-import fcntl
 import json
 import secrets
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from common.errors import EmuflowError, UsageError
-from common.files import digest_json, read_json, write_json
+from common.errors import EmuflowError
+from common.files import read_json, write_json
 from common.home import Home
-from common.redaction import HIDDEN, redact
+from common.redaction import redact
 from components.step import describe_error
 from pipelines.connection import Connection, connect
+from pipelines.lock import only_run
 from pipelines.memory import MemorySampler
 from pipelines.orchestrate import ARGUMENTS_FILE
 from pipelines.parent import Parent, current_champion, find_parent
-from pipelines.provenance import code_digest, git_commit, image_digest
+from pipelines.provenance import code_digest, describe_run, git_commit, image_digest
 from pipelines.record import RunRecord, resumable_run
 from pipelines.settings import PlatformSettings, Settings
 from pipelines.signals import Interrupted, signals_raise
@@ -40,7 +39,7 @@ def run(settings: Settings, *, preset: str, home: Home, console: Console) -> Run
 
     Raises `StepFailedError` where a step failed and `Interrupted` on a signal: `resume` goes on with either.
     """
-    with _only_run(home), signals_raise():
+    with only_run(home) as lock, signals_raise():
         connection = connect(home, settings.platform)
         parent = find_parent(home, connection.release_url, settings.data.source)
         if parent.other_data:
@@ -51,7 +50,7 @@ def run(settings: Settings, *, preset: str, home: Home, console: Console) -> Run
         write_json(folder / ARGUMENTS_FILE, _arguments(settings, record, parent, home))
         write_json(folder / "settings.json", record.settings)
         tracking = _open_tracking(record, home, connection)
-        return _execute(record, home, connection, tracking, console)
+        return _execute(record, home, connection, tracking, console, lock)
 
 
 def resume(home: Home, platform: PlatformSettings | None, console: Console) -> RunRecord:
@@ -59,26 +58,40 @@ def resume(home: Home, platform: PlatformSettings | None, console: Console) -> R
 
     `platform` is needed only where its addresses hold a password, which is not kept on disk.
     """
-    with _only_run(home), signals_raise():
+    with only_run(home) as lock, signals_raise():
         record = resumable_run(home)
-        connection = connect(home, platform or _platform_of(record))
+        connection = connect(home, platform)
         tracking = RunTracking(record.tracking["steps"], record.tracking["parent"])
         tracking.begin_again()
         record.status, record.error = "running", None
+        _follow_code(record, home)
         _follow_champion(record, home, connection)
-        return _execute(record, home, connection, tracking, console)
+        return _execute(record, home, connection, tracking, console, lock)
+
+
+def _follow_code(record: RunRecord, home: Home) -> None:
+    """Where the code has changed since the start, every step is repeated with it: the package names the new commit."""
+    if record.code_digest == code_digest():
+        return
+    file = home.run(record.run_id) / ARGUMENTS_FILE
+    record.code_digest = code_digest()
+    record.provenance |= {"git_commit": git_commit(), "image_digest": image_digest()}
+    write_json(file, read_json(file) | {"provenance": json.dumps(record.provenance, sort_keys=True)})
 
 
 def _follow_champion(record: RunRecord, home: Home, connection: Connection) -> None:
     """Let the rest of a resumed run be measured against the champion of now; its own promotion demands that."""
-    file = home.run(record.run_id) / ARGUMENTS_FILE
+    folder = home.run(record.run_id)
+    file, exported = folder / ARGUMENTS_FILE, folder / "exported" / "export.json"
     champion = current_champion(connection.release_url)
+    if exported.is_file() and read_json(exported)["int8"] == champion:
+        return  # the run was interrupted after its own promotion: nothing is left to measure
     write_json(file, read_json(file) | {"champion": champion or ""})
     record.champion = {"before": champion, "after": champion}
 
 
 def _execute(
-    record: RunRecord, home: Home, connection: Connection, tracking: RunTracking, console: Console
+    record: RunRecord, home: Home, connection: Connection, tracking: RunTracking, console: Console, lock: int
 ) -> RunRecord:
     """Run the graph to its end, whatever that is, and leave the record complete."""
     folder = home.run(record.run_id)
@@ -88,7 +101,7 @@ def _execute(
     try:
         with MemorySampler() as memory:
             try:
-                supervise(folder, tracking, _expected_seconds(home, record.preset), console)
+                supervise(folder, tracking, _expected_seconds(home, record.preset), console, lock)
             finally:
                 record.peak_memory_mb = max(record.peak_memory_mb, round(memory.peak_mb, 1))
         record.status = "succeeded"
@@ -114,7 +127,7 @@ def _close(record: RunRecord, home: Home, connection: Connection, tracking: RunT
     record.ended = _now().isoformat(timespec="seconds")
     record.paths = _paths(folder)
     verdict_file = folder / "verdict" / "verdict.json"
-    verdict = read_json(verdict_file) if verdict_file.is_file() else {}
+    verdict = read_json(verdict_file) if _gate_has_judged(folder) else {}
     record.verdict, record.candidate = verdict or None, verdict.get("candidate_digest")
     with contextlib.suppress(EmuflowError, OSError):
         record.champion["after"] = current_champion(connection.release_url)
@@ -126,6 +139,18 @@ def _close(record: RunRecord, home: Home, connection: Connection, tracking: RunT
         tags |= {"emuflow.verdict": verdict["result"], "emuflow.candidate": verdict["candidate_digest"]}
     reports = [path for path in (verdict_file, folder / "verdict" / "report.html") if path.is_file()]
     tracking.finish(record.status, metrics, tags, reports)
+
+
+def _gate_has_judged(folder: Path) -> bool:
+    """Whether the verdict is about the newest measurements, and not what an earlier start left."""
+    measured, judged = (_step_record(folder, name) for name in ("benchmark", "gate"))
+    complete = measured.get("status") == judged.get("status") == "succeeded"
+    return complete and measured["ended"] <= judged["started"]
+
+
+def _step_record(folder: Path, name: str) -> dict[str, Any]:
+    file = folder / "steps" / f"{name}.json"
+    return read_json(file) if file.is_file() else {}
 
 
 def _data_tags(folder: Path) -> dict[str, str]:
@@ -153,21 +178,14 @@ def _paths(folder: Path) -> dict[str, str]:
 def _new_record(settings: Settings, preset: str, parent: Parent) -> RunRecord:
     started = _now()
     run_id = f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    resolved = redact(settings.model_dump(mode="json"))
     return RunRecord(
         run_id=run_id,
         preset=preset,
-        settings=resolved,
+        settings=redact(settings.model_dump(mode="json")),
         started=started.isoformat(timespec="seconds"),
+        code_digest=code_digest(),
         champion={"before": parent.digest, "after": parent.digest},
-        provenance={
-            "run_id": run_id,
-            "preset": preset,
-            "git_commit": git_commit(),
-            "image_digest": image_digest(),
-            "settings_digest": digest_json(resolved),
-            "parent_package": parent.digest,
-        },
+        provenance=describe_run(settings, preset, parent.digest),
     )
 
 
@@ -181,7 +199,7 @@ def _arguments(settings: Settings, record: RunRecord, parent: Parent, home: Home
         "parent_checkpoint": str(parent.checkpoint or "") if from_weights else "",
         "parent_evaluation_set": str(parent.evaluation_set or ""),
         "provenance": json.dumps(record.provenance, sort_keys=True),
-        "work": str(home.run(record.run_id) / "work"),
+        "work": str(home.work),
         "cache": str(home.cache),
         "data_docs": str(home.data_docs),
         "package_store": str(home.packages),
@@ -206,17 +224,6 @@ def _open_tracking(record: RunRecord, home: Home, connection: Connection) -> Run
     return tracking
 
 
-def _platform_of(record: RunRecord) -> PlatformSettings:
-    platform: dict[str, Any] = record.settings["platform"]
-    if any(HIDDEN in str(value) for value in platform.values()):
-        raise UsageError(
-            "the run's platform settings hold a password, which is not kept on disk",
-            where="--resume",
-            fix="give them again: `emuflow run --resume --set platform.…=…`",
-        )
-    return PlatformSettings.parse(platform)
-
-
 def _expected_seconds(home: Home, preset: str) -> dict[str, float]:
     """What each step took in the newest complete run of the same preset."""
     for file in sorted(home.last_run_file.parent.glob("*/run.json"), reverse=True):
@@ -224,20 +231,6 @@ def _expected_seconds(home: Home, preset: str) -> dict[str, float]:
         if content["preset"] == preset and content["status"] == "succeeded":
             return content["seconds"]
     return {}
-
-
-@contextlib.contextmanager
-def _only_run(home: Home) -> Iterator[None]:
-    """Hold the home for this run. Raises `UsageError` where another run works there."""
-    home.last_run_file.parent.mkdir(parents=True, exist_ok=True)
-    with (home.last_run_file.parent / "lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                "another run works in this folder", where=str(home.root), fix="wait for it, or use another --home"
-            ) from None
-        yield
 
 
 def _now() -> datetime.datetime:

@@ -5,10 +5,27 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
+
+from common.files import digest_json
+from common.redaction import redact
+from pipelines.settings import Settings
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 _CODE_FOLDERS = ("common", "components", "model", "pipelines", "serving")
 _CODE_SUFFIXES = {".py", ".yaml", ".j2", ".html", ".pbtxt"}
+
+
+def describe_run(settings: Settings, preset: str, parent_package: str | None) -> dict[str, Any]:
+    """What a package's `Provenance` holds and no step knows: code, settings, and the champion that the run started
+    from."""
+    return {
+        "preset": preset,
+        "git_commit": git_commit(),
+        "image_digest": image_digest(),
+        "settings_digest": digest_json(redact(settings.model_dump(mode="json"))),
+        "parent_package": parent_package,
+    }
 
 
 def git_commit() -> str:

@@ -22,6 +22,7 @@ class RunRecord:
     preset: str
     settings: dict[str, Any]
     started: str
+    code_digest: str = ""
     status: Status = "running"
     ended: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)

@@ -1,5 +1,7 @@
 """The graph: data in, a verdict out. Each task is named after the folder under `components/` that does it."""
 
+import os
+
 from kfp import dsl
 
 from components.benchmark.component import benchmark
@@ -14,6 +16,8 @@ from components.train.component import train
 from components.validate.component import validate
 
 NAME = "emuflow-retrain"
+RUN_ID = os.environ.get("EMUFLOW_RUN_ID") or dsl.PIPELINE_JOB_ID_PLACEHOLDER
+"""Of the run on this machine; on a cluster the platform puts its own in."""
 
 
 @dsl.pipeline(name=NAME, description="Retrain, shrink, measure against the champion, and promote what is proven.")
@@ -36,8 +40,8 @@ def retrain(
     parent_tokenizers: str = "",
     parent_checkpoint: str = "",
     parent_evaluation_set: str = "",
-    # Who made this run, as JSON (`serving.package.manifest.Provenance`).
-    provenance: str = "{}",
+    # Who made this run, as JSON: what `serving.package.manifest.Provenance` holds and no step knows.
+    provenance: str = "",
     # Where things are kept that outlive the run.
     work: str = "/emuflow/work",
     cache: str = "/emuflow/cache",
@@ -46,7 +50,7 @@ def retrain(
     key_folder: str = "/emuflow/keys",
     serving: str = "/emuflow/serving",
 ) -> None:
-    data = ingest(settings=data_settings, parent_evaluation_set=parent_evaluation_set, work=work)
+    data = ingest(settings=data_settings, parent_evaluation_set=parent_evaluation_set, work=work, run_id=RUN_ID)
     samples, evaluation_set = data.outputs["samples"], data.outputs["evaluation_set"]
 
     raw_validation = validate(settings=validation_settings, stage="raw", table=samples, data_docs=data_docs).outputs[
@@ -75,6 +79,7 @@ def retrain(
         model=model_settings,
         parent_checkpoint=parent_checkpoint,
         work=work,
+        run_id=RUN_ID,
         shards=shards,
         tokenizers=tokenizers,
     ).outputs["checkpoint"]
@@ -85,6 +90,7 @@ def retrain(
         settings=export_settings,
         decoding=decoding_settings,
         provenance=provenance,
+        run_id=RUN_ID,
         key_folder=key_folder,
         package_store=package_store,
         engine=engine,

@@ -12,6 +12,7 @@ from common.files import read_json
 from common.home import Home
 from pipelines.connection import connect
 from pipelines.display import closing_table, duration
+from pipelines.lock import run_is_alive
 from pipelines.record import FILE_NAME
 from pipelines.steps import STEPS
 
@@ -24,7 +25,7 @@ def read_status(home: Home) -> dict[str, Any]:
     releases = _releases(home)
     return {
         "champion": releases[0] if releases else None,
-        "last_run": read_json(home.last_run_file) if home.last_run_file.is_file() else None,
+        "last_run": _last_run(home),
         "serving": {"digest": state.digest, "grpc_endpoint": state.grpc_endpoint} if state else None,
     }
 
@@ -88,6 +89,15 @@ def _releases(home: Home) -> list[dict[str, Any]]:
         return [asdict(release) for release in store.history()]
     finally:
         store.close()
+
+
+def _last_run(home: Home) -> dict[str, Any] | None:
+    if not home.last_run_file.is_file():
+        return None
+    record = read_json(home.last_run_file)
+    if record["status"] == "running" and not run_is_alive(home):
+        record["status"] = "interrupted"  # killed so hard that it could not write that itself
+    return record
 
 
 def _summary(record: Mapping[str, Any]) -> dict[str, Any]:

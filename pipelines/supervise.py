@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,41 +23,52 @@ from pipelines.watch import StepState, read_step
 _POLL_S = 0.25
 
 
-def supervise(folder: Path, tracking: RunTracking, expected_s: Mapping[str, float], console: Console) -> None:
+def supervise(
+    folder: Path, tracking: RunTracking, expected_s: Mapping[str, float], console: Console, lock: int
+) -> None:
     """Run the graph of the run `folder` to its end and show it.
 
-    `expected_s` is how long each step took before. Raises `StepFailedError`. However this ends, every process that
+    `expected_s` is how long each step took before, `lock` the descriptor that holds the home. Raises `StepFailedError`. However this ends, every process that
     was started below it has ended, those in sessions of their own (torchrun's ranks, Triton) too.
     """
     adopt_orphans()
     started = time.time()
-    orchestrator = _start(folder, tracking)
-    try:
-        with make_display(console) as display:
-            while True:
-                code = orchestrator.poll()  # before the records are read: they are then the last ones
-                now = time.time()
-                states = [read_step(folder, step, now=now, run_started=started) for step in STEPS]
-                for state in states:
-                    if state.record and state.status in ("succeeded", "failed"):
-                        tracking.step_ended(state.record)
-                display.update(states, now - started, _remaining_s(states, expected_s))
-                if code is not None:
-                    break
-                time.sleep(_POLL_S)
-    finally:
-        end_descendants()
+    with tempfile.TemporaryDirectory(prefix="emuflow-", ignore_cleanup_errors=True) as scratch:
+        orchestrator = _start(folder, tracking, lock, scratch)
+        try:
+            with make_display(console) as display:
+                while True:
+                    code = orchestrator.poll()  # before the records are read: they are then the last ones
+                    states = _read_steps(folder, started, tracking)
+                    display.update(states, time.time() - started, _remaining_s(states, expected_s))
+                    if code is not None:
+                        break
+                    time.sleep(_POLL_S)
+        finally:
+            end_descendants()
+            _read_steps(folder, started, tracking)
     if code != 0:
         raise _failure(states, folder, code)
 
 
-def _start(folder: Path, tracking: RunTracking) -> subprocess.Popen[bytes]:
+def _read_steps(folder: Path, started: float, tracking: RunTracking) -> list[StepState]:
+    """What the steps do now; those that have ended are told to the tracking server."""
+    states = [read_step(folder, step, now=time.time(), run_started=started) for step in STEPS]
+    for state in states:
+        if state.record and state.status in ("succeeded", "failed"):
+            tracking.step_ended(state.record, earlier=state.earlier)
+    return states
+
+
+def _start(folder: Path, tracking: RunTracking, lock: int, scratch: str) -> subprocess.Popen[bytes]:
     (folder / "logs").mkdir(exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"} | {
         RUN_FOLDER_VARIABLE: str(folder),
         STEP_RUNS_VARIABLE: json.dumps(tracking.runs),
         "EMUFLOW_IMAGE": f"emuflow-python:{code_digest()[:16]}",  # a completed step is recognised by its code, too
+        "EMUFLOW_RUN_ID": folder.name,
         "PYTHONUNBUFFERED": "1",
+        "TMPDIR": scratch,  # what a killed step leaves there goes with it
     }
     with (folder / "logs" / "pipeline.log").open("ab") as log:
         return subprocess.Popen(
@@ -66,6 +78,7 @@ def _start(folder: Path, tracking: RunTracking) -> subprocess.Popen[bytes]:
             stderr=log,
             cwd=CHECKOUT,
             env=environment,
+            pass_fds=(lock,),  # a run that was killed holds the home until its last process has ended
             start_new_session=True,  # a terminal's Ctrl-C comes to this process alone, which then ends all others
             preexec_fn=die_with_parent,
         )

@@ -28,7 +28,8 @@ class RunTracking:
 
         self.runs, self.parent = dict(runs), parent
         self._client = MlflowClient()
-        self._ended: set[str] = set()
+        self._ended: set[tuple[str, float]] = set()
+        self._finished_before: set[str] = set()
 
     @classmethod
     def open(
@@ -68,16 +69,22 @@ class RunTracking:
 
         try:
             self._client.update_run(self.parent, status="RUNNING")
+            for step, run in self.runs.items():
+                if self._client.get_run(run).info.status == _ENDS["succeeded"]:
+                    self._finished_before.add(step)
         except (MlflowException, OSError) as error:
             raise _unreachable(error) from None
 
-    def step_ended(self, record: Mapping[str, Any]) -> None:
-        """Log what a step left (`steps/<step>.json`) and close its run. A server that is away is reported, not raised:
-        the record is on disk, and promotion asks the server itself."""
-        name = record["step"]
-        if name in self._ended or name not in self.runs:
+    def step_ended(self, record: Mapping[str, Any], *, earlier: bool = False) -> None:
+        """Log what a step left (`steps/<step>.json`) and close its run, once for each time that it worked.
+
+        `earlier` is a step that an earlier start of the run completed. A server that is away is reported, not raised:
+        the record is on disk, and promotion asks the server itself.
+        """
+        name, attempt = record["step"], (record["step"], record["started"])
+        if attempt in self._ended or name not in self.runs or (earlier and name in self._finished_before):
             return
-        self._ended.add(name)
+        self._ended.add(attempt)
         try:
             end = _ENDS[record["status"]]
             log_step(self.runs[name], record["settings"], record["result"], record["seconds"], end=end)

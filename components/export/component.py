@@ -10,6 +10,7 @@ def export(
     settings: str,
     decoding: str,
     provenance: str,
+    run_id: str,
     key_folder: str,
     package_store: str,
     engine: Input[Model],
@@ -34,6 +35,7 @@ def export(
             Path(engine.path),
             Provenance(
                 **json.loads(provenance),
+                run_id=run_id,
                 data_digest=read_json(Path(curated.path) / "report.json")["table_sha256"],
                 evaluation_digest=read_json(Path(evaluation_set.path) / "evaluation.json")["digest"],
                 tokenizers_digest=read_json(Path(engine.path) / "calibration.json")["tokenizers_digest"],

@@ -15,12 +15,11 @@ def promote(
     exported: Input[Artifact],
 ):
     """Register the candidate with its evidence; where the verdict is PASS, make it the champion."""
-    import os
     from pathlib import Path
 
     from components.promote.promote import promote as run
     from components.promote.settings import PromotionSettings
-    from components.step import RELEASE_URL_VARIABLE, step
+    from components.step import release_url, step
 
     with step("promote", settings) as record:
         record.result = run(
@@ -29,6 +28,6 @@ def promote(
             Path(exported.path),
             Path(package_store),
             Path(key_folder),
-            os.environ[RELEASE_URL_VARIABLE],
+            release_url(),
             Path(serving),
         )

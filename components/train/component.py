@@ -11,6 +11,7 @@ def train(
     model: str,
     parent_checkpoint: str,
     work: str,
+    run_id: str,
     shards: Input[Dataset],
     tokenizers: Input[Model],
     checkpoint: Output[Model],
@@ -30,6 +31,6 @@ def train(
             Path(shards.path),
             Path(tokenizers.path),
             Path(parent_checkpoint) if parent_checkpoint else None,
-            Path(work) / "train",
+            Path(work) / run_id / "train",
             Path(checkpoint.path),
         )

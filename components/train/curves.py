@@ -1,9 +1,15 @@
 """Training curves: one JSON line a point, and MLflow where the step was given a run."""
 
 import json
+import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
+
+from common.redaction import redact_text
+
+_log = logging.getLogger(__name__)
 
 
 class Curves:
@@ -22,9 +28,12 @@ class Curves:
         if self._mlflow is not None:
             from mlflow.entities import Metric
 
-            now_ms = int(_now_s() * 1000)
+            now_ms = int(time.time() * 1000)
             metrics = [Metric(f"train/{name}", value, now_ms, step) for name, value in values.items()]
-            self._mlflow.log_batch(self._run_id, metrics=metrics)
+            try:
+                self._mlflow.log_batch(self._run_id, metrics=metrics)
+            except Exception as error:  # noqa: BLE001  the tracking server's own errors have no common class
+                _log.warning("MLflow did not take step %d of the curve: %s", step, redact_text(str(error)))
 
 
 def _mlflow_client() -> tuple[Any, str | None]:
@@ -38,9 +47,3 @@ def _mlflow_client() -> tuple[Any, str | None]:
 
 def _lines(file: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
-
-
-def _now_s() -> float:
-    import time
-
-    return time.time()

@@ -1,5 +1,6 @@
 """Starting the ranks of a training on this machine with torchrun."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -16,13 +17,29 @@ def extensions_folder() -> Path:
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path(sysconfig.get_path("data")) / "torch_extensions"))
 
 
+def remove_stale_locks(folder: Path) -> None:
+    """Remove the locks of compilations that were killed: whoever waits for one would wait for ever.
+
+    A compilation that is still at work keeps its lock open, and so keeps it.
+    """
+    locks = set(folder.glob("**/lock"))
+    if not locks:
+        return
+    import psutil
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            locks -= {Path(file.path) for file in process.open_files()}
+    for lock in locks:
+        lock.unlink(missing_ok=True)
+
+
 def rank_environment(threads: int) -> dict[str, str]:
     """The environment of a rank: CPU accelerator where no GPU is, its threads, and no stale build lock to hang on."""
     import torch
 
     folder = extensions_folder()
-    for lock in folder.glob("**/lock"):
-        lock.unlink(missing_ok=True)  # left by a killed compilation; waiting for it would never end
+    remove_stale_locks(folder)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TORCH_EXTENSIONS_DIR": str(folder)}
     if not torch.cuda.is_available():
         environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}

@@ -6,14 +6,13 @@ leaves a lock on which every later one waits for ever.
 
 import os
 
-from components.train.launcher import extensions_folder
+from components.train.launcher import extensions_folder, remove_stale_locks
 
 
 def main() -> None:
     """Build the operator into `extensions_folder()`, where a training looks for it; nothing where it is there."""
     folder = extensions_folder()
-    for lock in folder.glob("**/lock"):
-        lock.unlink(missing_ok=True)
+    remove_stale_locks(folder)
     os.environ |= {"TORCH_EXTENSIONS_DIR": str(folder), "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
     from deepspeed.ops.op_builder import ShareMemCommBuilder  # pyright: ignore[reportAttributeAccessIssue]

@@ -116,12 +116,13 @@ def initial_model(job: Job) -> Generator:
 
 
 def fingerprint(job: Job) -> str:
-    """What a saved state depends on besides the step: settings, model and data."""
+    """What a saved state depends on besides the step: settings, model, data, and the code that trains."""
     return digest_json(
         {
             "training": job.training.model_dump(mode="json"),
             "model": job.model.model_dump(mode="json"),
             "shards": job.shards_digest,
+            "code": os.environ.get("EMUFLOW_IMAGE", ""),
         }
     )
 

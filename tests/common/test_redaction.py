@@ -22,7 +22,7 @@ def test_fault_25_passwords_in_urls_are_hidden_wherever_they_stand():
     assert "hunter2" not in redact_text(f"cannot connect to {url}: timeout")
 
 
-@pytest.mark.parametrize("password", ["p@ss:word", "a@b", "x%2Fy"])
+@pytest.mark.parametrize("password", ["p@ss:word", "a@b", "x%2Fy", "p/w"])
 def test_fault_25_a_password_with_special_characters_is_hidden_whole(password):
     shown = redact_text(f"postgresql://user:{password}@host/db")
     assert shown == f"postgresql://user:{HIDDEN}@host/db"

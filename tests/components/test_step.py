@@ -112,3 +112,23 @@ def test_only_plain_values_of_a_result_are_kept():
 @pytest.mark.parametrize("value", [_Result, "text", 3])
 def test_what_is_no_dataclass_has_no_values(value):
     assert result_values(value) == {}
+
+
+def test_fault_25_a_chain_of_errors_that_tells_a_password_is_not_printed(tmp_path):
+    middle = "raise ValueError('asked http://u:hunter2@host/api') from OSError('http://u:hunter2@host/api is away')"
+    done = run_body(tmp_path, middle)
+    assert done.returncode != 0
+    log = (tmp_path / "logs" / "curate.log").read_text()
+    assert "http://u:***@host/api" in log and "hunter2" not in log + done.stdout + done.stderr
+
+
+def test_fault_27_sigterm_unwinds_a_step(tmp_path):
+    marker = tmp_path / "unwound"
+    middle = f"""import contextlib, pathlib, signal
+    with contextlib.ExitStack() as stack:
+        stack.callback(pathlib.Path({str(marker)!r}).touch)
+        signal.raise_signal(signal.SIGTERM)"""
+    done = run_body(tmp_path, middle)
+    assert done.returncode == 143
+    assert marker.exists()
+    assert json.loads((tmp_path / "steps" / "curate.json").read_text())["status"] == "failed"
