@@ -1,14 +1,14 @@
 # The whole interface of a contributor. It needs Python 3.11, make and a C++ compiler; everything else goes into .venv.
 #
 #   TORCH=cpu    (default) PyTorch's CPU wheel
-#   TORCH=cuda   PyTorch's CUDA wheel, for a machine with NVIDIA GPUs
+#   TORCH=cuda   PyTorch's CUDA wheel, for a machine with NVIDIA GPUs; .venv remembers the choice
 #   ARGS="…"     more arguments for `emuflow`, or for pytest
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell command -v python3.11 || echo python3)
-TORCH ?= cpu
+TORCH ?= $(shell cat .venv/.torch 2>/dev/null || echo cpu)
 ARGS ?=
 IMAGE ?= emuflow-python:0.1.0
 
@@ -19,7 +19,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c const
 INPUTS := pyproject.toml serving/client/pyproject.toml constraints.txt
 STAMP := .venv/.ready-$(TORCH)-$(shell cat $(INPUTS) | sha256sum | cut -c1-16)
 
-.PHONY: help setup run test test-slow bench serve lint format images clean
+.PHONY: help setup run test test-slow serve lint format images clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
@@ -35,9 +35,6 @@ test-slow: setup ## the tests that take minutes each
 
 serve: setup ## serve the champion with Triton on this machine
 	$(BIN)/emuflow serve $(ARGS)
-
-bench: setup ## list the benchmarks, or run one: make bench ARGS=decode
-	@if [ -n "$(ARGS)" ]; then $(BIN)/python -m benchmarks.$(ARGS); else ls benchmarks/*.py 2>/dev/null | sed -E 's,benchmarks/(.*)\.py,\1,' | grep -v __init__ || echo "no benchmark yet"; fi
 
 lint: setup ## ruff (rules and format) and pyright
 	$(BIN)/ruff check .
@@ -60,13 +57,14 @@ $(STAMP):
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv (some minutes) ..."
 	@$(PIP) setuptools wheel ninja
+	@[ "$$(cat .venv/.torch 2>/dev/null || echo $(TORCH))" = $(TORCH) ] || $(BIN)/python -m pip uninstall --quiet --yes torch
 	@if [ "$(TORCH)" = cuda ]; then $(PIP) torch==$(TORCH_VERSION); \
 	else $(PIP) torch==$(TORCH_VERSION)+cpu 2>/dev/null || $(PIP) --extra-index-url $(TORCH_INDEX) torch==$(TORCH_VERSION)+cpu; fi
 	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation deepspeed
 	@$(PIP) --no-build-isolation -e serving/client -e '.[local,dev]'
 	@echo "Compiling DeepSpeed's communication operator ..."
 	@$(BIN)/python -m components.train.prebuild > .venv/prebuild.log 2>&1 || { cat .venv/prebuild.log; exit 1; }
-	@rm -f .venv/.ready-* && touch $@
+	@rm -f .venv/.ready-* && echo $(TORCH) > .venv/.torch && touch $@
 
 clean: ## remove caches (not runs/, not .venv)
 	rm -rf .pytest_cache .ruff_cache .hypothesis build *.egg-info serving/client/*.egg-info

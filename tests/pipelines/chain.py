@@ -13,14 +13,13 @@ from typing import Any
 
 import psutil
 
-TIMEOUT_S = 300
-
 
 @dataclass(frozen=True)
 class Chain:
     """The command line, on one home."""
 
     home: Path
+    timeout_s: float = 300
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -34,7 +33,7 @@ class Chain:
     def call(self, *arguments: str, code: int = 0) -> str:
         """Run a command to its end; fails unless it ends with `code`. Returns what it printed."""
         with self.start(*arguments) as process:
-            output, _ = process.communicate(timeout=TIMEOUT_S)
+            output, _ = process.communicate(timeout=self.timeout_s)
         assert process.returncode == code, output
         return output
 
@@ -59,7 +58,7 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str], timeout_s: float = TIMEOUT_S) -> None:
+def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str], timeout_s: float = 300) -> None:
     """Wait for `condition` while `process` works."""
     deadline = time.monotonic() + timeout_s
     while not condition():
