@@ -12,15 +12,19 @@ from pathlib import Path
 
 PROGRESS_VARIABLE = "EMUFLOW_PROGRESS_FILE"
 _MINIMUM_INTERVAL_S = 0.2
-_last_report_s = 0.0
+_last_report_s = -_MINIMUM_INTERVAL_S
 
 
 def report(done: int, total: int, message: str = "") -> None:
-    """Publish "`done` of `total`" with a short message, at most five times a second (the last one always)."""
+    """Publish "`done` of `total`" with a short message, at most five times a second (the last one always).
+
+    A `total` of 0 means that nobody knows it yet; then no report is the last one.
+    """
     global _last_report_s
     target = os.environ.get(PROGRESS_VARIABLE)
     now = time.monotonic()
-    if not target or (done < total and now - _last_report_s < _MINIMUM_INTERVAL_S):
+    last = total > 0 and done >= total
+    if not target or (not last and now - _last_report_s < _MINIMUM_INTERVAL_S):
         return
     _last_report_s = now
     temporary = Path(f"{target}.{os.getpid()}")
