@@ -27,8 +27,9 @@ class CalibrationResult:
 def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, engine: Path) -> CalibrationResult:
     """Write `engine/`: both precisions of the four graphs, `generator.json`, `calibration.json`, the text tokenizer.
 
-    Raises `DigestMismatchError` where the shards were cut with other tokenizers than the checkpoint's,
-    `QuantizationError` naming a layer that cannot be quantized or a graph that comes out too far from fp32.
+    Raises `DigestMismatchError` where a shard is not the one that was written or the shards were cut with other
+    tokenizers than the checkpoint's, `QuantizationError` naming a layer that cannot be quantized or a graph that comes
+    out too far from fp32.
     """
     from components.calibrate.engine import (
         block_sizes,
@@ -39,7 +40,7 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
     )
     from components.calibrate.prompts import prompt_batches
     from model.checkpoint import load_checkpoint
-    from model.data.shards import Shards
+    from model.data.shards import Shards, verify_shards
     from model.decoding.loop import DecodingOptions
     from model.quantization.export_onnx import GRAPHS, export_graphs
     from model.quantization.inference import with_plain_tables
@@ -48,6 +49,7 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
     from model.quantization.weights_pool import pool_weights
     from model.tokenizers.bundle import TokenizerBundle
 
+    verify_shards(shards)
     phases = iter(range(_PHASES))
     generator = load_checkpoint(checkpoint)
     tokenizers = TokenizerBundle.load(checkpoint / "tokenizers")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import DataError, DigestMismatchError, UsageError
-from common.files import digest_folder, read_json
+from common.files import read_json
 from components.train.job import Job
 from components.train.launcher import run_ranks
 from components.train.settings import TrainingSettings
@@ -40,15 +40,17 @@ def train(
 
     `work` survives an interruption: a second call with the same settings and data goes on from the newest state
     in it. `model`'s vocabulary sizes are taken from the tokenizers. Raises `TrainingError` when a rank fails,
-    `DigestMismatchError` when the shards were cut with other tokenizers, `DataError` where a shard is empty.
+    `DigestMismatchError` when a shard is not the one that was written or the shards were cut with other tokenizers,
+    `DataError` where a shard is empty.
     """
     import torch
 
     from model.checkpoint import load_tensors, save_checkpoint
-    from model.data.shards import Shards
+    from model.data.shards import Shards, verify_shards
     from model.tokenizers.bundle import TokenizerBundle
     from model.transformer.model import Generator
 
+    shards_digest = verify_shards(shards)
     bundle, cut = TokenizerBundle.load(tokenizers), Shards(shards, "train")
     if cut.tokenizers_digest != bundle.digest:
         raise DigestMismatchError(
@@ -64,7 +66,7 @@ def train(
         training=settings,
         model=shape,
         shards=shards.resolve(),
-        shards_digest=digest_folder(shards),
+        shards_digest=shards_digest,
         tokenizers_digest=bundle.digest,
         parent_checkpoint=parent_checkpoint.resolve() if parent_checkpoint else None,
         work=work.resolve(),

@@ -14,10 +14,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from common.errors import DataError
+from common.errors import DataError, DigestMismatchError
 from common.files import atomic_path, read_json, sha256_file, write_json
 
 MANIFEST_FILE = "shards.json"
+_SUFFIXES = (".bin", ".idx")
 _SAMPLE_ID_BYTES = 32
 _LARGEST_ID = np.iinfo(np.uint16).max
 
@@ -48,7 +49,7 @@ class ShardWriter:
                 stack.enter_context(
                     stack.enter_context(atomic_path(self._folder / f"{self._split}{suffix}")).open("wb")
                 )
-                for suffix in (".bin", ".idx")
+                for suffix in _SUFFIXES
             ]
             self._open = stack.pop_all()
         return self
@@ -78,12 +79,33 @@ class ShardWriter:
 
 def write_manifest(folder: Path, layout: RecordLayout, counts: Mapping[str, int], **origin: Any) -> None:
     """Write `shards.json` last: shards without it are not complete."""
-    files = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.suffix in (".bin", ".idx")}
+    files = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES}
     write_json(folder / MANIFEST_FILE, {"layout": asdict(layout), "counts": dict(counts), "sha256": files, **origin})
 
 
+def verify_shards(folder: Path) -> str:
+    """Hash every file that `shards.json` names; the sha256 of `shards.json` itself, which so stands for all of them.
+
+    Raises `DataError` where there are no shards, `DigestMismatchError` naming a file that is not the one written.
+    """
+    manifest = folder / MANIFEST_FILE
+    if not manifest.is_file():
+        raise DataError(f"no {MANIFEST_FILE} here", where=str(folder), fix="run the tokenize step again")
+    content = read_json(manifest)
+    written = {f"{split}{suffix}": None for split in content["counts"] for suffix in _SUFFIXES} | content["sha256"]
+    for name, expected in sorted(written.items()):
+        path = folder / name
+        if not path.is_file() or sha256_file(path) != expected:
+            raise DigestMismatchError(
+                "changed since the tokens were written" if path.is_file() else "written, and gone since",
+                where=str(path),
+                fix="run the tokenize step again",
+            )
+    return sha256_file(manifest)
+
+
 class Shards:
-    """Reads one split."""
+    """Reads one split. It trusts the files: `verify_shards` comes first."""
 
     def __init__(self, folder: Path, split: str):
         """Raises `DataError` where the split is missing, empty, or not as long as `shards.json` says."""

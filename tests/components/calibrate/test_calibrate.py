@@ -147,6 +147,17 @@ def test_shards_of_other_tokenizers_are_refused(inputs, tmp_path):
         calibrate(SETTINGS, inputs / "checkpoint", shards, tmp_path / "engine")
 
 
+@pytest.mark.parametrize("name", ["train.bin", "heldout.bin"])
+def test_fault_04_shards_that_changed_since_they_were_written_are_refused(inputs, tmp_path, name):
+    shards = shutil.copytree(inputs / "shards", tmp_path / "shards")
+    content = bytearray((shards / name).read_bytes())
+    content[10] ^= 1
+    (shards / name).write_bytes(content)
+    with pytest.raises(DigestMismatchError, match=rf"{name}: changed"):
+        calibrate(SETTINGS, inputs / "checkpoint", shards, tmp_path / "engine")
+    assert not (tmp_path / "engine").exists()
+
+
 def test_fault_13_a_layer_that_cannot_be_quantized_is_named_and_nothing_is_left(inputs, tmp_path):
     generator = load_checkpoint(inputs / "checkpoint")
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -123,6 +124,17 @@ def test_shards_of_other_tokenizers_are_refused(data, tmp_path):
     save_tokenizers(other, TextTokenizer.train(["others"], 300), VisualTokenizer(VisualTokenizerConfig(width=8)))
     with pytest.raises(DigestMismatchError, match="other tokenizers"):
         train(settings(), MODEL, shards, other, None, tmp_path / "work", tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("name", ["train.bin", "heldout.bin"])
+def test_fault_04_shards_that_changed_since_they_were_written_stop_the_training(data, tmp_path, name):
+    tokenizers, shards = data[0], shutil.copytree(data[1], tmp_path / "shards")
+    content = bytearray((shards / name).read_bytes())
+    content[100] ^= 1
+    (shards / name).write_bytes(content)
+    with pytest.raises(DigestMismatchError, match=rf"{name}: changed"):
+        train(settings(), MODEL, shards, tokenizers, None, tmp_path / "work", tmp_path / "checkpoint")
+    assert [path.name for path in tmp_path.iterdir()] == ["shards"]
 
 
 def test_a_batch_that_does_not_divide_is_refused(data, tmp_path):

@@ -3,8 +3,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from common.errors import DataError
-from model.data.shards import RecordLayout, Shards, ShardWriter, epoch_order, write_manifest
+from common.errors import DataError, DigestMismatchError
+from common.files import read_json, write_json
+from model.data.shards import RecordLayout, Shards, ShardWriter, epoch_order, verify_shards, write_manifest
 
 LAYOUT = RecordLayout(text_length=4, coarse_tokens=4, fine_tokens=16)
 
@@ -58,6 +59,40 @@ def test_a_truncated_file_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(DataError, match=r"train\.bin"):
         Shards(tmp_path, "train")
+
+
+def test_whole_shards_are_named_by_one_digest(tmp_path):
+    write(tmp_path / "one")
+    write(tmp_path / "same")
+    write(tmp_path / "other", count=11)
+    digest = verify_shards(tmp_path / "one")
+    assert digest == verify_shards(tmp_path / "same") != verify_shards(tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", ["train.bin", "train.idx"])
+def test_fault_04_a_shard_with_a_flipped_bit_is_refused(tmp_path, name):
+    write(tmp_path)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[17] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DigestMismatchError, match=rf"{name}: changed"):
+        verify_shards(tmp_path)
+
+
+def test_fault_04_a_shard_that_is_gone_or_was_never_hashed_is_refused(tmp_path):
+    write(tmp_path)
+    manifest = read_json(tmp_path / "shards.json")
+    write_json(tmp_path / "shards.json", manifest | {"sha256": {"train.bin": manifest["sha256"]["train.bin"]}})
+    with pytest.raises(DigestMismatchError, match=r"train\.idx: changed"):
+        verify_shards(tmp_path)
+    (tmp_path / "train.bin").unlink()
+    with pytest.raises(DigestMismatchError, match=r"train\.bin: written, and gone"):
+        verify_shards(tmp_path)
+
+
+def test_a_folder_without_shards_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no shards\.json"):
+        verify_shards(tmp_path)
 
 
 def test_an_absent_split_is_empty(tmp_path):
