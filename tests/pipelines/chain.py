@@ -80,6 +80,12 @@ def descendants(process: subprocess.Popen[str], *words: str) -> list[psutil.Proc
     return found
 
 
+def still_alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those of `processes` that have not ended within three seconds; one that nobody has reaped yet has ended."""
+    _, alive = psutil.wait_procs(processes, timeout=3)
+    return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
 def end(process: subprocess.Popen[str], signal_number: int = signal.SIGTERM) -> str:
     """Send a signal and wait. Returns what was printed."""
     process.send_signal(signal_number)

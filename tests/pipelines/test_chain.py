@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from pipelines.steps import STEPS
-from tests.pipelines.chain import Chain, descendants, end, wait_until
+from tests.pipelines.chain import Chain, descendants, end, still_alive, wait_until
 
 IMPOSSIBLE = "gate.absolute.min_accuracy=0.99"
 
@@ -66,12 +66,12 @@ def second(first: FirstRun) -> SecondRun:
     process = chain.start("run", "--resume")
     wait_until(lambda: descendants(process, "tritonserver") and chain.progress("benchmark") >= 1, process)
     servers = [child.pid for child in descendants(process, "tritonserver")]
-    everything = [child.pid for child in descendants(process)]
+    everything = descendants(process)
     ports = sorted(_listening(servers))
     interrupted_output = end(process, signal.SIGINT)
     completed |= {name: chain.step(name)["started"] for name in ("train", "calibrate", "export")}
 
-    left = [pid for pid in everything if psutil.pid_exists(pid)]
+    left = [child.pid for child in still_alive(everything)]
     open_ports = [port for port in ports if port in _listening(None)]
     code = process.returncode
     chain.call("run", "--resume")
@@ -222,9 +222,9 @@ def test_the_champion_is_served_and_asked(first, second, tmp_path):
         chain.call("generate", prompt, "-o", str(output), "--seed", "5")
         assert (np.asarray(Image.open(output)) == drawn).all()
         assert "prompt" in chain.call("generate", "", "-o", str(output), code=2)
-        children = [child.pid for child in descendants(server)]
+        children = descendants(server)
     finally:
         said = end(server, signal.SIGINT)
     assert server.returncode == 0 and "The server has ended" in said
-    assert children and not [pid for pid in children if psutil.pid_exists(pid)]
+    assert children and not still_alive(children)
     assert "no server runs" in chain.call("generate", "x", "-o", str(output), code=2)

@@ -1,0 +1,98 @@
+"""`emuflow serve` and `emuflow generate`, on a home whose packages stand there already."""
+
+import json
+import signal
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from common.files import read_json
+from common.home import Home
+from serving.deployment import read_state, reconcile_if_running
+from serving.release.store import TABLE_NAME, ReleaseStore
+from tests.engines import write_engine
+from tests.packages import build
+from tests.pipelines.chain import Chain
+from tests.serving.served import eventually
+
+FREE_PORTS = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home with two packages; the INT8 one is the champion."""
+    home = Home(tmp_path_factory.mktemp("served") / "runs")
+    engine = write_engine(home.root.parent / "engine")
+    int8, _ = (build(engine, home.packages, home.keys, precision) for precision in ("int8", "fp32"))
+    promote(home, int8.name, None)
+    return home
+
+
+def promote(home: Home, digest: str, expected: str | None) -> None:
+    store = ReleaseStore(home.release_url)
+    store.promote("champion", digest, expected_current=expected, evidence_digest=None, actor="test", reason="PASS")
+    store.close()
+
+
+def packages(home: Home) -> tuple[str, str]:
+    """The champion and the other package."""
+    champion = ReleaseStore(home.release_url).current()
+    assert champion is not None
+    (other,) = {path.name for path in home.packages.iterdir()} - {champion.digest}
+    return champion.digest, other
+
+
+@contextmanager
+def serving(home: Home, *arguments: str) -> Iterator[None]:
+    process = Chain(home.root).start("serve", *arguments, *FREE_PORTS)
+    try:
+        eventually(lambda: process.poll() is not None or served(home) is not None, timeout_s=60)
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+    assert read_state(home.serving) is None and "The server has ended." in output
+
+
+def served(home: Home) -> str | None:
+    state = read_state(home.serving)
+    return state.digest if state else None
+
+
+def test_the_command_line_serves_the_champion_and_asks_it(place: Home, tmp_path: Path) -> None:
+    champion, _ = packages(place)
+    with serving(place):
+        state = read_json(place.serving / "state.json")
+        assert (state["digest"], state["follows_champion"]) == (champion, True)
+        printed = Chain(place.root).call("generate", "a red seven", "-o", str(tmp_path / "out.png"), "--seed", "7")
+        assert "seed 7" in printed and champion[:12] in printed
+        assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+        Chain(place.root).call("generate", " ", "-o", str(tmp_path / "none.png"), code=2)
+        assert not (tmp_path / "none.png").exists()
+
+
+def test_a_package_that_was_asked_for_by_its_digest_outlives_a_promotion(place: Home) -> None:
+    champion, other = packages(place)
+    with serving(place, "--model", other[:12]):
+        assert served(place) == other
+        assert reconcile_if_running(place.serving, place.packages, champion) == "left as it was"
+        assert served(place) == other
+
+
+def test_fault_21_a_release_store_that_does_not_answer_is_an_error_at_the_start(place: Home) -> None:
+    database = place.release_url.removeprefix("sqlite:///")
+    content = json.dumps("no column of a release")
+    with sqlite3.connect(database) as connection:
+        connection.execute(f"ALTER TABLE {TABLE_NAME} RENAME TO away")
+        connection.execute(f"CREATE TABLE {TABLE_NAME} AS SELECT '{content}' AS nothing")
+    try:
+        printed = Chain(place.root).call("serve", *FREE_PORTS, code=1)
+        assert "the release store does not answer" in printed and "Traceback" not in printed
+    finally:
+        with sqlite3.connect(database) as connection:
+            connection.execute(f"DROP TABLE {TABLE_NAME}")
+            connection.execute(f"ALTER TABLE away RENAME TO {TABLE_NAME}")
