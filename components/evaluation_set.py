@@ -1,6 +1,7 @@
 """The evaluation set as an artifact: `samples.parquet`, and `evaluation.json` that names its digest and its rule."""
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,10 +9,10 @@ from typing import Literal
 from common.errors import DataError, DigestMismatchError
 from common.files import digest_json, read_json, write_json
 from components.captions import normalise_caption
-from components.samples import read_samples
+from components.samples import iterate_samples
 
 EVALUATION_FILE = "evaluation.json"
-_IDENTITY_COLUMNS = ("content_sha256", "text", "labels")
+_READ_COLUMNS = ("id", "content_sha256", "text", "labels", "payload")
 
 Rule = Literal["caption_hash", "near_duplicate_groups"]
 """`caption_hash`: every caption of the digit world that a hash picks. `near_duplicate_groups`: whole groups of
@@ -43,8 +44,11 @@ def content_digest(rows: Iterable[tuple[str, str | None, str | None]]) -> str:
 def freeze_evaluation_set(
     folder: Path, rule: Rule, near_duplicate_rms: float, hold_out_captions: bool
 ) -> EvaluationSet:
-    """Compute the digest of the `samples.parquet` in `folder` and write `evaluation.json` beside it."""
-    rows = _identities(folder)
+    """Compute the digest of the `samples.parquet` in `folder` and write `evaluation.json` beside it.
+
+    Raises `DigestMismatchError` where a content is not the one that its `content_sha256` names.
+    """
+    rows = list(_identities(folder))
     frozen = EvaluationSet(
         digest=content_digest(rows),
         rule=rule,
@@ -58,7 +62,10 @@ def freeze_evaluation_set(
 
 
 def load_evaluation_set(folder: Path) -> EvaluationSet:
-    """Read a frozen set. Raises `DigestMismatchError` where its samples are not those that were frozen."""
+    """Read a frozen set; every payload is hashed again.
+
+    Raises `DigestMismatchError` where its samples are not those that were frozen, `DataError` where there is no set.
+    """
     path = folder / EVALUATION_FILE
     if not path.is_file():
         raise DataError(
@@ -74,6 +81,15 @@ def load_evaluation_set(folder: Path) -> EvaluationSet:
     return frozen
 
 
-def _identities(folder: Path) -> list[tuple[str, str | None, str | None]]:
-    table = read_samples(folder, _IDENTITY_COLUMNS)
-    return list(zip(*(table[name].to_pylist() for name in _IDENTITY_COLUMNS), strict=True))
+def _identities(folder: Path) -> Iterator[tuple[str, str | None, str | None]]:
+    """(content, caption, labels) of each row. The digest covers contents by name: here each name is held to them."""
+    for batch in iterate_samples(folder, _READ_COLUMNS):
+        for row in batch.to_pylist():
+            content = row["payload"] if row["payload"] is not None else (row["text"] or "").encode()
+            if hashlib.sha256(content).hexdigest() != row["content_sha256"]:
+                raise DigestMismatchError(
+                    f"sample {row['id']} does not hold the content that its content_sha256 names",
+                    where=str(folder),
+                    fix="restore the evaluation set of this lineage",
+                )
+            yield row["content_sha256"], row["text"], row["labels"]

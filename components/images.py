@@ -70,9 +70,11 @@ def load(payload: bytes, max_pixels: int) -> DecodedImage:
         raise UnreadableImageError("undecodable", str(error) or type(error).__name__) from None
 
 
-def decode_rgb(payload: bytes) -> np.ndarray:
-    """The pixels of a payload that passed ingest: uint8 [height, width, 3]."""
-    return np.asarray(load(payload, MOST_PIXELS).pixels)
+def square(pixels: Image.Image, side: int) -> np.ndarray:
+    """An RGB image with its shorter side scaled to `side` and the middle of the longer cut out: uint8 [3, side, side]."""
+    if pixels.size != (side, side):
+        pixels = ImageOps.fit(pixels, (side, side), Image.Resampling.BICUBIC)
+    return np.asarray(pixels).transpose(2, 0, 1)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

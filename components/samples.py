@@ -132,16 +132,27 @@ class TableWriter:
             self._writer.close()
 
 
-def samples_path(table: Path) -> Path:
-    """The Sample table of an artifact folder. Raises `DataError` where it is missing or not of this contract."""
+def samples_file(table: Path) -> Path:
+    """The table in an artifact folder, whatever its columns. Raises `DataError` where there is none."""
     path = table / SAMPLES_FILE
     if not path.is_file():
         raise DataError(f"no {SAMPLES_FILE} here", where=str(table), fix="run the step that writes it")
+    return path
+
+
+def table_schema(table: Path) -> pa.Schema:
+    """The columns that an artifact folder's table has. Raises `DataError` where it is missing or no table."""
+    path = samples_file(table)
     try:
-        schema = pq.read_schema(path)
+        return pq.read_schema(path)
     except pa.ArrowInvalid as error:
         raise DataError(f"not a Parquet table: {error}", where=str(path)) from None
-    missing = set(SAMPLE_SCHEMA.names) - set(schema.names)
+
+
+def samples_path(table: Path) -> Path:
+    """The Sample table of an artifact folder. Raises `DataError` where it is missing or not of this contract."""
+    path = samples_file(table)
+    missing = set(SAMPLE_SCHEMA.names) - set(table_schema(table).names)
     if missing:
         raise DataError(f"columns of the Sample contract are missing: {', '.join(sorted(missing))}", where=str(path))
     return path

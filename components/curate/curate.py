@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import DataError, DigestMismatchError
-from common.files import atomic_path, read_json, write_json
+from common.errors import DataError
+from common.files import atomic_path, write_json
 from common.progress import report
 from components.curate.filters import UNDECODABLE, ExactDuplicateFilter, Filter, SizeFilter
 from components.curate.leaks import LeakCheck, refuse_leaks
@@ -24,9 +24,9 @@ from components.samples import (
     iterate_samples,
     table_sha256,
 )
+from components.validate.result import require_validated
 
 REPORT_FILE = "report.json"
-RESULT_FILE = "result.json"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def curate(settings: CurateSettings, samples: Path, evaluation_set: Path, valida
     not the frozen one; `EvaluationLeakError` with the offenders where a kept row shares content, held-out caption or
     nearly the picture with an evaluation sample; `DataError` with the counts by reason where every row is dropped.
     """
-    refuse_changed_table(samples, validation)
+    require_validated(samples, validation)
     leaks = LeakCheck(evaluation_set, load_evaluation_set(evaluation_set))
     with atomic_path(curated) as folder:
         folder.mkdir(parents=True)
@@ -53,26 +53,14 @@ def curate(settings: CurateSettings, samples: Path, evaluation_set: Path, valida
         if not rows:
             counts = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items())) or "the table is empty"
             raise DataError(
-                f"everything was dropped: {counts}", where=str(samples), fix="look at the data, or at curate's settings"
+                f"everything was dropped: {counts}",
+                where=str(samples),
+                fix="look at the data, or at curation.minimum_side",
             )
         refuse_leaks(leaks.finish(), samples)
         result = Curated(rows=rows, dropped=dropped, table_sha256=table_sha256(folder))
         write_json(folder / REPORT_FILE, {"rows": rows, "dropped": dropped, "table_sha256": result.table_sha256})
     return result
-
-
-def refuse_changed_table(table: Path, validation: Path) -> None:
-    """Raises `DigestMismatchError` where the table is not the one that passed validation."""
-    result = validation / RESULT_FILE
-    if not result.is_file():
-        raise DataError(f"no {RESULT_FILE} here", where=str(validation), fix="validate the table first")
-    validated = read_json(result)
-    if not validated.get("success"):
-        raise DataError("this table did not pass validation", where=str(validation))
-    if table_sha256(table) != validated.get("table_sha256"):
-        raise DigestMismatchError(
-            "the table changed since it was validated", where=str(table), fix="run again from ingest"
-        )
 
 
 def _filters(settings: CurateSettings) -> list[Filter]:

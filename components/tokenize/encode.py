@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from common.errors import DataError
 from common.progress import report
+from components.samples import count_samples
 from components.tokenize.settings import TokenizerSettings
-from components.tokenize.table import TABLE_FILE, CaptionedImages, captioned_images
+from components.tokenize.table import CaptionedImages, captioned_images
 from model.data.shards import RecordLayout, ShardWriter
 from model.tokenizers.bundle import TokenizerBundle
 from model.tokenizers.text import PromptTooLongError
@@ -38,9 +39,7 @@ def write_split(
 
     Raises `DataError` with those reasons where no row is left.
     """
-    import pyarrow.parquet as pq
-
-    rows = pq.read_metadata(table / TABLE_FILE).num_rows
+    rows = count_samples(table)
     dropped: Counter[str] = Counter()
     layout = record_layout(settings, bundle)
     with ShardWriter(shards, split, layout) as writer:

@@ -4,15 +4,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from common.errors import DataError, DigestMismatchError
-from common.files import read_json, sha256_file
-from components.tokenize.images import decode_square
+from components.images import MOST_PIXELS, UnreadableImageError, load, square
+from components.samples import count_samples, iterate_samples
 
-TABLE_FILE = "samples.parquet"
-_COLUMNS = ["id", "modality", "text", "payload"]
+_COLUMNS = ("id", "modality", "text", "payload")
 _BATCH_ROWS = 512
 
 
@@ -28,39 +27,20 @@ class CaptionedImages:
         return len(self.ids)
 
 
-def check_digest(table: Path, validation: Path) -> str:
-    """The table's sha256. Raises `DigestMismatchError` where it is not the one that was validated."""
-    expected = read_json(validation / "result.json")["table_sha256"]
-    found = sha256_file(table / TABLE_FILE)
-    if found != expected:
-        raise DigestMismatchError(
-            f"the data changed after it was validated: sha256 {found[:12]}…, validated was {expected[:12]}…",
-            where=str(table / TABLE_FILE),
-            fix="validate it again",
-        )
-    return found
-
-
 def captioned_images(table: Path, side: int, dropped: Counter[str]) -> Iterator[CaptionedImages]:
     """The images with captions, in the table's order; every other row is counted in `dropped` by its reason."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(table / TABLE_FILE) as file:
-        for batch in file.iter_batches(_BATCH_ROWS, columns=_COLUMNS):
-            ids, captions, images = [], [], []
-            for row in batch.to_pylist():
-                if reason := _unusable(row):
-                    dropped[reason] += 1
-                    continue
-                try:
-                    images.append(decode_square(row["payload"], side))
-                except DataError:
-                    dropped["undecodable"] += 1
-                    continue
-                ids.append(row["id"])
-                captions.append(row["text"])
-            if ids:
-                yield CaptionedImages(ids, captions, np.stack(images))
+    for batch in iterate_samples(table, _COLUMNS, _BATCH_ROWS):
+        ids, captions, images = [], [], []
+        for row in batch.to_pylist():
+            pixels = _pixels(row, side)
+            if isinstance(pixels, str):
+                dropped[pixels] += 1
+                continue
+            ids.append(row["id"])
+            captions.append(row["text"])
+            images.append(pixels)
+        if ids:
+            yield CaptionedImages(ids, captions, np.stack(images))
 
 
 def random_images(table: Path, side: int, count: int, seed: int) -> np.ndarray:
@@ -68,38 +48,33 @@ def random_images(table: Path, side: int, count: int, seed: int) -> np.ndarray:
 
     The rows are chosen before anything is decoded, so that memory holds the chosen images alone.
     """
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(table / TABLE_FILE) as file:
-        rows = file.metadata.num_rows
-        chosen = np.zeros(rows, dtype=bool)
-        chosen[np.random.default_rng(seed).permutation(rows)[:count]] = True
-        images, start = [], 0
-        for batch in file.iter_batches(_BATCH_ROWS, columns=_COLUMNS):
-            wanted = np.flatnonzero(chosen[start : start + batch.num_rows])
-            start += batch.num_rows
-            for row in batch.take(wanted).to_pylist():
-                if _unusable(row):
-                    continue
-                try:
-                    images.append(decode_square(row["payload"], side))
-                except DataError:
-                    continue
+    rows = count_samples(table)
+    chosen = np.zeros(rows, dtype=bool)
+    chosen[np.random.default_rng(seed).permutation(rows)[:count]] = True
+    images, start = [], 0
+    for batch in iterate_samples(table, _COLUMNS, _BATCH_ROWS):
+        wanted = np.flatnonzero(chosen[start : start + batch.num_rows])
+        start += batch.num_rows
+        decoded = (_pixels(row, side) for row in batch.take(wanted).to_pylist())
+        images.extend(pixels for pixels in decoded if not isinstance(pixels, str))
     return np.stack(images) if images else np.empty((0, 3, side, side), np.uint8)
 
 
 def captions_of(table: Path) -> Iterator[str]:
     """Every caption of an image, in the table's order."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(table / TABLE_FILE) as file:
-        for batch in file.iter_batches(_BATCH_ROWS, columns=["modality", "text"]):
-            yield from (row["text"] for row in batch.to_pylist() if row["modality"] == "image" and row["text"])
+    for batch in iterate_samples(table, ("modality", "text"), _BATCH_ROWS):
+        yield from (row["text"] for row in batch.to_pylist() if row["modality"] == "image" and row["text"])
 
 
-def _unusable(row: dict) -> str | None:
+def _pixels(row: dict[str, Any], side: int) -> np.ndarray | str:
+    """uint8 [3, side, side], or the reason why a row cannot be used."""
     if row["modality"] != "image":
         return "not_an_image"
     if not row["text"] or not row["text"].strip():
         return "no_caption"
-    return None if row["payload"] else "no_pixels"
+    if not row["payload"]:
+        return "no_pixels"
+    try:
+        return square(load(row["payload"], MOST_PIXELS).pixels, side)
+    except UnreadableImageError:
+        return "undecodable"

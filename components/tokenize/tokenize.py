@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import atomic_path
+from components.evaluation_set import load_evaluation_set
 from components.tokenize.settings import TokenizerSettings
-from components.tokenize.table import captioned_images, check_digest
+from components.tokenize.table import captioned_images
+from components.validate.result import require_validated
 
 TRAIN, HELDOUT = "train", "heldout"
 
@@ -37,10 +39,11 @@ def tokenize(
     """Write `tokenizers/` and `shards/` from the validated table.
 
     The parent's tokenizers are reused unless there are none or `settings.retrain`. The held-out split is the
-    evaluation set. Raises `DigestMismatchError` where the table is not the one that `validation` saw, `DataError`
-    where a split has no usable row.
+    evaluation set. Raises `DigestMismatchError` where the table is not the one that passed `validation` or the set not
+    the one that was frozen, `DataError` where the table did not pass or a split has no usable row.
     """
-    table_sha256 = check_digest(curated, validation)
+    table_sha256 = require_validated(curated, validation)
+    load_evaluation_set(evaluation_set)
 
     from components.tokenize.encode import record_layout, write_split
     from components.tokenize.tokenizers import reconstruction_quality, reuse_tokenizers, train_tokenizers

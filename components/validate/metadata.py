@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.errors import DataError
-from components.samples import METADATA_COLUMNS, SAMPLE_SCHEMA, SAMPLES_FILE
+from components.samples import METADATA_COLUMNS, SAMPLE_SCHEMA, samples_file, table_schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +19,7 @@ def schema_table(table: Path) -> "pd.DataFrame":
     """One row for each column that the contract or the table has: `column`, `type` and `contract_type`."""
     import pandas as pd
 
-    actual = {field.name: str(field.type) for field in pq.read_schema(samples_file(table))}
+    actual = {field.name: str(field.type) for field in table_schema(table)}
     contract = {field.name: str(field.type) for field in SAMPLE_SCHEMA}
     names = [*contract, *(name for name in actual if name not in contract)]
     rows = [(name, actual.get(name, "absent"), contract.get(name, "not in the contract")) for name in names]
@@ -44,11 +43,3 @@ def metadata_table(table: Path) -> "pd.DataFrame":
     schema = pa.schema([SAMPLE_SCHEMA.field(name).with_nullable(True) for name in METADATA_COLUMNS])
     frame = pa.Table.from_batches([part.cast(schema) for part in parts], schema=schema).to_pandas()
     return frame.assign(payload_bytes=sizes, payload_sha256=digests)
-
-
-def samples_file(table: Path) -> Path:
-    """The table in an artifact folder, whatever its columns. Raises `DataError` where there is none."""
-    path = table / SAMPLES_FILE
-    if not path.is_file():
-        raise DataError(f"no {SAMPLES_FILE} here", where=str(table), fix="run the step that writes it")
-    return path

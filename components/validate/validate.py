@@ -7,12 +7,12 @@ from pathlib import Path
 from common.errors import ContractError, MetricComputationError
 from common.files import atomic_path, sha256_file, write_json
 from common.progress import report
-from components.samples import MODALITIES
+from components.samples import MODALITIES, samples_file
 from components.validate.checks import Check, SuiteOutcome, open_context, run_suite
-from components.validate.metadata import metadata_table, samples_file, schema_table
+from components.validate.metadata import metadata_table, schema_table
+from components.validate.result import RESULT_FILE
 from components.validate.settings import ValidateSettings
 
-RESULT_FILE = "result.json"
 _LONGEST_VALUE = 100
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.images import UnreadableImageError, decode_rgb, load
+from components.images import UnreadableImageError, load, square
 from tests.components.data import encoded, picture
 
 
@@ -15,12 +15,12 @@ def test_the_three_forms_decode_to_rgb(form, mime):
 
 def test_transparent_pixels_are_laid_on_white():
     image = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    assert (decode_rgb(encoded(image)) == 255).all()
+    assert (np.asarray(load(encoded(image), 100).pixels) == 255).all()
 
 
 def test_sixteen_bit_grey_is_scaled_and_not_clipped():
     grey = Image.fromarray(np.full((2, 2), 32_896, dtype=np.uint16))
-    assert np.unique(decode_rgb(encoded(grey))).tolist() == [128]
+    assert np.unique(np.asarray(load(encoded(grey), 100).pixels)).tolist() == [128]
 
 
 def test_a_rotated_photograph_is_turned_upright():
@@ -28,6 +28,14 @@ def test_a_rotated_photograph_is_turned_upright():
     exif = image.getexif()
     exif[0x0112] = 6
     assert load(encoded(image, "JPEG", exif=exif), 100).pixels.size == (4, 8)
+
+
+def test_a_square_is_the_middle_of_the_image_at_the_wanted_size():
+    image = Image.new("RGB", (90, 30), "black")
+    image.paste((10, 20, 30), (30, 0, 60, 30))
+    pixels = square(image, 15)
+    assert (pixels.shape, pixels.dtype) == ((3, 15, 15), np.uint8)
+    assert (pixels[:, :, 2:-2] == np.array([10, 20, 30], dtype=np.uint8)[:, None, None]).all()
 
 
 @pytest.mark.parametrize(

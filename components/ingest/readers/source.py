@@ -1,6 +1,5 @@
 """Find the data below a path, whatever forms it is in, and stream its samples in one fixed order."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,14 +45,6 @@ class Source:
         for path in self.parquets:
             yield from read_parquet(path, self.name(path), limits)
         yield from read_folder(self.root, list(self.files), limits)
-
-    def fingerprint(self) -> str:
-        """A digest of names, sizes and times: cheap, and enough to tell that a run on this data cannot be reused."""
-        digest = hashlib.sha256()
-        for path in (*self.tars, *self.parquets, *self.files):
-            status = path.stat()
-            digest.update(f"{self.name(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
 
 
 def find_source(path: Path) -> Source:

@@ -16,7 +16,7 @@ from common.files import digest_folder
 from components.evaluation_set import load_evaluation_set
 from components.ingest.ingest import Ingested, ingest
 from components.ingest.settings import IngestSettings
-from components.samples import SAMPLE_SCHEMA, read_samples, table_sha256
+from components.samples import SAMPLE_SCHEMA, TableWriter, read_samples, table_sha256
 from tests.components.data import encoded, picture, png, write_folder, write_tar
 
 SMALL_WORLD = {"scenes": 60, "planted_duplicates": 4, "broken_members": 6, "scenes_per_tar": 400}
@@ -258,6 +258,19 @@ def test_a_changed_evaluation_set_is_refused(tmp_path):
     pq.write_table(table.slice(1), evaluation / "samples.parquet")
     with pytest.raises(DigestMismatchError):
         load_evaluation_set(evaluation)
+
+
+def test_an_evaluation_sample_whose_payload_was_altered_is_refused(tmp_path):
+    run(tmp_path, write_folder(tmp_path / "data", 60), "first")
+    evaluation = tmp_path / "first" / "evaluation"
+    rows = pq.read_table(evaluation / "samples.parquet").to_pylist()
+    rows[1]["payload"] = rows[0]["payload"]
+    with TableWriter(evaluation / "samples.parquet") as writer:
+        writer.write_all(rows)
+    with pytest.raises(DigestMismatchError, match=rf"{rows[1]['id']} does not hold the content"):
+        load_evaluation_set(evaluation)
+    with pytest.raises(DigestMismatchError):
+        run(tmp_path, tmp_path / "data", "second", parent=evaluation)
 
 
 def _bomb() -> bytes:

@@ -1,22 +1,25 @@
 """The step on small tables of real PNG files."""
 
-import hashlib
 import io
 import shutil
+from collections import Counter
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from common.errors import DataError, DigestMismatchError
-from common.files import digest_folder, read_json, sha256_file, write_json
+from common.files import digest_folder, read_json, write_json
+from components.evaluation_set import freeze_evaluation_set
+from components.images import MOST_PIXELS, load
+from components.samples import TableWriter, image_sample, table_sha256
 from components.tokenize.settings import TokenizerSettings
+from components.tokenize.table import captioned_images
 from components.tokenize.tokenize import tokenize
 from model.data.shards import Shards
 from model.tokenizers.bundle import TokenizerBundle
 from model.tokenizers.settings import VisualTokenizerConfig, VisualTrainingSettings
+from tests.components.data import encoded
 
 SETTINGS = TokenizerSettings(
     text_vocabulary=300,
@@ -30,23 +33,31 @@ SETTINGS = TokenizerSettings(
 def png(seed, size=(32, 32)):
     random = np.random.default_rng(seed)
     image = Image.fromarray(random.integers(0, 256, (4, 4, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    image.save(buffer, "png")
-    return buffer.getvalue()
+    return encoded(image)
 
 
-def row(number, text="a red dot", payload=None, modality="image"):
-    return {
-        "id": hashlib.sha256(str(number).encode()).hexdigest(),
-        "modality": modality,
-        "text": text,
-        "payload": png(number) if payload is None else payload,
-    }
+def row(number, text="a red dot", payload=None, **changes):
+    made = image_sample(
+        source="a.tar",
+        member=str(number),
+        payload=png(number) if payload is None else payload,
+        caption=text,
+        mime="image/png",
+        width=32,
+        height=32,
+    )
+    return made | changes
 
 
 def write_table(folder, rows):
     folder.mkdir()
-    pq.write_table(pa.Table.from_pylist(rows), folder / "samples.parquet")
+    with TableWriter(folder / "samples.parquet") as writer:
+        writer.write_all(rows)
+    return folder
+
+
+def freeze(folder, rows):
+    freeze_evaluation_set(write_table(folder, rows), "near_duplicate_groups", 5.0, hold_out_captions=False)
     return folder
 
 
@@ -54,13 +65,13 @@ def write_table(folder, rows):
 def inputs(tmp_path):
     """Paths of a curated table of 12 images, its validation, and an evaluation set of 3."""
     curated = write_table(tmp_path / "curated", [row(n, f"a {['red', 'blue'][n % 2]} dot") for n in range(12)])
-    evaluation = write_table(tmp_path / "evaluation", [row(n) for n in range(100, 103)])
+    evaluation = freeze(tmp_path / "evaluation", [row(n) for n in range(100, 103)])
     validate(tmp_path, curated)
     return {"curated": curated, "validation": tmp_path / "validation", "evaluation_set": evaluation}
 
 
 def validate(folder, curated):
-    write_json(folder / "validation" / "result.json", {"table_sha256": sha256_file(curated / "samples.parquet")})
+    write_json(folder / "validation" / "result.json", {"success": True, "table_sha256": table_sha256(curated)})
 
 
 def run(inputs, folder, settings=SETTINGS, parent=None):
@@ -93,7 +104,7 @@ def _float(image):
 def test_the_manifest_names_where_the_tokens_came_from(inputs, tmp_path):
     result = run(inputs, tmp_path / "out")
     manifest = read_json(tmp_path / "out/shards/shards.json")
-    assert manifest["table_sha256"] == sha256_file(inputs["curated"] / "samples.parquet")
+    assert manifest["table_sha256"] == table_sha256(inputs["curated"])
     assert manifest["layout"] == {"text_length": 8, "coarse_tokens": 16, "fine_tokens": 64}
     assert manifest["visual_levels"] == [8, 6, 5]
     description = read_json(tmp_path / "out/tokenizers/tokenizers.json")
@@ -150,18 +161,25 @@ def test_rows_that_cannot_be_used_are_counted_by_reason(inputs, tmp_path):
     assert result.dropped["train"] == expected
 
 
-def test_other_sizes_are_scaled_and_cropped_and_transparency_is_black(tmp_path):
-    from components.tokenize.images import decode_square
-
-    assert decode_square(png(1, (90, 40)), 32).shape == (3, 32, 32)
-    buffer = io.BytesIO()
-    Image.new("RGBA", (32, 32), (255, 255, 255, 0)).save(buffer, "png")
-    assert decode_square(buffer.getvalue(), 32).max() == 0
+def test_a_rotated_photograph_and_a_transparent_picture_are_decoded_as_everywhere(tmp_path):
+    upright = Image.new("RGB", (32, 32), "black")
+    upright.paste("white", (0, 0, 32, 16))
+    exif = upright.getexif()
+    exif[0x0112] = 6  # shown after a quarter turn to the right
+    lying = encoded(upright.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=95, exif=exif)
+    transparent = encoded(Image.new("RGBA", (32, 32), (200, 0, 0, 0)))
+    table = write_table(tmp_path / "table", [row(1, payload=lying), row(2, payload=transparent)])
+    (samples,) = captioned_images(table, 32, Counter())
+    photograph, picture = samples.images
+    assert photograph[:, :14].min() > 240 and photograph[:, 18:].max() < 15
+    assert (picture == 255).all()
+    for payload, pixels in ((lying, photograph), (transparent, picture)):
+        assert (np.asarray(load(payload, MOST_PIXELS).pixels).transpose(2, 0, 1) == pixels).all()
 
 
 def test_fault_02_a_split_without_a_usable_row_stops_with_the_counts(inputs, tmp_path):
     shutil.rmtree(inputs["evaluation_set"])
-    write_table(inputs["evaluation_set"], [row(1, "much too long " * 9), row(2, payload=b"x"), row(3, payload=b"x")])
+    freeze(inputs["evaluation_set"], [row(1, "much too long " * 9), row(2, payload=b"x"), row(3, payload=b"x")])
     with pytest.raises(DataError, match=r"'heldout' is empty: caption_too_long 1, undecodable 2"):
         run(inputs, tmp_path / "out")
     assert not (tmp_path / "out/shards").exists()
@@ -170,6 +188,23 @@ def test_fault_02_a_split_without_a_usable_row_stops_with_the_counts(inputs, tmp
 def test_fault_04_data_that_changed_after_validation_stops_the_run(inputs, tmp_path):
     shutil.rmtree(inputs["curated"])
     write_table(inputs["curated"], [row(n) for n in range(11)])
-    with pytest.raises(DigestMismatchError, match=r"changed after it was validated"):
+    with pytest.raises(DigestMismatchError, match="changed since it was validated"):
+        run(inputs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_fault_04_an_evaluation_set_that_changed_after_it_was_frozen_stops_the_run(inputs, tmp_path):
+    (inputs["evaluation_set"] / "samples.parquet").unlink()
+    with TableWriter(inputs["evaluation_set"] / "samples.parquet") as writer:
+        writer.write_all([row(100), row(101), row(102) | {"payload": png(7)}])
+    with pytest.raises(DigestMismatchError, match="does not hold the content"):
+        run(inputs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_that_failed_validation_is_refused(inputs, tmp_path):
+    result = inputs["validation"] / "result.json"
+    write_json(result, read_json(result) | {"success": False})
+    with pytest.raises(DataError, match="did not pass"):
         run(inputs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
