@@ -2,14 +2,16 @@
 
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from common.errors import ServerError, UsageError
+from common.errors import ServerError, TrackingError, UsageError
 from common.files import atomic_path
 from common.home import Home
+from common.redaction import redact_text
 from pipelines.connection import connect
 from pipelines.record import last_run
 from pipelines.signals import Interrupted, signals_raise
@@ -23,13 +25,12 @@ _DIGEST = re.compile(r"[0-9a-f]{6,64}")
 def serve_model(home: Home, model: str, *, grpc_port: int, http_port: int, metrics_port: int, console: Console) -> None:
     """Serve `model` until SIGINT or SIGTERM. `champion` follows every promotion; anything else is served as it is.
 
-    Raises `UsageError` where there is no such package, `ServerError` or `SignatureError` where it cannot be served.
+    Raises `UsageError` where there is no such package, `ServerError` or `SignatureError` where it cannot be served,
+    `TrackingError` where the release store cannot be asked for the champion.
     """
-    from serving.deployment import ServingState, serve
-    from serving.release.store import ReleaseStore
+    from serving.deployment import ServingState
     from serving.server import Ports
-
-    stop = threading.Event()
+    from serving.supervisor import serve
 
     def tell(state: ServingState) -> None:
         digest = state.digest[:12] if state.digest else "nothing"
@@ -37,18 +38,8 @@ def serve_model(home: Home, model: str, *, grpc_port: int, http_port: int, metri
             f"Serving {digest} at gRPC {state.grpc_endpoint}, HTTP 127.0.0.1:{state.http_port}. Ctrl-C ends it."
         )
 
-    if model == "champion":
-        store = ReleaseStore(connect(home).release_url)
-
-        def desired() -> str | None:
-            release = store.current()
-            return release.digest if release else None
-    else:
-        digest = _find_package(home, model)
-
-        def desired() -> str | None:
-            return digest
-
+    follows_champion = model == "champion"
+    desired = _champion(connect(home).release_url) if follows_champion else _always(_find_package(home, model))
     try:
         with signals_raise():
             serve(
@@ -56,7 +47,8 @@ def serve_model(home: Home, model: str, *, grpc_port: int, http_port: int, metri
                 package_store=home.packages,
                 key_folder=home.keys,
                 desired=desired,
-                stop=stop,
+                stop=threading.Event(),
+                follows_champion=follows_champion,
                 ports=Ports(http=http_port, grpc=grpc_port, metrics=metrics_port),
                 on_change=tell,
             )
@@ -88,6 +80,34 @@ def generate_image(home: Home, prompt: str, output: Path, *, endpoint: str | Non
     with atomic_path(output) as temporary:
         Image.fromarray(answer.image).save(temporary, format="PNG")
     return answer
+
+
+def _champion(release_url: str) -> Callable[[], str | None]:
+    """Asks the release store for the champion's digest; raises `TrackingError` where it does not answer."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from serving.release.store import ReleaseStore
+
+    def unreachable(error: SQLAlchemyError) -> TrackingError:
+        reason = redact_text(str(error.__cause__ or error))
+        return TrackingError(f"the release store does not answer: {reason}", where=redact_text(release_url))
+
+    def ask() -> str | None:
+        try:
+            release = store.current()
+        except SQLAlchemyError as error:
+            raise unreachable(error) from None
+        return release.digest if release else None
+
+    try:
+        store = ReleaseStore(release_url)
+    except SQLAlchemyError as error:
+        raise unreachable(error) from None
+    return ask
+
+
+def _always(digest: str) -> Callable[[], str | None]:
+    return lambda: digest
 
 
 def _find_package(home: Home, model: str) -> str:

@@ -1,6 +1,6 @@
 """Explicit model control of a running Triton server, over gRPC."""
 
-from typing import Any
+from typing import Literal
 
 from common.errors import ServerError
 
@@ -13,21 +13,18 @@ class ModelControl:
 
     def load(self, name: str) -> None:
         """Load or reload `name` from the repository. Raises `ServerError`; what served before then still serves."""
-        self._call("load", "load_model", name, client_timeout=self.timeout_s)
+        self._call("load", name)
 
     def unload(self, name: str) -> None:
-        self._call("unload", "unload_model", name, client_timeout=self.timeout_s)
+        self._call("unload", name)
 
-    def is_ready(self, name: str) -> bool:
-        return bool(self._call("ask for", "is_model_ready", name, client_timeout=self.timeout_s))
-
-    def _call(self, verb: str, method: str, name: str, **arguments: Any) -> Any:
+    def _call(self, verb: Literal["load", "unload"], name: str) -> None:
         from tritonclient.grpc import InferenceServerClient
         from tritonclient.utils import InferenceServerException
 
         client = InferenceServerClient(self.endpoint)
         try:
-            return getattr(client, method)(name, **arguments)
+            getattr(client, f"{verb}_model")(name, client_timeout=self.timeout_s)
         except InferenceServerException as error:
             raise ServerError(f"the server could not {verb} model '{name}': {error}", where=self.endpoint) from error
         finally:

@@ -1,31 +1,28 @@
 """Makes what is served follow what is desired.
 
 Promotion writes the desired digest into the release store; a `Deployment` is reconciled to it. The embedded one
-serves from a Triton child of `emuflow serve`; its state file lets another process (a promotion) reconcile it too.
+serves from a Triton child of `emuflow serve` (`serving/supervisor.py`); its state file lets another process (a
+promotion) reconcile it too.
 """
 
 import fcntl
-import logging
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import psutil
 
-from common.errors import EmuflowError, ServerError
+from common.errors import ServerError
 from common.files import read_json, write_json
 from serving.control import ModelControl
 from serving.repository import ModelRepository
-from serving.server import HOST, Ports, TritonServer
+from serving.server import HOST
 
 PRODUCTION_NAME = "generator"
+Reconciled = Literal["not running", "updated", "left as it was"]
 _STATE_NAME = "state.json"
-_MAX_RESTARTS = 5
-
-log = logging.getLogger(__name__)
 
 
 class Deployment(Protocol):
@@ -52,6 +49,8 @@ class ServingState:
     key_folder: str
     digest: str | None
     """The package that serves; `None` before the first load."""
+    follows_champion: bool = True
+    """Whether a promotion is to reach it. One that was started for a package of its own keeps that."""
 
     @property
     def grpc_endpoint(self) -> str:
@@ -74,6 +73,17 @@ def read_state(folder: Path) -> ServingState | None:
     return state if state.running else None
 
 
+def write_state(folder: Path, state: ServingState) -> None:
+    """Publish the state of the server that runs in `folder`. Only while it is `locked`."""
+    write_json(folder / _STATE_NAME, asdict(state))
+
+
+def remove_state(folder: Path) -> None:
+    """Remove the state of a server that has ended; another one's, that runs by now, stays."""
+    if read_state(folder) is None:
+        (folder / _STATE_NAME).unlink(missing_ok=True)
+
+
 class EmbeddedDeployment:
     """The running embedded server of a serving folder, from whichever process."""
 
@@ -81,7 +91,7 @@ class EmbeddedDeployment:
         self._folder, self._package_store, self._load_timeout_s = folder, package_store, load_timeout_s
 
     def reconcile(self, desired_digest: str) -> bool:
-        with _locked(self._folder):
+        with locked(self._folder):
             state = read_state(self._folder)
             if state is None:
                 raise ServerError("no server runs here", where=str(self._folder), fix="start it: emuflow serve")
@@ -91,115 +101,27 @@ class EmbeddedDeployment:
             package = self._package_store / desired_digest
             with repository.replacing(package, PRODUCTION_NAME, expected_digest=desired_digest):
                 ModelControl(state.grpc_endpoint, timeout_s=self._load_timeout_s).load(PRODUCTION_NAME)
-            write_json(self._folder / _STATE_NAME, asdict(state) | {"digest": desired_digest})
+            write_state(self._folder, replace(state, digest=desired_digest))
             return True
 
 
-def reconcile_if_running(folder: Path, package_store: Path, digest: str) -> bool:
-    """Make the server of `folder` serve `digest`, if one runs; returns whether one runs.
+def reconcile_if_running(folder: Path, package_store: Path, champion: str) -> Reconciled:
+    """Make the server of `folder` serve the new champion, if one runs and follows the champion.
 
-    Raises `SignatureError` or `ServerError` where the package cannot be loaded; the old one then still serves.
+    Returns `left as it was` where it was started for a package of its own. Raises `SignatureError` or `ServerError`
+    where the champion cannot be loaded; the old package then still serves.
     """
-    if read_state(folder) is None:
-        return False
-    EmbeddedDeployment(folder, package_store).reconcile(digest)
-    return True
-
-
-def serve(
-    *,
-    folder: Path,
-    package_store: Path,
-    key_folder: Path,
-    desired: Callable[[], str | None],
-    stop: threading.Event,
-    ports: Ports | None = None,
-    poll_s: float = 2.0,
-    stop_grace_s: float = 5.0,
-    on_change: Callable[[ServingState], None] | None = None,
-) -> None:
-    """Serve what `desired()` names until `stop` is set: load it, follow its changes, restart a server that died.
-
-    The first package must load (`SignatureError`, `ServerError`); a later one that cannot is logged and left, and
-    the old one serves on. At the end, requests have `stop_grace_s` to finish. `on_change` is told whenever another package, or a restarted server, serves.
-    """
-    first = desired()
-    if first is None:
-        raise ServerError("there is nothing to serve: no package is desired", fix="run the pipeline: emuflow run")
-    server = TritonServer(folder, key_folder, ports=ports, stop_grace_s=stop_grace_s)
-    deployment = EmbeddedDeployment(folder, package_store)
-    _start(server, folder, key_folder)
-    try:
-        deployment.reconcile(first)
-        _keep_serving(server, deployment, folder, key_folder, desired, stop, poll_s, on_change or _tell_nobody)
-    finally:
-        server.stop()
-        (folder / _STATE_NAME).unlink(missing_ok=True)
-
-
-def _keep_serving(
-    server: TritonServer,
-    deployment: EmbeddedDeployment,
-    folder: Path,
-    key_folder: Path,
-    desired: Callable[[], str | None],
-    stop: threading.Event,
-    poll_s: float,
-    on_change: Callable[[ServingState], None],
-) -> None:
-    told: ServingState | None = None
-    refused: str | None = None
-    restarts = 0
-    while True:
-        state = read_state(folder) or told
-        if state is not None and state != told:
-            on_change(state)
-            told = state
-        if stop.wait(poll_s):
-            return
-        if not server.alive:
-            restarts += 1
-            if restarts > _MAX_RESTARTS:
-                raise ServerError(f"the server died {restarts} times", where=str(server.log_file))
-            log.error("the server died; starting it again (%d of %d)", restarts, _MAX_RESTARTS)
-            server.stop()
-            _start(server, folder, key_folder)
-            if told is not None and told.digest is not None:
-                deployment.reconcile(told.digest)
-        refused = _follow(deployment, desired(), refused)
-
-
-def _tell_nobody(state: ServingState) -> None:
-    """The default of `on_change`."""
-
-
-def _follow(deployment: Deployment, wanted: str | None, refused: str | None) -> str | None:
-    """Reconcile to `wanted` unless it was refused before; returns the digest that is refused now."""
-    if wanted is None or wanted == refused:
-        return refused
-    try:
-        deployment.reconcile(wanted)
-    except EmuflowError as error:
-        log.error("package %s is not served, the one before stays: %s", wanted, error)
-        return wanted
-    return None
-
-
-def _start(server: TritonServer, folder: Path, key_folder: Path) -> None:
-    with _locked(folder):
-        if read_state(folder) is not None:
-            raise ServerError("a server runs here already", where=str(folder), fix="stop the other 'emuflow serve'")
-        server.start()
-        started_at = psutil.Process(server.pid).create_time()
-        ports = server.ports
-        state = ServingState(
-            server.pid, started_at, ports.http, ports.grpc, ports.metrics, str(key_folder.resolve()), digest=None
-        )
-        write_json(folder / _STATE_NAME, asdict(state))
+    state = read_state(folder)
+    if state is None:
+        return "not running"
+    if not state.follows_champion:
+        return "left as it was"
+    EmbeddedDeployment(folder, package_store).reconcile(champion)
+    return "updated"
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """One process at a time changes what this folder serves."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as handle:

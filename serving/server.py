@@ -108,16 +108,13 @@ class TritonServer:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def answers(self) -> bool:
+        """Whether the server itself answers now; `alive` still says so of its guard for a moment after its death."""
+        return self.alive and _is_ready(self.ports.http)
+
+    @property
     def grpc_endpoint(self) -> str:
         return f"{HOST}:{self.ports.grpc}"
-
-    @property
-    def http_endpoint(self) -> str:
-        return f"{HOST}:{self.ports.http}"
-
-    @property
-    def metrics_url(self) -> str:
-        return f"http://{HOST}:{self.ports.metrics}/metrics"
 
     @property
     def control(self) -> ModelControl:

@@ -167,7 +167,7 @@ def _reconcile(serving: Path, package_store: Path, digest: str) -> ServerState:
     from serving.deployment import reconcile_if_running
 
     try:
-        return "updated" if reconcile_if_running(serving, package_store, digest) else "not running"
+        return reconcile_if_running(serving, package_store, digest)
     except EmuflowError as error:
         _log.error("the running server does not serve the new champion yet: %s", error)
         return "left as it was"

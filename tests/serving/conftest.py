@@ -8,6 +8,7 @@ import pytest
 from serving.server import TritonServer
 from tests.engines import write_engine
 from tests.packages import build
+from tests.serving.served import Served, eventually
 
 
 @pytest.fixture(scope="session")
@@ -34,4 +35,12 @@ def packages(engine: Path, key_folder: Path, package_store: Path) -> dict[str, P
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, key_folder: Path) -> Iterator[TritonServer]:
     with TritonServer(tmp_path_factory.mktemp("triton"), key_folder, stop_grace_s=0) as running:
+        yield running
+
+
+@pytest.fixture
+def served(tmp_path: Path, packages: dict[str, Path], package_store: Path, key_folder: Path) -> Iterator[Served]:
+    """A running `serve` that answers with the INT8 package."""
+    with Served(tmp_path / "serving", package_store, key_folder, packages["int8"].name) as running:
+        eventually(lambda: running.version() == packages["int8"].name)
         yield running

@@ -17,8 +17,8 @@ from components.promote.promote import PromotionResult, promote
 from components.promote.registry import Registry
 from components.promote.settings import PromotionSettings
 from emuflow_client import GeneratorClient
-from serving.deployment import serve
 from serving.release.store import ReleaseStore
+from serving.supervisor import serve
 from tests.engines import write_engine
 from tests.evidence import arm, measurements
 from tests.packages import build

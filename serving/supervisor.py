@@ -1,0 +1,200 @@
+"""The loop behind `emuflow serve`: a server that follows what is desired, and that comes back when it dies.
+
+Once a package serves, nothing that fails around it ends it: where the release database cannot be asked, what was
+wanted last is wanted still, and a package that cannot be served is tried again later.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from common.errors import EmuflowError, ServerError
+from common.redaction import redact_text
+from serving.backoff import Backoff, Refusals
+from serving.deployment import EmbeddedDeployment, ServingState, locked, read_state, remove_state, write_state
+from serving.server import Ports, TritonServer
+
+_MAX_RESTARTS = 5
+_RESTART_WINDOW_S = 600.0
+_DEATH_S = 10.0
+"""The guard of a server that died is gone by then."""
+
+log = logging.getLogger(__name__)
+
+
+def serve(
+    *,
+    folder: Path,
+    package_store: Path,
+    key_folder: Path,
+    desired: Callable[[], str | None],
+    stop: threading.Event,
+    follows_champion: bool = True,
+    ports: Ports | None = None,
+    poll_s: float = 2.0,
+    stop_grace_s: float = 5.0,
+    retry: Backoff | None = None,
+    on_change: Callable[[ServingState], None] | None = None,
+) -> None:
+    """Serve what `desired()` names until `stop` is set: load it, follow its changes, restart a server that died.
+
+    The first package must be named and load: whatever `desired` raises, `SignatureError` and `ServerError` reach the
+    caller. After that, a failure of `desired` is logged, and a package that cannot be loaded is tried again after
+    pauses (`retry`) while the old one serves on; one that the server died of is not, as long as it stays the desired
+    one. Raises `ServerError` where the server dies more than five times within ten minutes.
+
+    `follows_champion` says whether promotions reach this server. At the end, requests have `stop_grace_s` to finish.
+    `on_change` is told whenever another package, or a restarted server, serves.
+    """
+    first = desired()
+    if first is None:
+        raise ServerError("there is nothing to serve: no package is desired", fix="run the pipeline: emuflow run")
+    server = TritonServer(folder, key_folder, ports=ports, stop_grace_s=stop_grace_s)
+
+    def start() -> None:
+        _start(server, folder, key_folder, follows_champion)
+
+    start()
+    try:
+        deployment = EmbeddedDeployment(folder, package_store)
+        deployment.reconcile(first)
+        supervisor = _Supervisor(
+            server, start, deployment, folder, desired, first, Refusals(retry or Backoff()), on_change or _tell_nobody
+        )
+        supervisor.tell()
+        while not stop.wait(poll_s):
+            supervisor.check()
+    finally:
+        server.stop()
+        remove_state(folder)
+
+
+class _Supervisor:
+    """One server after its first package serves."""
+
+    def __init__(
+        self,
+        server: TritonServer,
+        start: Callable[[], None],
+        deployment: EmbeddedDeployment,
+        folder: Path,
+        desired: Callable[[], str | None],
+        first: str,
+        refusals: Refusals,
+        on_change: Callable[[ServingState], None],
+    ):
+        self._server, self._start, self._deployment, self._folder = server, start, deployment, folder
+        self._desired, self._refusals, self._on_change = desired, refusals, on_change
+        self._wanted = self._served = first
+        self._answered = True
+        self._restarts: list[float] = []
+        self._told: ServingState | None = None
+
+    def check(self) -> None:
+        """Put right what is not as it should be. Raises `ServerError` where the server dies again and again."""
+        if not self._server.alive:
+            self._restart()
+        self._ask()
+        self._follow()
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell `on_change` what changed, through this process or another."""
+        state = read_state(self._folder)
+        if state is None or state == self._told:
+            return
+        self._told = state
+        self._served = state.digest or self._served
+        self._on_change(state)
+
+    def _restart(self) -> None:
+        now = time.monotonic()
+        self._restarts = [*(at for at in self._restarts if now - at < _RESTART_WINDOW_S), now]
+        times = len(self._restarts)
+        if times > _MAX_RESTARTS:
+            raise ServerError(
+                f"the server died {times} times within {_RESTART_WINDOW_S:g} s", where=str(self._server.log_file)
+            )
+        log.error("the server died; starting it again (%d of %d)", times, _MAX_RESTARTS)
+        self._server.stop()
+        try:
+            self._start()
+        except (EmuflowError, OSError) as error:
+            if times == _MAX_RESTARTS:
+                raise
+            log.error("it did not start: %s", redact_text(str(error)))
+
+    def _ask(self) -> None:
+        try:
+            wanted = self._desired()
+        except Exception as error:  # noqa: BLE001 - whatever a database driver raises, what serves must go on
+            if self._answered:
+                log.error("cannot ask which package is wanted; %s still is: %s", self._wanted, redact_text(str(error)))
+            self._answered = False
+            return
+        if not self._answered:
+            log.warning("which package is wanted can be asked again")
+        self._answered = True
+        self._wanted = wanted or self._wanted
+        self._refusals.keep((self._wanted, self._served))
+
+    def _follow(self) -> None:
+        state = read_state(self._folder)
+        if state is None:
+            return
+        if state.digest is None:  # a restarted server: first what is known to serve
+            self._try(self._served)
+        if state.digest != self._wanted:
+            self._try(self._wanted)
+
+    def _try(self, digest: str) -> None:
+        if not (self._refusals.due(digest) and self._server.answers):
+            return
+        try:
+            self._deployment.reconcile(digest)
+        except Exception as error:  # noqa: BLE001 - a full disk, a damaged package: what serves must go on
+            self._refuse(digest, redact_text(str(error)))
+        else:
+            self._refusals.forget(digest)
+
+    def _refuse(self, digest: str, reason: str) -> None:
+        if digest != self._served and self._server_died():
+            self._refusals.ban(digest)
+            log.error("package %s is not tried again, the server died of it: %s", digest, reason)
+        else:
+            pause_s = self._refusals.add(digest)
+            log.error("package %s is not served, the next try is in %g s: %s", digest, pause_s, reason)
+
+    def _server_died(self) -> bool:
+        """Whether the server is gone; one that is only too busy to answer at once is not."""
+        deadline = time.monotonic() + _DEATH_S
+        while self._server.alive and not self._server.answers and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return not self._server.alive
+
+
+def _tell_nobody(state: ServingState) -> None:
+    """The default of `on_change`."""
+
+
+def _start(server: TritonServer, folder: Path, key_folder: Path, follows_champion: bool) -> None:
+    with locked(folder):
+        if read_state(folder) is not None:
+            raise ServerError("a server runs here already", where=str(folder), fix="stop the other 'emuflow serve'")
+        server.start()
+        ports = server.ports
+        state = ServingState(
+            pid=server.pid,
+            started_at=psutil.Process(server.pid).create_time(),
+            http_port=ports.http,
+            grpc_port=ports.grpc,
+            metrics_port=ports.metrics,
+            key_folder=str(key_folder.resolve()),
+            digest=None,
+            follows_champion=follows_champion,
+        )
+        write_state(folder, state)

@@ -1,0 +1,85 @@
+"""`serve` in a thread, for tests."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from emuflow_client import GeneratorClient, GeneratorError
+from serving.backoff import Backoff
+from serving.deployment import ServingState, read_state
+from serving.supervisor import serve
+
+
+class Served:
+    """A running `serve`, the digest that it is to follow, or a function that says which (`ask`)."""
+
+    def __init__(
+        self,
+        folder: Path,
+        package_store: Path,
+        key_folder: Path,
+        desired: str,
+        *,
+        ask: Callable[[], str | None] | None = None,
+        follows_champion: bool = True,
+    ):
+        self.folder, self.package_store, self.desired = folder, package_store, desired
+        self.changes: list[ServingState] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=serve,
+            kwargs={
+                "folder": folder,
+                "package_store": package_store,
+                "key_folder": key_folder,
+                "desired": ask or (lambda: self.desired),
+                "stop": self._stop,
+                "follows_champion": follows_champion,
+                "poll_s": 0.1,
+                "stop_grace_s": 0,
+                "retry": Backoff(first_s=0.2, longest_s=0.5),
+                "on_change": self.changes.append,
+            },
+        )
+
+    def version(self) -> str | None:
+        """The digest of the package that answers now, or `None`."""
+        state = read_state(self.folder)
+        if state is None:
+            return None
+        try:
+            with GeneratorClient(state.grpc_endpoint, timeout_s=5, retries=0) as client:
+                return client.generate("a red seven").version
+        except GeneratorError:
+            return None
+
+    def kill_server(self) -> int:
+        """SIGKILL Triton; returns the process id of its guard."""
+        state = read_state(self.folder)
+        assert state is not None
+        os.kill(psutil.Process(state.pid).children()[0].pid, signal.SIGKILL)
+        return state.pid
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)
