@@ -58,7 +58,7 @@ def test_own_images_come_to_a_verdict_and_the_broken_ones_to_quarantine(folder, 
     assert checks["heldout_loss_ratio"]["n"] >= 32 and 0 < checks["heldout_loss_ratio"]["value"] < 2
     assert "accuracy_int8" not in checks  # the judge reads digits, not a user's images
     table = parquet.read_table(chain.run_folder() / "samples" / "quarantine.parquet").to_pylist()
-    reasons = {Path(row["member"]).name.split(".")[0]: row["reason"] for row in table}
+    reasons = {Path(row["source"]).stem: row["reason"] for row in table}
     assert reasons == {Path(name).stem: reason for name, reason in BROKEN.items()}
     assert not (folder.parent / "sprung").exists()
 
