@@ -1,18 +1,21 @@
 """Builds a signed model package from an engine."""
 
+import logging
 import shutil
-import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import ExportError
-from common.files import read_json, remove, write_json
+from common.errors import ExportError, SignatureError
+from common.files import read_json, write_json
 from serving.package.config import WARMUP_NAME, config_pbtxt, warmup_data
 from serving.package.manifest import SIGNATURE_NAME, Manifest, Provenance, parse_manifest, write_manifest
 from serving.package.runtime.requests import Limits
 from serving.package.signing import sign
+from serving.package.verify import verify
+from serving.package.workspace import building_folder
 
+log = logging.getLogger(__name__)
 _HERE = Path(__file__).resolve().parent
 _ENGINE_FILES = ("prefill.onnx", "coarse.onnx", "fine.onnx", "image_decoder.onnx", "weights.bin")
 
@@ -42,11 +45,11 @@ def build_package(
     """Build `package_store/<digest>/` from `engine/` at `precision` (`int8` or `fp32`).
 
     `decoding` are the fields of `DecodingOptions` that the package answers with. Whole or absent; one that is
-    already there (same digest, so the same content) stays. Raises `ExportError` where the engine lacks a file.
+    already there stays if it verifies, and is replaced if it does not. Raises `ExportError` where the engine lacks a
+    file.
     """
-    package_store.mkdir(parents=True, exist_ok=True)
-    building = package_store / f".building.{uuid.uuid4().hex[:8]}"
-    try:
+    with building_folder(package_store) as folder:
+        building = folder / "new"
         _copy_engine(engine, precision, building / "1")
         _write_generator_config(engine, building / "1" / "generator.json", decoding, runtime)
         _copy_runtime(building / "1")
@@ -55,11 +58,23 @@ def build_package(
         (building / SIGNATURE_NAME).write_bytes(sign(encoded, key_folder))
         manifest = parse_manifest(encoded)
         final = package_store / manifest.digest
-        if not final.exists():
+        if not _verifies(final, key_folder):
+            if final.exists():
+                final.replace(folder / "damaged")
             building.replace(final)
         return final, manifest
-    finally:
-        remove(building)
+
+
+def _verifies(package: Path, key_folder: Path) -> bool:
+    """Whether this package is there, as it was signed."""
+    if not package.is_dir():
+        return False
+    try:
+        verify(package, key_folder, expected_digest=package.name)
+    except SignatureError as error:
+        log.warning("replacing a package that does not verify: %s", error)
+        return False
+    return True
 
 
 def _copy_engine(engine: Path, precision: str, version: Path) -> None:

@@ -144,7 +144,7 @@ def test_fault_23_cancelled_and_timed_out_requests_harm_no_other(asked: TritonSe
         for _ in range(10):
             stages = client.stream("a red seven", coarse_steps=64)
             next(stages)
-            stages.close()  # type: ignore[attr-defined]
+            stages.close()
     with GeneratorClient(asked.grpc_endpoint, timeout_s=0.002, model=NAME) as hasty:
         for _ in range(10):
             with pytest.raises(TimedOut):

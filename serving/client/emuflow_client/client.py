@@ -1,7 +1,7 @@
 """The client: one gRPC stream for each request, so that it has its own deadline and can be cancelled alone."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -36,6 +36,7 @@ class GeneratorClient:
     """
 
     def __init__(self, endpoint: str, *, timeout_s: float = 30.0, model: str = "generator", retries: int = 2):
+        """`timeout_s` (above 0, else `ValueError`) is for a whole request; the connection is made by the first one."""
         if timeout_s <= 0:
             raise ValueError(f"timeout_s must be above 0, not {timeout_s}")
         self._timeout_s, self._model, self._retries = timeout_s, model, retries
@@ -56,9 +57,15 @@ class GeneratorClient:
         coarse_steps: int | None = None,
         temperature: float | None = None,
     ) -> Result:
-        """The image of `prompt`. Without `seed` the server draws one and returns it.
+        """The image of `prompt`. Without `seed` the server draws one and returns it; `coarse_steps` and `temperature`
+        are the package's own where `None`.
 
-        Raises `InvalidRequest`, `Unavailable`, `TimedOut`, `Cancelled` or `ServerFault`.
+        Raises, all of them `GeneratorError`:
+            InvalidRequest: the request can never be answered, such as an empty prompt; it is not tried again.
+            Unavailable: no server, or no model of this name, also after the retries.
+            TimedOut: there was no image within `timeout_s`; the request is cancelled.
+            Cancelled: the server cancelled it, or `close` did.
+            ServerFault: anything else that the server did.
         """
         for result in self.stream(prompt, seed, coarse_steps, temperature):
             if result.final:
@@ -71,8 +78,12 @@ class GeneratorClient:
         seed: int | None = None,
         coarse_steps: int | None = None,
         temperature: float | None = None,
-    ) -> Iterator[Result]:
-        """Each stage as it is done: previews, then the final image. Closing the iterator cancels the request."""
+    ) -> Generator[Result, None, None]:
+        """Each stage as it is done: previews, then the final image. Closing the generator cancels the request.
+
+        `timeout_s` bounds the whole stream, retries and pauses between stages included. Raises, at the first `next`
+        or later, what `generate` does.
+        """
         request = encode(self._model, prompt, seed, coarse_steps, temperature)
         deadline = time.monotonic() + self._timeout_s
         for attempt in range(self._retries + 1):

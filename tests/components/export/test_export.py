@@ -1,8 +1,14 @@
 """Export: two packages that a real server loads, or none."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from pydantic import ValidationError
 
@@ -100,3 +106,34 @@ def test_decoding_settings_are_the_decode_loop_s(tmp_path: Path) -> None:
     assert DecodingSettings().options() == DecodingOptions()
     with pytest.raises(ValidationError):
         DecodingSettings(coarse_steps=0)
+
+
+EXPORT = """
+import sys
+from pathlib import Path
+from components.export.export import export
+from components.export.settings import DecodingSettings, ExportSettings
+from components.step import step
+from tests.packages import provenance
+engine, folder = Path(sys.argv[1]), Path(sys.argv[2])
+with step("export"):
+    export(ExportSettings(), DecodingSettings(), engine, provenance(),
+           folder / "keys", folder / "packages", folder / "exported")
+"""
+
+
+def test_fault_27_a_terminated_export_leaves_no_package_no_folder_and_no_server(tmp_path: Path, engine: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(Path.cwd())}
+    with subprocess.Popen([sys.executable, "-c", EXPORT, str(engine), str(tmp_path)], env=environment) as process:
+        deadline = time.monotonic() + 60
+        while not (children := psutil.Process(process.pid).children(recursive=True)):  # the server's guard
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        assert names(temporary) and names(tmp_path / "packages")
+        process.terminate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert names(temporary) == names(tmp_path / "packages") == set()
+    _, left = psutil.wait_procs(children, timeout=5)
+    assert left == []

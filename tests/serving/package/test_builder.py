@@ -1,8 +1,10 @@
 """What stands in a package, and that it needs nothing from outside."""
 
 import ast
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +16,23 @@ from serving.package.builder import build_package
 from serving.package.manifest import read_manifest
 from serving.package.runtime.generator import Generator
 from serving.package.runtime.requests import Request, RequestError
+from serving.package.verify import verify
 from tests.engines import write_engine
 from tests.packages import RUNTIME, provenance
 
 ALLOWED_IMPORTS = {"numpy", "onnxruntime", "triton_python_backend_utils"}
 
 
-def build(engine: Path, store: Path, keys: Path, **changes: object) -> Path:
-    arguments = {"decoding": {"coarse_steps": 2}, "runtime": RUNTIME, "provenance": provenance()} | changes
-    return build_package(engine, "int8", key_folder=keys, package_store=store, **arguments)[0]  # type: ignore[arg-type]
+def build(engine: Path, store: Path, keys: Path, *, coarse_steps: int = 2, run_id: str = "run-1") -> Path:
+    return build_package(
+        engine,
+        "int8",
+        decoding={"coarse_steps": coarse_steps},
+        runtime=RUNTIME,
+        provenance=provenance(run_id),
+        key_folder=keys,
+        package_store=store,
+    )[0]
 
 
 def test_the_same_content_has_the_same_digest(engine: Path, key_folder: Path, tmp_path: Path) -> None:
@@ -35,8 +45,8 @@ def test_other_settings_provenance_or_weights_have_another_digest(
 ) -> None:
     others = [
         build(engine, tmp_path, key_folder),
-        build(engine, tmp_path, key_folder, decoding={"coarse_steps": 3}),
-        build(engine, tmp_path, key_folder, provenance=provenance("run-2")),
+        build(engine, tmp_path, key_folder, coarse_steps=3),
+        build(engine, tmp_path, key_folder, run_id="run-2"),
         build(write_engine(tmp_path / "engine", seed=9), tmp_path, key_folder),
     ]
     assert len({package.name for package in others}) == 4
@@ -105,3 +115,51 @@ def test_fault_14_an_engine_without_a_file_gives_no_package(tmp_path: Path, key_
     with pytest.raises(ExportError, match=name.split("/")[-1]):
         build(engine, tmp_path / "store", key_folder)
     assert list((tmp_path / "store").iterdir()) == []
+
+
+def altered(package: Path) -> None:
+    (package / "1" / "generator.json").write_text("{}")
+
+
+def incomplete(package: Path) -> None:
+    (package / "1" / "engine" / "weights.bin").unlink()
+
+
+def foreign(package: Path) -> None:
+    (package / "1" / "__pycache__").mkdir()
+    (package / "1" / "__pycache__" / "model.pyc").write_bytes(b"")
+
+
+def unsigned(package: Path) -> None:
+    (package / "manifest.sig").unlink()
+
+
+def no_folder(package: Path) -> None:
+    shutil.rmtree(package)
+    package.write_text("not a package")
+
+
+@pytest.mark.parametrize("damage", [altered, incomplete, foreign, unsigned, no_folder])
+def test_a_damaged_package_is_replaced_when_it_is_exported_again(
+    engine: Path, key_folder: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    package = build(engine, tmp_path, key_folder)
+    damage(package)
+    assert build(engine, tmp_path, key_folder) == package
+    verify(package, key_folder, expected_digest=package.name)
+    assert list(tmp_path.iterdir()) == [package]
+
+
+def test_a_package_by_a_key_that_is_not_trusted_any_more_is_signed_anew(
+    engine: Path, key_folder: Path, tmp_path: Path
+) -> None:
+    package = build(engine, tmp_path / "store", tmp_path / "old keys")
+    assert build(engine, tmp_path / "store", key_folder) == package
+    verify(package, key_folder)
+
+
+def test_a_whole_package_is_left_as_it_is(engine: Path, key_folder: Path, tmp_path: Path) -> None:
+    package = build(engine, tmp_path, key_folder)
+    before = package.stat()
+    assert build(engine, tmp_path, key_folder) == package
+    assert (package.stat().st_ino, package.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
