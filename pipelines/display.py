@@ -109,6 +109,8 @@ def closing_table(record: Mapping[str, Any], steps: Sequence[str]) -> Group:
     times.add_row("total", duration(record["seconds"].get("total", 0.0)))
     times.add_row("peak memory", f"{record['peak_memory_mb']:.0f} MiB")
     parts: list[Any] = [times]
+    if record["error"]:
+        parts.append(Text(f"{record['status'].capitalize()}: {record['error']['message']}", "red"))
     if record["verdict"]:
         parts += [_verdict_table(record["verdict"]), Text(_outcome(record), "bold")]
     for name, path in record["paths"].items():
