@@ -5,7 +5,7 @@ puts the sections together. Unknown keys are refused, with the nearest valid one
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -35,6 +35,14 @@ class Section(BaseModel):
             raise SettingsError(explain(cls, error), where=cls.__name__) from None
 
 
+def setting_keys(root: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every key below a section, sections and settings alike: `training`, `training.steps`, …"""
+    for name, field in root.model_fields.items():
+        yield f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from setting_keys(field.annotation, f"{prefix}{name}.")
+
+
 def explain(root: type[BaseModel], error: ValidationError) -> str:
     """Turn a validation error into one line per bad key. Values are not repeated: they may be secrets."""
     lines = []
@@ -57,10 +65,7 @@ def _explain_unknown(root: type[BaseModel], location: list[str]) -> str:
         section = field.annotation
     names = list(section.model_fields)
     nearest = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
-    prefix = ".".join(location[:-1])
-    hint = (
-        f"did you mean '{'.'.join(filter(None, [prefix, nearest[0]]))}'?"
-        if nearest
-        else f"valid keys: {', '.join(names)}"
-    )
+    likely = [".".join([*location[:-1], name]) for name in nearest]
+    likely = likely or [key for key in setting_keys(root) if key.rpartition(".")[2] == location[-1]]
+    hint = f"did you mean '{likely[0]}'?" if likely else f"valid keys: {', '.join(names)}"
     return f"unknown key '{'.'.join(location)}', {hint}"

@@ -3,10 +3,10 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.errors import SettingsError
 from common.settings import Section
@@ -15,12 +15,13 @@ from components.calibrate.settings import CalibrationSettings
 from components.curate.settings import CurateSettings
 from components.export.settings import DecodingSettings, ExportSettings
 from components.gate.settings import GateSettings
-from components.ingest.settings import IngestSettings
+from components.ingest.digit_world.settings import SCENE_SIDE
+from components.ingest.settings import BUILT_IN, IngestSettings
 from components.promote.settings import PromotionSettings
 from components.tokenize.settings import TokenizerSettings
 from components.train.settings import TrainingSettings
 from components.validate.settings import ValidateSettings
-from model.transformer.config import GeneratorConfig
+from model.transformer.config import ModelSettings
 
 PRESETS = Path(__file__).resolve().parent / "presets"
 
@@ -36,14 +37,14 @@ class PlatformSettings(Section):
     )
 
 
-class Settings(Section):
-    """Everything that a run can be told."""
+class SettingsTree(Section):
+    """Everything that a run can be told, each section valid by itself: a preset is one of these."""
 
     data: IngestSettings = IngestSettings()
     validation: ValidateSettings = ValidateSettings()
     curation: CurateSettings = CurateSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()
-    model: GeneratorConfig = GeneratorConfig()
+    model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     calibration: CalibrationSettings = CalibrationSettings()
     decoding: DecodingSettings = DecodingSettings()
@@ -52,6 +53,19 @@ class Settings(Section):
     gate: GateSettings = GateSettings()
     release: PromotionSettings = PromotionSettings()
     platform: PlatformSettings = PlatformSettings()
+
+
+class Settings(SettingsTree):
+    """The settings of a run: sections that also fit each other."""
+
+    @model_validator(mode="after")
+    def _the_judge_can_read(self) -> Self:
+        if self.data.source == BUILT_IN and self.tokenizer.image_size != SCENE_SIDE:
+            raise ValueError(
+                f"tokenizer.image_size {self.tokenizer.image_size}: the digit world and its judge have {SCENE_SIDE}; "
+                "another size needs data.source (or --data) of your own"
+            )
+        return self
 
     def section_parameters(self) -> dict[str, str]:
         """The sections as parameters of the pipeline: `training_settings` and so on, each as JSON."""
@@ -68,7 +82,7 @@ def load(preset: str, overrides: Sequence[str] = (), data: Path | None = None) -
     content = yaml.safe_load(file.read_text()) or {}
     if not isinstance(content, dict):
         raise SettingsError("a preset is a mapping of sections", where=str(file))
-    Settings.parse(content, where=str(file))
+    SettingsTree.parse(content, where=str(file))
     for override in overrides:
         _apply(content, override)
     if data is not None:

@@ -26,9 +26,9 @@ def record_layout(settings: TokenizerSettings, bundle: TokenizerBundle) -> Recor
     cell = SKETCH_FACTOR * bundle.visual.config.patch_size
     if settings.image_size % cell:
         raise DataError(f"tokenizer.image_size {settings.image_size} is not a multiple of {cell}")
-    cells = (settings.image_size // cell) ** 2
+    side = settings.image_size // cell
     return RecordLayout(
-        text_length=settings.text_length, coarse_tokens=cells, fine_tokens=cells * SKETCH_FACTOR * SKETCH_FACTOR
+        text_length=settings.text_length, coarse_grid=(side, side), fine_tokens=(side * SKETCH_FACTOR) ** 2
     )
 
 

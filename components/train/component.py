@@ -22,12 +22,12 @@ def train(
     from components.step import step
     from components.train.settings import TrainingSettings
     from components.train.train import train as run
-    from model.transformer.config import GeneratorConfig
+    from model.transformer.config import ModelSettings
 
     with step("train", settings, checkpoint=checkpoint.path) as record:
         record.result = run(
             TrainingSettings.parse_json(settings),
-            GeneratorConfig.parse_json(model),
+            ModelSettings.parse_json(model),
             Path(shards.path),
             Path(tokenizers.path),
             Path(parent_checkpoint) if parent_checkpoint else None,

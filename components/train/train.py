@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import DataError, DigestMismatchError, UsageError
+from common.errors import DigestMismatchError, UsageError
 from common.files import read_json
 from components.train.job import Job
 from components.train.launcher import run_ranks
 from components.train.settings import TrainingSettings
-from model.transformer.config import GeneratorConfig
+from model.transformer.config import GeneratorConfig, ModelSettings
 
 if TYPE_CHECKING:
     from model.data.shards import Shards
@@ -29,7 +29,7 @@ class TrainingResult:
 
 def train(
     settings: TrainingSettings,
-    model: GeneratorConfig,
+    model: ModelSettings,
     shards: Path,
     tokenizers: Path,
     parent_checkpoint: Path | None,
@@ -39,7 +39,7 @@ def train(
     """Train a generator on `shards` and write `checkpoint/`.
 
     `work` survives an interruption: a second call with the same settings and data goes on from the newest state
-    in it. `model`'s vocabulary sizes are taken from the tokenizers. Raises `TrainingError` when a rank fails,
+    in it. What `model` leaves open follows from the tokenizers and the shards. Raises `TrainingError` when a rank fails,
     `DigestMismatchError` when a shard is not the one that was written or the shards were cut with other tokenizers,
     `DataError` where a shard is empty.
     """
@@ -61,7 +61,7 @@ def train(
             f"training.global_batch_size {settings.global_batch_size} is not a multiple of training.processes {settings.processes}",
             fix="change one of them",
         )
-    shape = fit_vocabularies(model, bundle, cut)
+    shape = generator_config(model, bundle, cut)
     job = Job(
         training=settings,
         model=shape,
@@ -90,17 +90,12 @@ def train(
     )
 
 
-def fit_vocabularies(model: GeneratorConfig, bundle: "TokenizerBundle", shards: "Shards") -> GeneratorConfig:
-    """`model` with the vocabularies and lengths of the tokenizers; `DataError` where the grid is another."""
-    if model.coarse_tokens != shards.layout.coarse_tokens:
-        raise DataError(
-            f"the shards hold sketches of {shards.layout.coarse_tokens} tokens, model.coarse_grid has {model.coarse_tokens}",
-            fix="give model.coarse_grid the grid of the tokenize step",
-        )
-    return model.model_copy(
-        update={
-            "text_vocabulary": bundle.text.vocabulary,
-            "text_length": shards.layout.text_length,
-            "visual_levels": bundle.visual.config.levels,
-        }
+def generator_config(model: ModelSettings, bundle: "TokenizerBundle", shards: "Shards") -> GeneratorConfig:
+    """The whole shape: what was chosen, with the vocabularies of the tokenizers and the sizes of the records."""
+    return GeneratorConfig(
+        **model.model_dump(),
+        text_vocabulary=bundle.text.vocabulary,
+        text_length=shards.layout.text_length,
+        visual_levels=bundle.visual.config.levels,
+        coarse_grid=shards.layout.coarse_grid,
     )

@@ -25,11 +25,15 @@ _LARGEST_ID = np.iinfo(np.uint16).max
 
 @dataclass(frozen=True, kw_only=True)
 class RecordLayout:
-    """Tokens of one record."""
+    """Tokens of one record; `coarse_grid` is the rows and columns of the sketch."""
 
     text_length: int
-    coarse_tokens: int
+    coarse_grid: tuple[int, int]
     fine_tokens: int
+
+    @property
+    def coarse_tokens(self) -> int:
+        return self.coarse_grid[0] * self.coarse_grid[1]
 
     @property
     def tokens(self) -> int:
@@ -111,7 +115,8 @@ class Shards:
         """Raises `DataError` where the split is missing, empty, or not as long as `shards.json` says."""
         path = folder / f"{split}.bin"
         self.manifest: dict[str, Any] = read_json(folder / MANIFEST_FILE)
-        self.layout = RecordLayout(**self.manifest["layout"])
+        layout = self.manifest["layout"]
+        self.layout = RecordLayout(**layout | {"coarse_grid": tuple(layout["coarse_grid"])})
         self.count = int(self.manifest["counts"].get(split, 0))
         if self.count == 0:
             raise DataError(f"the split '{split}' is empty", where=str(folder))

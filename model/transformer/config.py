@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 from common.settings import Section
 
 
-class GeneratorConfig(Section):
-    """Settings section `model`, and the `config.json` of a checkpoint. Names follow Qwen3's configuration."""
+class ModelSettings(Section):
+    """Settings section `model`: what a user may choose of the shape. Names follow Qwen3's configuration."""
 
     hidden_size: int = Field(default=128, ge=16)
     intermediate_size: int = Field(default=320, ge=16)
@@ -17,14 +17,6 @@ class GeneratorConfig(Section):
     num_attention_heads: int = Field(default=4, ge=1)
     num_key_value_heads: int = Field(default=4, ge=1)
     rms_norm_eps: float = Field(default=1e-6, gt=0)
-    text_vocabulary: int = Field(default=512, ge=8, description="size of the text tokenizer's vocabulary")
-    text_length: int = Field(default=16, ge=4, description="tokens of a prompt, padding included")
-    visual_levels: tuple[int, ...] = Field(
-        default=(8, 6, 5), description="levels of each FSQ channel; their product is the vocabulary"
-    )
-    coarse_grid: tuple[int, int] = Field(
-        default=(8, 8), description="rows and columns of the sketch; the image has twice as many"
-    )
     fine_layers: int = Field(default=2, ge=1, description="depth of the pass that adds the details")
     fine_window: int = Field(default=2, ge=0, description="cells to each side that a detail attends to")
 
@@ -39,6 +31,19 @@ class GeneratorConfig(Section):
         if self.fine_layers > self.num_hidden_layers:
             raise ValueError(f"fine_layers {self.fine_layers} is more than num_hidden_layers {self.num_hidden_layers}")
         return self
+
+
+class GeneratorConfig(ModelSettings):
+    """The whole shape: `config.json` of a checkpoint. What is added here follows from the tokens it is trained on."""
+
+    text_vocabulary: int = Field(default=512, ge=8, description="size of the text tokenizer's vocabulary")
+    text_length: int = Field(default=16, ge=4, description="tokens of a prompt, padding included")
+    visual_levels: tuple[int, ...] = Field(
+        default=(8, 6, 5), description="levels of each FSQ channel; their product is the vocabulary"
+    )
+    coarse_grid: tuple[int, int] = Field(
+        default=(8, 8), description="rows and columns of the sketch; the image has twice as many"
+    )
 
     @property
     def head_dim(self) -> int:

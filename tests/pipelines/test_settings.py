@@ -43,6 +43,12 @@ def test_overrides_are_typed_values():
         ("training.steps", ["has no value"]),
         ("training.steps.more=1", ["not a section"]),
         ("training.masking=[", ["not YAML"]),
+        ("model.hiden_size=32", ["model.hiden_size", "did you mean 'model.hidden_size'"]),
+        ("model.text_length=32", ["unknown key 'model.text_length'", "did you mean 'tokenizer.text_length'"]),
+        ("model.text_vocabulary=400", ["did you mean 'tokenizer.text_vocabulary'"]),
+        ("model.visual_levels=[4, 4]", ["unknown key 'model.visual_levels'", "hidden_size"]),
+        ("model.coarse_grid=[4, 4]", ["unknown key 'model.coarse_grid'"]),
+        ("tokenizer.image_size=128", ["tokenizer.image_size 128", "64"]),
     ],
 )
 def test_a_wrong_override_is_refused_with_its_key(override, words):
@@ -68,6 +74,16 @@ def test_a_preset_of_ones_own(tmp_path: Path):
 
 def test_own_data_replaces_the_source(tmp_path: Path):
     assert load("smoke", [], tmp_path).data.source == str(tmp_path)
+
+
+def test_the_size_of_the_images_is_free_where_no_judge_reads_them(tmp_path: Path):
+    assert load("smoke", ["tokenizer.image_size=128"], tmp_path).tokenizer.image_size == 128
+    own = tmp_path / "large.yaml"
+    own.write_text("tokenizer: {image_size: 32}\n")
+    assert load(str(own), [f"data.source={tmp_path}"]).tokenizer.image_size == 32
+    assert load(str(own), [], tmp_path).tokenizer.image_size == 32
+    with pytest.raises(SettingsError, match=r"large\.yaml.*tokenizer\.image_size 32"):
+        load(str(own))
 
 
 def test_a_seed_changes_what_is_drawn_and_not_what_is_measured_on():

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from components.ingest.digit_world.scenes import SLOTS, Scene
+from components.ingest.digit_world.settings import SCENE_SIDE
 
-SIZE = 64
 _RGB = {
     "red": (1.0, 0.15, 0.15),
     "green": (0.15, 0.9, 0.2),
@@ -34,7 +34,7 @@ def render_scenes(
     random = np.random.Generator(np.random.PCG64([seed, 2]))
     enlarged = _enlarge(digit_images)
     of_label = [np.flatnonzero(digit_labels == digit) for digit in range(10)]
-    canvas = np.zeros((len(specs), SIZE, SIZE, 3), dtype=np.uint8)
+    canvas = np.zeros((len(specs), SCENE_SIDE, SCENE_SIDE, 3), dtype=np.uint8)
     for slot in SLOTS:
         rows = np.array([row for row, scene in enumerate(specs) if slot in scene.slots], dtype=np.int64)
         if not len(rows):
@@ -67,7 +67,7 @@ def _place(
     scale = _SCALE * (1 + _SCALE_JITTER * noise[:, 0])
     angle = _ANGLE_JITTER * noise[:, 1]
     centre = np.asarray(_CENTRES[slot]) + _SHIFT_JITTER * noise[:, 2:]
-    pixels = (np.arange(SIZE) + 0.5) * (2 / SIZE) - 1
+    pixels = (np.arange(SCENE_SIDE) + 0.5) * (2 / SCENE_SIDE) - 1
     y = pixels[slice(*window[0])][None, :, None] - centre[:, 1, None, None]
     x = pixels[slice(*window[1])][None, None, :] - centre[:, 0, None, None]
     side = enlarged.shape[-1]
@@ -95,8 +95,8 @@ def _window(slot: str, jitter: float) -> tuple[tuple[int, int], tuple[int, int]]
 
 
 def _pixels(span: tuple[float, float]) -> tuple[int, int]:
-    first, last = ((edge + 1) * SIZE / 2 for edge in span)
-    return max(0, int(first)), min(SIZE, int(last) + 1)
+    first, last = ((edge + 1) * SCENE_SIDE / 2 for edge in span)
+    return max(0, int(first)), min(SCENE_SIDE, int(last) + 1)
 
 
 def _enlarge(images: np.ndarray) -> np.ndarray:

@@ -4,6 +4,9 @@ from pydantic import Field
 
 from common.settings import Section
 
+SCENE_SIDE = 64
+"""Pixels of a scene to each side. The judge reads no other size."""
+
 
 class DigitWorldSettings(Section):
     """How much of the digit world to make. The evaluation scenes are the same whatever stands here."""

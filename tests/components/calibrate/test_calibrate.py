@@ -22,7 +22,7 @@ from model.transformer.model import Generator
 
 CAPTIONS = [f"a {color} {digit}" for color in ("red", "blue") for digit in ("one", "two", "three")]
 SETTINGS = CalibrationSettings(prompts=8, measured_prompts=4, batch_size=4, coarse_steps=2)
-LAYOUT = RecordLayout(text_length=8, coarse_tokens=16, fine_tokens=64)
+LAYOUT = RecordLayout(text_length=8, coarse_grid=(4, 4), fine_tokens=64)
 
 
 @pytest.fixture(scope="module")

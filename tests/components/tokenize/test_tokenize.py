@@ -105,7 +105,7 @@ def test_the_manifest_names_where_the_tokens_came_from(inputs, tmp_path):
     result = run(inputs, tmp_path / "out")
     manifest = read_json(tmp_path / "out/shards/shards.json")
     assert manifest["table_sha256"] == table_sha256(inputs["curated"])
-    assert manifest["layout"] == {"text_length": 8, "coarse_tokens": 16, "fine_tokens": 64}
+    assert manifest["layout"] == {"text_length": 8, "coarse_grid": [4, 4], "fine_tokens": 64}
     assert manifest["visual_levels"] == [8, 6, 5]
     description = read_json(tmp_path / "out/tokenizers/tokenizers.json")
     assert description["metrics"] == result.metrics

@@ -12,22 +12,22 @@ import numpy as np
 import psutil
 import pytest
 
-from common.errors import DataError, DigestMismatchError, TrainingError, UsageError
+from common.errors import DigestMismatchError, TrainingError, UsageError
 from common.files import read_json
 from components.train.settings import TrainingSettings
-from components.train.train import train
+from components.train.train import generator_config, train
 from model.checkpoint import load_checkpoint
-from model.data.shards import RecordLayout, ShardWriter, write_manifest
+from model.data.shards import RecordLayout, Shards, ShardWriter, write_manifest
 from model.tokenizers.bundle import TokenizerBundle, save_tokenizers
 from model.tokenizers.settings import VisualTokenizerConfig
 from model.tokenizers.text import TextTokenizer
 from model.tokenizers.visual import VisualTokenizer
-from model.transformer.config import GeneratorConfig
+from model.transformer.config import ModelSettings
 
-MODEL = GeneratorConfig(
+MODEL = ModelSettings(
     hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2
 )
-LAYOUT = RecordLayout(text_length=16, coarse_tokens=64, fine_tokens=256)
+LAYOUT = RecordLayout(text_length=16, coarse_grid=(8, 8), fine_tokens=256)
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +145,12 @@ def test_a_batch_that_does_not_divide_is_refused(data, tmp_path):
         )
 
 
-def test_a_grid_that_is_not_the_shards_is_refused(data, tmp_path):
-    tokenizers, shards = data
-    model = MODEL.model_copy(update={"coarse_grid": (4, 4)})
-    with pytest.raises(DataError, match="coarse_grid"):
-        train(settings(), model, shards, tokenizers, None, tmp_path / "work", tmp_path / "checkpoint")
+def test_what_the_settings_leave_open_comes_from_the_tokenizers_and_the_shards(data, tmp_path):
+    bundle = TokenizerBundle.load(data[0])
+    layout = RecordLayout(text_length=5, coarse_grid=(2, 4), fine_tokens=32)
+    with ShardWriter(tmp_path, "train", layout) as writer:
+        writer.add(["0" * 64], *(np.zeros((1, width), int) for width in (5, 8, 32)))
+    write_manifest(tmp_path, layout, {"train": 1}, tokenizers_digest=bundle.digest)
+    config = generator_config(MODEL, bundle, Shards(tmp_path, "train"))
+    assert (config.text_length, config.coarse_grid, config.hidden_size) == (5, (2, 4), MODEL.hidden_size)
+    assert (config.text_vocabulary, config.visual_levels) == (bundle.text.vocabulary, bundle.visual.config.levels)

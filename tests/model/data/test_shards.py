@@ -7,7 +7,7 @@ from common.errors import DataError, DigestMismatchError
 from common.files import read_json, write_json
 from model.data.shards import RecordLayout, Shards, ShardWriter, epoch_order, verify_shards, write_manifest
 
-LAYOUT = RecordLayout(text_length=4, coarse_tokens=4, fine_tokens=16)
+LAYOUT = RecordLayout(text_length=4, coarse_grid=(2, 2), fine_tokens=16)
 
 
 def sample_id(number):
