@@ -108,7 +108,7 @@ def _spool(settings: IngestSettings, source: Source, survey: Survey, spool: Path
         raise DataError(
             f"{len(empty)} of {len(source.shards)} shards give no sample: {listed}",
             where=str(source.root),
-            fix="repair or remove them, or set ingest.tolerate_empty_shards=true",
+            fix="repair or remove them, or set data.tolerate_empty_shards=true",
         )
     return dict(sorted(total.items()))
 

@@ -84,7 +84,8 @@ class TextTokenizer:
         room = text_length - 2
         if len(ids) > room:
             raise PromptTooLongError(
-                f"the text has {len(ids)} tokens, a prompt holds {room}", fix="shorten it, or raise text_length"
+                f"the text has {len(ids)} tokens, a prompt holds {room}",
+                fix="shorten it, or raise tokenizer.text_length",
             )
         return [special["pad"]] * (room - len(ids)) + [special["bos"], *ids, special["boi"]]
 

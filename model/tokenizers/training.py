@@ -66,7 +66,8 @@ def _train(
         schedule.step()
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"the visual tokenizer's loss is {loss.item()} at step {step}", fix="lower learning_rate"
+                f"the visual tokenizer's loss is {loss.item()} at step {step}",
+                fix="lower tokenizer.visual_training.learning_rate",
             )
         if on_step:
             on_step(step, loss.item())

@@ -41,8 +41,8 @@ def choose_by_groups(survey: Survey, settings: EvaluationSettings) -> list[int]:
         raise DataError(
             f"no evaluation set can be held out: {len(survey.contents)} samples fall into {len(groups)} groups of the same "
             f"caption or nearly the same picture, the largest of {max(map(len, groups))}",
-            where="ingest.evaluation",
-            fix="give more varied data, or set ingest.evaluation.hold_out_captions=false where captions are mere classes",
+            where="data.evaluation",
+            fix="give more varied data, or set data.evaluation.hold_out_captions=false where captions are mere classes",
         )
     return sorted(chosen)
 
