@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.errors import ContractError, MetricComputationError
+from common.errors import ContractError, DataError, MetricComputationError
 from components.samples import SAMPLE_SCHEMA, SAMPLES_FILE, image_sample, table_sha256
 from components.validate import suite
 from components.validate.settings import ValidateSettings
@@ -101,6 +101,12 @@ def test_a_wrong_type_or_a_missing_column_breaks_the_contract(tmp_path, docs):
         validate(ValidateSettings(), table, tmp_path / "result", docs, False)
     assert "column=width, contract_type=int32, type=string" in str(caught.value)
     assert "column=license, contract_type=string, type=absent" in str(caught.value)
+
+
+def test_a_file_that_is_no_table_is_bad_data(tmp_path, docs):
+    (tmp_path / SAMPLES_FILE).write_bytes(b"not Parquet at all")
+    with pytest.raises(DataError, match="not a Parquet table"):
+        validate(ValidateSettings(), tmp_path, tmp_path / "result", docs, False)
 
 
 def test_too_few_rows_and_a_share_out_of_bounds_break_the_contract(tmp_path, docs):
