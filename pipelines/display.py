@@ -75,7 +75,8 @@ class _LineDisplay:
                 continue
             self._shown[state.name] = state.status
             self._last_line_s = elapsed_s
-            line = f"[{duration(elapsed_s)}] {state.name}: {state.status} {_words(state)}".rstrip()
+            took = f" ({duration(state.seconds)})" if state.status == "succeeded" else ""
+            line = f"[{duration(elapsed_s)}] {state.name}: {state.status}{took} {_words(state)}".rstrip()
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> "_LineDisplay":
@@ -153,8 +154,7 @@ def _bar(state: StepState) -> ProgressBar | Text:
 
 def _words(state: StepState) -> str:
     if state.status == "succeeded":
-        note = "earlier" if state.earlier else duration(state.seconds)
-        return f"({note}) {_values(state.record or {})}".rstrip()
+        return f"{'(earlier) ' if state.earlier else ''}{_values(state.record or {})}".rstrip()
     if state.status == "failed":
         return str((state.record or {}).get("error", {}).get("message", ""))
     if state.status == "running" and state.total:

@@ -1,13 +1,15 @@
-"""SIGINT and SIGTERM as an exception, so that every `finally` runs."""
+"""The signals that end a run, as an exception, so that every `finally` runs."""
 
 import contextlib
 import signal
 from collections.abc import Iterator
 from types import FrameType
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived; `exit_code` is the shell's for that signal."""
+    """SIGINT, SIGTERM or SIGHUP (a closed terminal) arrived; `exit_code` is the shell's for that signal."""
 
     def __init__(self, signal_number: int):
         self.exit_code = 128 + signal_number
@@ -16,14 +18,14 @@ class Interrupted(BaseException):
 
 @contextlib.contextmanager
 def signals_raise() -> Iterator[None]:
-    """Raise `Interrupted` in the body on the first SIGINT or SIGTERM; further ones are ignored while it cleans up."""
+    """Raise `Interrupted` in the body on the first of the three signals; further ones are ignored while it cleans up."""
 
     def interrupt(signal_number: int, _frame: FrameType | None) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
+        for each in _SIGNALS:
             signal.signal(each, signal.SIG_IGN)
         raise Interrupted(signal_number)
 
-    before = {each: signal.signal(each, interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
+    before = {each: signal.signal(each, interrupt) for each in _SIGNALS}
     try:
         yield
     finally:
