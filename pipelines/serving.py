@@ -35,7 +35,8 @@ def serve_model(home: Home, model: str, *, grpc_port: int, http_port: int, metri
     def tell(state: ServingState) -> None:
         digest = state.digest[:12] if state.digest else "nothing"
         console.print(
-            f"Serving {digest} at gRPC {state.grpc_endpoint}, HTTP 127.0.0.1:{state.http_port}. Ctrl-C ends it."
+            f"Serving {digest} at gRPC {state.grpc_endpoint}, HTTP 127.0.0.1:{state.http_port}. Ctrl-C ends it.",
+            soft_wrap=True,
         )
 
     follows_champion = model == "champion"

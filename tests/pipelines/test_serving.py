@@ -1,6 +1,9 @@
 """`emuflow serve` and `emuflow generate`, on a home whose packages stand there already."""
 
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +14,7 @@ from common.files import read_json
 from common.home import Home
 from serving.deployment import read_state, reconcile_if_running
 from serving.release.store import ReleaseStore
+from serving.server import TritonServer
 from tests.engines import write_engine
 from tests.packages import build
 from tests.pipelines.chain import Chain
@@ -27,6 +31,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Home:
     int8, _ = (build(engine, home.packages, home.keys, precision) for precision in ("int8", "fp32"))
     promote(home, int8.name, None)
     return home
+
+
+@pytest.fixture(scope="module")
+def server(place: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    with TritonServer(tmp_path_factory.mktemp("triton"), place.keys, stop_grace_s=0) as running:
+        yield running
 
 
 def promote(home: Home, digest: str, expected: str | None) -> None:
@@ -71,6 +81,18 @@ def test_the_command_line_serves_the_champion_and_asks_it(place: Home, tmp_path:
         assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
         Chain(place.root).call("generate", " ", "-o", str(tmp_path / "none.png"), code=2)
         assert not (tmp_path / "none.png").exists()
+
+
+@pytest.mark.parametrize("page", ["docs/serving.md", "README.md", "serving/client/README.md"])
+def test_the_programs_of_the_documentation_run(server: TritonServer, place: Home, tmp_path: Path, page: str) -> None:
+    champion, _ = packages(place)
+    server.load(place.packages / champion, "generator")
+    programs = re.findall(r"```python\n(.*?)```", Path(page).read_text(), re.DOTALL)
+    assert programs
+    for program in programs:
+        here = re.sub(r"(localhost|127\.0\.0\.1):8001", server.grpc_endpoint, program)
+        assert here != program
+        subprocess.run([sys.executable, "-c", here], check=True, timeout=60, cwd=tmp_path)
 
 
 def test_a_package_that_was_asked_for_by_its_digest_outlives_a_promotion(place: Home) -> None:
