@@ -13,10 +13,12 @@ from components.benchmark.measurements import (
     LatencyBlock,
     Machine,
     Measurements,
+    ThroughputChunk,
     Warmup,
 )
 
 CAPTIONS = 740
+EVALUATION = "e" * 64
 DIGESTS = {CANDIDATE: "a" * 64, FULL_PRECISION: "f" * 64, CHAMPION: "c" * 64}
 
 
@@ -39,10 +41,11 @@ def latency(p50_ms: float, *, seed: int = 0, rounds: int = 12, noise: float = 0.
 def arm(name: str, accuracy: float, p50_ms: float, *, seed: int = 0, package_bytes: int = 1_200_000) -> Arm:
     return Arm(
         digest=DIGESTS[name],
+        evaluation_digest=EVALUATION,
         package_bytes=package_bytes,
         warmup=Warmup(requests=40, window_p50_ms=[p50_ms, p50_ms], stable=True),
         latency_blocks=latency(p50_ms, seed=seed),
-        throughput_images_per_s=200.0,
+        throughput_chunks=[ThroughputChunk(images=64, seconds=0.3 + 0.01 * (index % 5)) for index in range(20)],
         correctness=correctness(accuracy),
     )
 
@@ -61,7 +64,7 @@ def measurements(
         status="VALID",
         reasons=[],
         arms=arms,
-        evaluation_digest="e" * 64,
+        evaluation_digest=EVALUATION,
         quality_metric="judge",
         captions=[f"caption {index}" for index in range(CAPTIONS)],
         seeds_per_caption=1,

@@ -1,7 +1,8 @@
 """One arm of a benchmark: a package behind the server, asked over gRPC like any client would."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -23,12 +24,8 @@ class Question:
     seed: int
 
 
-@dataclass(frozen=True)
-class Answers:
-    """`images[i]` answers question i, `None` where the generator refused it; `seconds` for all of them."""
-
-    images: list[np.ndarray | None]
-    seconds: float
+Images = list[np.ndarray | None]
+"""One for each question, uint8 [H, W, 3], `None` where the generator refused it."""
 
 
 class ArmClient:
@@ -53,14 +50,11 @@ class ArmClient:
         self.ask(question)
         return (time.perf_counter() - started) * 1000
 
-    def ask_all(self, questions: list[Question], clients: int) -> Answers:
-        """Every question, by `clients` at the same time."""
-        started = time.perf_counter()
-        with ThreadPoolExecutor(clients) as pool:
-            images = list(pool.map(self._ask_or_none, questions))
-        return Answers(images, time.perf_counter() - started)
+    def ask_all(self, questions: Sequence[Question], clients: Executor) -> Images:
+        """Every question, by as many at the same time as `clients` has threads."""
+        return list(clients.map(self._ask_or_none, questions))
 
-    def warm_up(self, settings: WarmupSettings, questions: list[Question]) -> Warmup:
+    def warm_up(self, settings: WarmupSettings, questions: Sequence[Question]) -> Warmup:
         """Ask until the median of a window of requests no longer moves, or the windows are used up."""
         medians: list[float] = []
         stable = False

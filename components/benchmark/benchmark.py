@@ -4,7 +4,6 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,16 +17,12 @@ from components.benchmark.measurements import (
     CHAMPION,
     FULL_PRECISION,
     Example,
-    JudgeReport,
     Measurements,
     write_measurements,
 )
 from components.benchmark.package_quality import block_bytes
 from components.benchmark.session import Session, run_session
 from components.benchmark.settings import BenchmarkSettings
-
-if TYPE_CHECKING:
-    from components.benchmark.judge import TrainedJudge
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +85,7 @@ def benchmark(
             tokenizers_digest=described["digest"],
             tokenizer_ssim=described["metrics"].get("ssim"),
             block_bytes=block_bytes(packages[CANDIDATE]),
-            judge=_judge_report(judge) if judge else None,
+            judge=judge.report if judge else None,
             examples=_keep_examples(session, questions[: len(evaluation.captions)], settings.examples, folder),
             machine=machine,
             seconds=round(time.monotonic() - started, 1),
@@ -112,17 +107,6 @@ def _packages(exported: Path, package_store: Path, champion_digest: str | None) 
     return packages
 
 
-def _judge_report(judge: "TrainedJudge") -> JudgeReport:
-    return JudgeReport(
-        digest=judge.digest,
-        accuracy=judge.accuracy,
-        digit_accuracy=judge.digit_accuracy,
-        colour_accuracy=judge.colour_accuracy,
-        position_accuracy=judge.position_accuracy,
-        scenes=judge.scenes,
-    )
-
-
 def _keep_examples(session: Session, questions: list[Question], count: int, folder: Path) -> list[Example]:
     """Write the images of `count` captions, spread evenly over all of them, as PNG files under `folder/examples`."""
     from PIL import Image
@@ -131,7 +115,7 @@ def _keep_examples(session: Session, questions: list[Question], count: int, fold
     examples = []
     for name, answers in session.answers.items():
         for index in chosen:
-            image = answers.images[index]
+            image = answers[index]
             if image is None:
                 continue
             file = Path("examples") / f"{index:04d}-{name}.png"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from components.benchmark.measurements import Correctness
+from components.benchmark.measurements import Correctness, JudgeReport
 from components.ingest.digit_world.scenes import COLOURS, EMPTY, SLOTS
 
 IMAGE_SIZE = 64
@@ -93,13 +93,8 @@ def compare(readings: np.ndarray, expected: np.ndarray) -> Correctness:
 
 @dataclass(frozen=True)
 class TrainedJudge:
-    """A judge, its identity (sha256 of its weights) and how well it reads real scenes of test digits."""
+    """A judge, and how well it reads real scenes of test digits."""
 
     judge: Judge
-    digest: str
-    accuracy: float
-    digit_accuracy: float
-    colour_accuracy: float
-    position_accuracy: float
-    scenes: int
+    report: JudgeReport
     folder: Path

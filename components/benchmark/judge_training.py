@@ -14,6 +14,7 @@ from common.files import atomic_path, digest_json, read_json, sha256_file, write
 from common.progress import report
 from components.benchmark import judge as judge_module
 from components.benchmark.judge import CROP_SIZE, Judge, TrainedJudge, compare, read, slot_crops
+from components.benchmark.measurements import JudgeReport
 from components.benchmark.settings import JudgeSettings
 from components.ingest.digit_world import digits, render, scenes
 
@@ -30,25 +31,24 @@ class JudgeError(EmuflowError):
 def trained_judge(settings: JudgeSettings, cache: Path) -> TrainedJudge:
     """The judge of this recipe, from `cache/judges/<recipe digest>/` or trained now (about 30 s on one core).
 
-    A cached judge whose weights are not the recorded ones is trained again. Raises `JudgeError` where the judge's own
+    A cached judge whose record is damaged, or whose weights are not the recorded ones, is trained again. Raises `JudgeError` where the judge's own
     accuracy on test digits is below `settings.min_accuracy`.
     """
     folder = cache / "judges" / recipe_digest(settings)
-    if not _is_whole(folder):
+    found = _cached(folder)
+    if found is None:
         with atomic_path(folder) as temporary:
             temporary.mkdir()
-            _make(settings, temporary)
+            found = _make(settings, temporary)
     judge = Judge(settings.width)
     judge.load_state_dict(load_file(folder / _WEIGHTS))
-    record = read_json(folder / _RECORD)
-    trained = TrainedJudge(judge=judge, folder=folder, **record)
-    if trained.accuracy < settings.min_accuracy:
+    if found.accuracy < settings.min_accuracy:
         raise JudgeError(
-            f"the judge reads real scenes with accuracy {trained.accuracy:.3f}, below {settings.min_accuracy}",
+            f"the judge reads real scenes with accuracy {found.accuracy:.3f}, below {settings.min_accuracy}",
             where=str(folder),
             fix="train it for more steps (benchmark.judge.steps)",
         )
-    return trained
+    return TrainedJudge(judge, found, folder)
 
 
 def recipe_digest(settings: JudgeSettings) -> str:
@@ -58,26 +58,35 @@ def recipe_digest(settings: JudgeSettings) -> str:
     return digest_json({"settings": recipe, "sources": {path.name: sha256_file(path) for path in sources}})
 
 
-def _is_whole(folder: Path) -> bool:
+def _cached(folder: Path) -> JudgeReport | None:
+    """The record of the judge in `folder`, `None` where it or the weights are not whole."""
     record, weights = folder / _RECORD, folder / _WEIGHTS
-    return record.is_file() and weights.is_file() and read_json(record)["digest"] == sha256_file(weights)
+    if not record.is_file() or not weights.is_file():
+        return None
+    try:
+        found = JudgeReport.model_validate(read_json(record))
+    except ValueError as error:  # neither JSON nor UTF-8, or not such a record
+        _log.warning("the judge's record is damaged (%s), so it is trained again: %s", type(error).__name__, record)
+        return None
+    return found if found.digest == sha256_file(weights) else None
 
 
-def _make(settings: JudgeSettings, folder: Path) -> None:
+def _make(settings: JudgeSettings, folder: Path) -> JudgeReport:
     judge = train(settings)
     save_file(judge.state_dict(), folder / _WEIGHTS)
     images, expected = _scenes("test", settings.test_scenes, settings.seed + 1, jitter=1.0)
     seen = compare(read(judge, images), expected)
-    record = {
-        "digest": sha256_file(folder / _WEIGHTS),
-        "accuracy": float(np.mean(seen.correct)),
-        "digit_accuracy": float(np.mean(seen.digit)),
-        "colour_accuracy": float(np.mean(seen.colour)),
-        "position_accuracy": float(np.mean(seen.position)),
-        "scenes": len(images),
-    }
+    record = JudgeReport(
+        digest=sha256_file(folder / _WEIGHTS),
+        accuracy=float(np.mean(seen.correct)),
+        digit_accuracy=float(np.mean(seen.digit)),
+        colour_accuracy=float(np.mean(seen.colour)),
+        position_accuracy=float(np.mean(seen.position)),
+        scenes=len(images),
+    )
     _log.info("judge: %s", record)
-    write_json(folder / _RECORD, record)
+    write_json(folder / _RECORD, record.model_dump())
+    return record
 
 
 def train(settings: JudgeSettings) -> Judge:

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Sequence
 
 from components.benchmark.arms import ArmClient, Question
-from components.benchmark.measurements import CANDIDATE, CHAMPION, LatencyBlock
+from components.benchmark.measurements import CANDIDATE, CHAMPION, LatencyBlock, rounds
 from components.benchmark.settings import LatencySettings
 from components.benchmark.statistics import Bootstrap
 
@@ -38,12 +38,10 @@ def measure_latency(settings: LatencySettings, arms: Sequence[ArmClient], questi
 def _is_precise(settings: LatencySettings, blocks: Blocks) -> bool:
     if CHAMPION not in blocks:
         return True
-    ours, theirs = (_rounds(blocks[name]) for name in (CANDIDATE, CHAMPION))
+    ours, theirs = (_numbers(rounds(blocks[name])) for name in (CANDIDATE, CHAMPION))
     interval = _PRECISION.quantile_ratio(ours, theirs, 0.95)
     return (interval.high - interval.low) / 2 <= settings.ratio_half_width
 
 
-def _rounds(blocks: list[LatencyBlock]) -> list[list[float]]:
-    """Two consecutive blocks make a round."""
-    samples = [[value for value in block.samples_ms if value is not None] for block in blocks]
-    return [first + second for first, second in zip(samples[::2], samples[1::2], strict=True)]
+def _numbers(samples: list[list[float | None]]) -> list[list[float]]:
+    return [[value for value in each if value is not None] for each in samples]

@@ -4,6 +4,8 @@ Raw samples are kept, not only their summaries: the gate pairs them (the same ca
 round for each arm's latency) and draws its intervals from them. A number that could not be measured is `null`.
 """
 
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -48,6 +50,21 @@ class LatencyBlock(Record):
     samples_ms: list[float | None]
 
 
+def rounds(blocks: Sequence[LatencyBlock]) -> list[list[float | None]]:
+    """Milliseconds of one arm, one list for each round, in the rounds' order."""
+    by_round: defaultdict[int, list[float | None]] = defaultdict(list)
+    for block in blocks:
+        by_round[block.round] += block.samples_ms
+    return [by_round[index] for index in sorted(by_round)]
+
+
+class ThroughputChunk(Record):
+    """Captions that one arm was asked by several clients at once; `images` counts those that it answered."""
+
+    images: int = Field(ge=0)
+    seconds: float = Field(gt=0)
+
+
 class Warmup(Record):
     """Requests sent before anything was measured; `window_p50_ms` are the medians of consecutive windows."""
 
@@ -57,12 +74,20 @@ class Warmup(Record):
 
 
 class HeldoutLoss(Record):
-    """Cross-entropy in nats per token of each held-out sample under fixed masks; comparable only where the
-    tokenizers and the evaluation set, whose samples these are, are the same."""
+    """Cross-entropy in nats per token of each held-out sample under fixed masks, through the arm's own graphs.
+
+    Everything but the losses says what the numbers are about: two lists are comparable only where all of it is equal.
+    `samples_digest` names the samples in their order, `masks_digest` which of their tokens were hidden.
+    """
 
     tokenizers_digest: str
     evaluation_digest: str
     visual_vocabulary: int
+    samples_digest: str
+    masks_digest: str
+    text_length: int
+    coarse_grid: tuple[int, int]
+    fine_grid: tuple[int, int]
     loss_per_sample: list[float | None]
 
 
@@ -74,13 +99,17 @@ class BlockBytes(Record):
 
 
 class Arm(Record):
-    """One package behind the server, and everything that was seen of it."""
+    """One package behind the server, and everything that was seen of it.
+
+    `evaluation_digest` names the evaluation set that the package's own training held out, from its manifest.
+    """
 
     digest: str
+    evaluation_digest: str
     package_bytes: int
     warmup: Warmup | None = None
     latency_blocks: list[LatencyBlock] = []
-    throughput_images_per_s: float | None = None
+    throughput_chunks: list[ThroughputChunk] = []
     correctness: Correctness | None = None
     heldout: HeldoutLoss | None = None
 

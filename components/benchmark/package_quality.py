@@ -1,4 +1,4 @@
-"""Quality numbers that travel inside a signed package: made when it was calibrated, compared by later gates."""
+"""What travels inside a signed package for the gates: made when it was calibrated, compared by later runs."""
 
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,27 @@ def block_bytes(package: Path) -> BlockBytes | None:
     return BlockBytes(fp32=sizes["fp32"], int8=sizes["int8"])
 
 
+def evaluation_digest(package: Path) -> str:
+    """The evaluation set that the package's training held out."""
+    return read_manifest(package).provenance.evaluation_digest
+
+
 def heldout_loss(package: Path) -> HeldoutLoss | None:
-    """The held-out loss of the checkpoint that the package was made from, `None` where the package does not tell."""
-    losses = _calibration(package).get("heldout_loss_per_sample")
-    if not losses:
+    """The held-out loss of the package's own graphs, in its own precision; `None` where the package does not tell."""
+    heldout = _calibration(package).get("heldout")
+    if not heldout:
         return None
-    provenance = read_manifest(package).provenance
+    manifest = read_manifest(package)
     return HeldoutLoss(
-        tokenizers_digest=provenance.tokenizers_digest,
-        evaluation_digest=provenance.evaluation_digest,
+        tokenizers_digest=manifest.provenance.tokenizers_digest,
+        evaluation_digest=manifest.provenance.evaluation_digest,
         visual_vocabulary=read_json(package / _VERSION / "generator.json")["visual_vocabulary"],
-        loss_per_sample=losses,
+        samples_digest=heldout["samples_digest"],
+        masks_digest=heldout["masks_digest"],
+        text_length=heldout["text_length"],
+        coarse_grid=heldout["coarse_grid"],
+        fine_grid=heldout["fine_grid"],
+        loss_per_sample=heldout["loss_per_sample"][manifest.precision],
     )
 
 

@@ -1,4 +1,4 @@
-"""One session on a real server: load the arms, let them answer every caption, warm them up, time them in turns."""
+"""One session on a real server: load the arms, warm them up, let them answer every caption and time them in turns."""
 
 import shutil
 import tempfile
@@ -11,19 +11,20 @@ import numpy as np
 
 from common.errors import DigestMismatchError
 from common.progress import report
-from components.benchmark.arms import Answers, ArmClient, Question
+from components.benchmark.arms import ArmClient, Images, Question
 from components.benchmark.evaluation import Evaluation
 from components.benchmark.latency import measure_latency
 from components.benchmark.measurements import Arm
-from components.benchmark.package_quality import heldout_loss
+from components.benchmark.package_quality import evaluation_digest, heldout_loss
 from components.benchmark.settings import BenchmarkSettings
+from components.benchmark.throughput import answer_in_turns, answered_by_all, first_answerable
 from emuflow_client import GeneratorError
 
 if TYPE_CHECKING:
     from components.benchmark.judge import TrainedJudge
 
 LOG_NAME = "triton.log"
-_PHASES = ("loading", "answering the captions", "warming up", "timing", "done")
+_PHASES = ("loading", "warming up", "answering the captions", "timing", "done")
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Session:
     """What has been seen so far. `reasons` say why it cannot be used; empty means that it can."""
 
     arms: dict[str, Arm] = field(default_factory=dict)
-    answers: dict[str, Answers] = field(default_factory=dict)
+    answers: dict[str, Images] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
 
     def add(self, name: str, **changes: object) -> None:
@@ -69,9 +70,7 @@ def run_session(
                 ]
                 for client in clients:
                     stack.callback(client.close)
-                    session.arms[client.name] = Arm(
-                        digest=client.digest, package_bytes=client.package_bytes, heldout=heldout_loss(client.package)
-                    )
+                    session.arms[client.name] = _arm(client)
                 try:
                     _measure(session, settings, clients, questions)
                 except (GeneratorError, DigestMismatchError) as error:
@@ -87,38 +86,37 @@ def run_session(
     return session
 
 
-def _measure(
-    session: Session, settings: BenchmarkSettings, clients: list[ArmClient], questions: list[Question]
-) -> None:
-    _report("answering the captions")
-    for client in clients:
-        answers = client.ask_all(questions, settings.concurrent_clients)
-        session.answers[client.name] = answers
-        session.add(client.name, throughput_images_per_s=len(questions) / answers.seconds)
-    answered = _answered_by_all(questions, session.answers)
-    if not answered:
+def _arm(client: ArmClient) -> Arm:
+    """What is known of a package before it is asked."""
+    return Arm(
+        digest=client.digest,
+        evaluation_digest=evaluation_digest(client.package),
+        package_bytes=client.package_bytes,
+        heldout=heldout_loss(client.package),
+    )
+
+
+def _measure(session: Session, settings: BenchmarkSettings, arms: list[ArmClient], questions: list[Question]) -> None:
+    _report("warming up")
+    answerable = first_answerable(arms, questions, settings.warmup.window_requests)
+    if not answerable:
         session.reasons.append("no caption was answered by every arm")
         return
-    _report("warming up")
-    for client in clients:
-        warmup = client.warm_up(settings.warmup, answered)
-        session.add(client.name, warmup=warmup)
+    for arm in arms:
+        warmup = arm.warm_up(settings.warmup, answerable)
+        session.add(arm.name, warmup=warmup)
         if not warmup.stable:
             moved = f"its latency still moved after {warmup.requests} requests"
-            session.reasons.append(f"the {client.name} was not warmed up: {moved}")
+            session.reasons.append(f"the {arm.name} was not warmed up: {moved}")
     if session.reasons:
         return
+    _report("answering the captions")
+    session.answers, chunks = answer_in_turns(arms, questions, settings.chunk_questions, settings.concurrent_clients)
+    for name, each in chunks.items():
+        session.add(name, throughput_chunks=each)
     _report("timing")
-    for name, blocks in measure_latency(settings.latency, clients, answered).items():
+    for name, blocks in measure_latency(settings.latency, arms, answered_by_all(questions, session.answers)).items():
         session.add(name, latency_blocks=blocks)
-
-
-def _answered_by_all(questions: list[Question], answers: dict[str, Answers]) -> list[Question]:
-    """Without those that an arm refuses, such as a caption that is too long for it."""
-    images = zip(*(each.images for each in answers.values()), strict=True)
-    return [
-        question for question, row in zip(questions, images, strict=True) if all(image is not None for image in row)
-    ]
 
 
 def _judge_answers(session: Session, evaluation: Evaluation, judge: "TrainedJudge | None") -> None:
@@ -128,10 +126,10 @@ def _judge_answers(session: Session, evaluation: Evaluation, judge: "TrainedJudg
     from components.benchmark.judge import IMAGE_SIZE, compare, read
 
     blank = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
-    seeds = max((len(answers.images) for answers in session.answers.values()), default=0) // len(evaluation.captions)
+    seeds = max(map(len, session.answers.values()), default=0) // len(evaluation.captions)
     expected = np.tile(evaluation.expected, (seeds, 1, 1))
     for name, answers in session.answers.items():
-        images = np.stack([blank if image is None else image for image in answers.images])
+        images = np.stack([blank if image is None else image for image in answers])
         session.add(name, correctness=compare(read(judge.judge, images), expected))
 
 

@@ -1,6 +1,8 @@
 """How a benchmark measures: the judge's recipe, the warm-up, the rounds, the clients."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from common.settings import Section
 
@@ -40,6 +42,12 @@ class LatencySettings(Section):
         default=0.06, gt=0, description="enough rounds: the 95% interval of the p95 ratio reaches this far each way"
     )
 
+    @model_validator(mode="after")
+    def _rounds_fit(self) -> Self:
+        if self.min_rounds > self.max_rounds:
+            raise ValueError(f"min_rounds ({self.min_rounds}) is above max_rounds ({self.max_rounds})")
+        return self
+
 
 class BenchmarkSettings(Section):
     """One benchmark of a candidate beside the champion."""
@@ -52,6 +60,9 @@ class BenchmarkSettings(Section):
         default=3, ge=1, le=64, description="more of them tell a small loss of accuracy from chance"
     )
     concurrent_clients: int = Field(default=4, ge=1, le=64, description="while all captions are answered")
+    chunk_questions: int = Field(
+        default=64, ge=1, description="questions that an arm answers before the next one's turn; a throughput each"
+    )
     unjudged_captions: int = Field(default=64, ge=1, description="captions answered where no judge reads the images")
     examples: int = Field(default=12, ge=0, description="captions whose images are kept")
     request_timeout_s: float = Field(default=30.0, gt=0)

@@ -31,6 +31,12 @@ class Bootstrap:
         indices = self._indices(len(array))
         return self._interval(array[indices].mean(axis=1))
 
+    def rate(self, amounts: Sequence[float], durations: Sequence[float]) -> Interval:
+        """Interval of sum(amounts) / sum(durations), both resampled together."""
+        indices = self._indices(len(amounts))
+        top, bottom = (np.asarray(values, dtype=float)[indices].sum(axis=1) for values in (amounts, durations))
+        return self._interval(top / bottom)
+
     def quantile(self, rounds: Sequence[Sequence[float]], quantile: float) -> Interval:
         """Interval of a quantile of all samples in `rounds`, resampled by round."""
         draws = _resampled_quantiles(rounds, self._indices(len(rounds)), quantile)

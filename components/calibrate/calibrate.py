@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.errors import DigestMismatchError
-from common.files import atomic_path, read_json, write_json
+from common.files import atomic_path, write_json
 from common.progress import report
 from components.calibrate.settings import CalibrationSettings
 
-_PHASES = 8
+_PHASES = 9
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
         generator_description,
         quantize_engine,
     )
+    from components.calibrate.heldout import describe_heldout
     from components.calibrate.prompts import prompt_batches
     from model.checkpoint import load_checkpoint
     from model.data.shards import Shards, verify_shards
@@ -53,7 +54,6 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
     phases = iter(range(_PHASES))
     generator = load_checkpoint(checkpoint)
     tokenizers = TokenizerBundle.load(checkpoint / "tokenizers")
-    training = read_json(checkpoint / "training.json")
     train, heldout = Shards(shards, "train"), Shards(shards, "heldout")
     if train.tokenizers_digest != tokenizers.digest:
         raise DigestMismatchError(
@@ -89,7 +89,10 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
         for folder in (fp32, int8):
             pool_weights(folder, GRAPHS)
         whole = engine_sizes(fp32, int8).describe()
-        write_json(temporary / "generator.json", generator_description(generator.config, tokenizers))
+        description = generator_description(generator.config, tokenizers)
+        write_json(temporary / "generator.json", description)
+        report(next(phases), _PHASES, "scoring the held-out samples")
+        scored = describe_heldout(settings, temporary, description, heldout)
         shutil.copytree(checkpoint / "tokenizers" / "text", temporary / "tokenizers" / "text")
         write_json(
             temporary / "calibration.json",
@@ -100,7 +103,7 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
                 "prompts": {"calibration": sum(map(len, prompts)), "measured": sum(map(len, unseen))},
                 "settings": settings.model_dump(mode="json"),
                 "tokenizers_digest": tokenizers.digest,
-                "heldout_loss_per_sample": training.get("heldout_loss_per_sample", []),
+                "heldout": scored,
                 **tokenizers.metrics,
             },
         )

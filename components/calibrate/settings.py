@@ -20,6 +20,9 @@ class CalibrationSettings(Section):
     )
     quantize_heads: bool = Field(default=True, description="also quantize the output heads")
     measured_prompts: int = Field(default=64, ge=1, description="held-out prompts that both precisions are compared on")
+    heldout_samples: int = Field(
+        default=256, ge=32, description="held-out samples that both precisions are scored on; spread over all of them"
+    )
     largest_output_error: float = Field(
         default=0.25, gt=0, description="relative L2 error of a graph's output above which the step fails"
     )

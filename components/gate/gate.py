@@ -50,7 +50,7 @@ def judge(settings: GateSettings, measured: Measurements, measurements_digest: s
         result=result,
         reasons=_reasons(result, checks, measured),
         checks=checks,
-        reported=reported(measured),
+        reported=reported(settings, measured),
         candidate_digest=measured.arms[CANDIDATE].digest if CANDIDATE in measured.arms else "",
         candidate_fp32_digest=full.digest if full else None,
         champion_digest=measured.champion_digest,

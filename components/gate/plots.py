@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.benchmark.measurements import CANDIDATE, CHAMPION, FULL_PRECISION, Arm, Measurements
-from components.gate.policy import rounds
+from components.benchmark.measurements import CANDIDATE, CHAMPION, FULL_PRECISION, Arm, Measurements, rounds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,9 +61,9 @@ def latency_distributions(measured: Measurements, bound_ms: float) -> str | None
 
 def paired_ratios(measured: Measurements, bound: float) -> str | None:
     """Each round's median latency of the candidate over the other arms' in the same round."""
-    ours = rounds(measured.arms.get(CANDIDATE))
-    others = {n: rounds(a) for n, a in measured.arms.items() if n != CANDIDATE}
-    others = {name: theirs for name, theirs in others.items() if len(theirs) == len(ours) and ours}
+    by_arm = {name: rounds(arm.latency_blocks) for name, arm in measured.arms.items()}
+    ours = by_arm.pop(CANDIDATE, [])
+    others = {name: theirs for name, theirs in by_arm.items() if len(theirs) == len(ours) and ours}
     if not others:
         return None
 

@@ -22,6 +22,10 @@ class AbsoluteBounds(Section):
         gt=0,
         description="without a judge: held-out loss / the loss of guessing evenly among the visual codes",
     )
+    # 0.01 nats are one percent of perplexity: as much as the accuracy may fall where there is a judge.
+    max_heldout_loss_int8: float = Field(
+        default=0.01, ge=0, description="without a judge: INT8 minus full precision, nats per token, same samples"
+    )
 
 
 class ChampionBounds(Section):

@@ -16,12 +16,21 @@ from tests.engines import TinyShape, write_engine
 from tests.packages import build
 
 CAPTIONS = 24
+HELDOUT = {
+    "samples_digest": "5" * 64,
+    "masks_digest": "6" * 64,
+    "text_length": 32,
+    "coarse_grid": [8, 8],
+    "fine_grid": [16, 16],
+    "loss_per_sample": {"fp32": [1.0 + 0.01 * i for i in range(40)], "int8": [1.001 + 0.01 * i for i in range(40)]},
+}
 QUICK_JUDGE = JudgeSettings(scenes=400, steps=60, batch=64, width=8, test_scenes=100, min_accuracy=0.0)
 SETTINGS = BenchmarkSettings(
     judge=QUICK_JUDGE,
     warmup=WarmupSettings(window_requests=5, max_windows=40, tolerance=0.5),
     latency=LatencySettings(block_requests=4, min_rounds=2, max_rounds=4),
     seeds_per_caption=2,
+    chunk_questions=10,
     examples=3,
     unjudged_captions=10,
     max_steal_share=1.0,
@@ -47,9 +56,7 @@ class Workbench:
 def workbench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
     root = tmp_path_factory.mktemp("workbench")
     engine = write_engine(root / "engine", shape=TinyShape(text_length=32))
-    losses = [1.0 + 0.01 * index for index in range(40)]
-    sizes = {"fp32": 400, "int8": 104}
-    write_json(engine / "calibration.json", {"block_bytes": sizes, "heldout_loss_per_sample": losses})
+    write_json(engine / "calibration.json", {"block_bytes": {"fp32": 400, "int8": 104}, "heldout": HELDOUT})
     write_evaluation_set(root / "evaluation_set")
     store, keys = root / "packages", root / "keys"
     int8, fp32 = (build(engine, store, keys, precision).name for precision in ("int8", "fp32"))

@@ -1,6 +1,7 @@
 """The client of one arm: it refuses another package's answers, and notices a server that dies."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ from common.errors import DigestMismatchError
 from common.files import read_json, write_json
 from components.benchmark.arms import ArmClient, Question
 from components.benchmark.evaluation import load_evaluation
+from components.benchmark.throughput import answer_in_turns, answered_by_all, first_answerable
 from serving.server import TritonServer
 from tests.components.benchmark.conftest import Workbench
 
 QUESTION = Question("a red seven left of a green two", seed=5)
+TOO_LONG = Question("x" * 10_000, seed=1)
 
 
 def client_of(bench: Workbench, server: TritonServer, digest: str) -> ArmClient:
@@ -34,8 +37,30 @@ def test_an_answer_of_another_package_is_refused(workbench, server):
 
 
 def test_a_caption_that_the_generator_refuses_has_no_image(workbench, server):
-    answers = client_of(workbench, server, workbench.int8).ask_all([QUESTION, Question("x" * 10_000, 1)], clients=2)
-    assert answers.images[0] is not None and answers.images[1] is None
+    with ThreadPoolExecutor(2) as clients:
+        images = client_of(workbench, server, workbench.int8).ask_all([QUESTION, TOO_LONG], clients)
+    assert images[0] is not None and images[1] is None
+
+
+def test_throughput_counts_answers_and_gives_each_arm_its_turn_first(workbench, server):
+    class Noting(ArmClient):
+        def ask_all(self, questions, clients):
+            turns.append((self.name, len(questions)))
+            return super().ask_all(questions, clients)
+
+    turns: list[tuple[str, int]] = []
+    package = workbench.package_store / workbench.int8
+    arms = [Noting("candidate", package, workbench.int8, server.grpc_endpoint, timeout_s=10) for _ in range(2)]
+    arms[1].name = "twin"
+    questions = [QUESTION, TOO_LONG, Question("a purple six", 2), Question("a yellow eight", 3), QUESTION]
+    images, chunks = answer_in_turns(arms, questions, chunk_questions=2, clients=2)
+    order = [("candidate", 2), ("twin", 2), ("twin", 2), ("candidate", 2), ("candidate", 1), ("twin", 1)]
+    assert turns == [("candidate", 2), ("twin", 2), *order]  # the first of each is not measured
+    for name in ("candidate", "twin"):
+        assert [chunk.images for chunk in chunks[name]] == [1, 2, 1]
+        assert [image is None for image in images[name]] == [False, True, False, False, False]
+    assert answered_by_all(questions, images) == [questions[i] for i in (0, 2, 3, 4)]
+    assert first_answerable(arms[:1], [TOO_LONG, TOO_LONG, *questions], 2) == [QUESTION, *questions[2:4]]
 
 
 def test_the_judges_answers_come_with_the_frozen_captions(workbench):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from common.errors import GateError, SignatureError
+from common.errors import GateError, SettingsError, SignatureError
 from common.files import read_json
 from components.benchmark.benchmark import benchmark
 from components.benchmark.measurements import CANDIDATE, CHAMPION, FULL_PRECISION, Measurements, read_measurements
@@ -57,8 +57,7 @@ def test_all_arms_are_measured_on_the_same_captions_in_the_same_rounds(measured,
     for arm in record.arms.values():
         assert arm.correctness is not None and len(arm.correctness.correct) == 2 * CAPTIONS
         assert arm.warmup is not None and arm.warmup.stable
-        assert arm.throughput_images_per_s is not None and arm.throughput_images_per_s > 0
-        assert arm.heldout is not None and len(arm.heldout.loss_per_sample) == 40
+        assert [chunk.images for chunk in arm.throughput_chunks] == [10, 10, 10, 10, 8]
         assert 2 <= len({block.round for block in arm.latency_blocks}) <= 4
         assert [block.round for block in arm.latency_blocks] == sorted(block.round for block in arm.latency_blocks)
         assert all(len(block.samples_ms) == 4 for block in arm.latency_blocks)
@@ -76,6 +75,15 @@ def test_what_the_packages_and_tokenizers_say_is_carried_over(measured, workbenc
     assert record.tokenizer_ssim == 0.87 and record.tokenizers_digest == "3" * 64
     assert record.evaluation_digest == read_json(workbench.evaluation_set / "evaluation.json")["digest"]
     assert record.quality_metric == "judge" and record.judge is not None and record.judge.scenes == 100
+
+
+def test_each_arm_carries_the_heldout_loss_of_its_own_precision(measured, workbench):
+    record, _ = measured
+    candidate, champion = record.arms[CANDIDATE], record.arms[CHAMPION]
+    assert candidate.evaluation_digest == champion.evaluation_digest == "2" * 64  # of their manifests
+    assert candidate.heldout is not None and candidate.heldout.loss_per_sample[:2] == [1.001, 1.011]
+    assert champion.heldout is not None and champion.heldout.loss_per_sample[:2] == [1.0, 1.01]
+    assert candidate.heldout.coarse_grid == (8, 8) and candidate.heldout.samples_digest == "5" * 64
 
 
 def test_example_images_and_the_servers_log_are_kept(measured):
@@ -107,6 +115,12 @@ def test_data_without_labels_is_measured_without_a_judge(workbench, tmp_path):
     assert len(record.captions) == SETTINGS.unjudged_captions
     candidate = record.arms[CANDIDATE]
     assert candidate.correctness is None and candidate.latency_blocks and candidate.heldout is not None
+    assert sum(chunk.images for chunk in candidate.throughput_chunks) == 2 * SETTINGS.unjudged_captions
+
+
+def test_more_rounds_at_least_than_at_most_are_refused():
+    with pytest.raises(SettingsError, match=r"latency.*min_rounds \(50\) is above max_rounds \(48\)"):
+        BenchmarkSettings.parse({"latency": {"min_rounds": 50}})
 
 
 def test_an_altered_package_is_not_measured(workbench, tmp_path):

@@ -11,6 +11,8 @@ from tests.components.benchmark.conftest import QUICK_JUDGE
 
 SHORT = JudgeSettings(scenes=1500, steps=260, batch=64, width=12, test_scenes=300, min_accuracy=0.0)
 
+TINY = JudgeSettings(scenes=100, steps=1, batch=16, width=4, test_scenes=100, min_accuracy=0.0)
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
@@ -34,7 +36,7 @@ def test_it_reads_unseen_digits_even_after_a_short_training(trained):
     seen = compare(read(trained.judge, images), expected)
     assert np.mean(seen.position) > 0.98 and np.mean(seen.colour) > 0.98
     assert np.mean(seen.correct) > 0.9
-    assert trained.accuracy > 0.9
+    assert trained.report.accuracy > 0.9
 
 
 def test_a_wrong_place_colour_or_digit_is_seen_as_that(trained):
@@ -62,11 +64,21 @@ def test_the_same_recipe_is_trained_once_and_a_damaged_one_again(tmp_path):
     first = trained_judge(QUICK_JUDGE, tmp_path)
     weights = first.folder / "judge.safetensors"
     modified = weights.stat().st_mtime_ns
-    assert trained_judge(QUICK_JUDGE, tmp_path).digest == first.digest
+    assert trained_judge(QUICK_JUDGE, tmp_path).report.digest == first.report.digest
     assert weights.stat().st_mtime_ns == modified
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     again = trained_judge(QUICK_JUDGE, tmp_path)
-    assert weights.stat().st_mtime_ns != modified and again.digest == first.digest
+    assert weights.stat().st_mtime_ns != modified and again.report.digest == first.report.digest
+
+
+@pytest.mark.parametrize("damage", [b'{"digest": "', b"{}", b"\xff\xfe", b"[]"])
+def test_a_judge_whose_record_is_damaged_is_trained_again(tmp_path, damage):
+    first = trained_judge(TINY, tmp_path)
+    record = first.folder / "judge.json"
+    whole = record.read_bytes()
+    record.write_bytes(damage)
+    assert trained_judge(TINY, tmp_path).report == first.report
+    assert record.read_bytes() == whole
 
 
 def test_another_recipe_is_another_judge():
@@ -75,6 +87,6 @@ def test_another_recipe_is_another_judge():
 
 
 def test_a_judge_that_reads_badly_may_judge_nobody(tmp_path):
-    strict = JudgeSettings(scenes=100, steps=1, batch=16, width=4, test_scenes=100, min_accuracy=0.97)
+    strict = TINY.model_copy(update={"min_accuracy": 0.97})
     with pytest.raises(JudgeError, match="reads real scenes with accuracy"):
         trained_judge(strict, tmp_path)

@@ -11,9 +11,12 @@ import torch
 from common.errors import DigestMismatchError, QuantizationError
 from common.files import read_json, write_json
 from components.calibrate.calibrate import calibrate
+from components.calibrate.heldout import heldout_questions
 from components.calibrate.settings import CalibrationSettings
+from components.train.batches import grids
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.data.shards import RecordLayout, Shards, ShardWriter, write_manifest
+from model.objectives.heldout import fixed_masks, heldout_losses
 from model.tokenizers.bundle import TokenizerBundle, record_metrics, save_tokenizers
 from model.tokenizers.text import TextTokenizer
 from model.tokenizers.visual import VisualTokenizer, VisualTokenizerConfig
@@ -55,14 +58,15 @@ def inputs(tmp_path_factory):
     return folder
 
 
-def write_shards(folder, bundle):
+def write_shards(folder, bundle, heldout=12):
     random = np.random.default_rng(0)
-    prompts = np.array([bundle.text.encode_prompt(caption, LAYOUT.text_length) for caption in CAPTIONS * 2])
-    ids = [hashlib.sha256(str(row).encode()).hexdigest() for row in range(len(prompts))]
-    for split in ("train", "heldout"):
+    counts = {"train": 12, "heldout": heldout}
+    for split, count in counts.items():
+        captions = [CAPTIONS[row % len(CAPTIONS)] for row in range(count)]
+        prompts = np.array([bundle.text.encode_prompt(caption, LAYOUT.text_length) for caption in captions])
+        ids = [hashlib.sha256(str(row).encode()).hexdigest() for row in range(count)]
         with ShardWriter(folder, split, LAYOUT) as writer:
-            writer.add(ids, prompts, random.integers(0, 12, (len(ids), 16)), random.integers(0, 12, (len(ids), 64)))
-    counts = {"train": len(ids), "heldout": len(ids)}
+            writer.add(ids, prompts, random.integers(0, 12, (count, 16)), random.integers(0, 12, (count, 64)))
     write_manifest(folder, LAYOUT, counts, tokenizers_digest=bundle.digest)
 
 
@@ -138,6 +142,29 @@ def test_calibration_json_reports_sizes_and_errors(engine, inputs):
     assert report["prompts"] == {"calibration": 8, "measured": 4}
     assert set(report["fidelity"]["coarse"]["layers"]) >= {"blocks.0.attention.qkv_proj", "blocks.1.mlp.down_proj"}
     assert 0 < result.output_error["fine"] < 0.25
+
+
+def test_the_graphs_lose_what_the_checkpoint_loses_under_the_same_masks(engine, inputs):
+    report = read_json(engine[0] / "calibration.json")["heldout"]
+    heldout = Shards(inputs / "shards", "heldout")
+    expected = heldout_losses(load_checkpoint(inputs / "checkpoint"), grids(heldout, list(range(12)), (4, 4)))
+    full, int8 = (np.array(report["loss_per_sample"][precision]) for precision in ("fp32", "int8"))
+    assert full == pytest.approx(expected, abs=1e-4)
+    assert int8 == pytest.approx(full, abs=0.05) and not np.allclose(int8, full, atol=1e-6)
+    ids = "".join(heldout.sample_id(row) for row in range(12))
+    assert report["samples_digest"] == hashlib.sha256(bytes.fromhex(ids)).hexdigest()
+    assert (report["text_length"], report["coarse_grid"], report["fine_grid"]) == (8, [4, 4], [8, 8])
+
+
+def test_heldout_samples_beyond_the_bound_are_thinned_out_and_keep_their_masks(tmp_path, inputs):
+    write_shards(tmp_path, TokenizerBundle.load(inputs / "tokenizers"), heldout=150)
+    heldout = Shards(tmp_path, "heldout")
+    whole, thinned = heldout_questions(heldout, 150), heldout_questions(heldout, 40)
+    rows = np.linspace(0, 149, 40).round().astype(int)
+    assert np.array_equal(thinned.coarse, whole.coarse[rows]) and np.array_equal(thinned.hidden, whole.hidden[rows])
+    assert thinned.samples_digest != whole.samples_digest and thinned.masks_digest != whole.masks_digest
+    masks = np.concatenate([batch.numpy() for batch in fixed_masks(150, 16)], axis=1)
+    assert np.array_equal(whole.hidden, masks.transpose(1, 0, 2)) and whole.hidden.any(2).all()
 
 
 def test_shards_of_other_tokenizers_are_refused(inputs, tmp_path):

@@ -20,7 +20,7 @@ from components.benchmark.measurements import (
 from components.gate.gate import gate, judge
 from components.gate.settings import GateSettings
 from components.gate.verdict import Check, Result, Verdict, read_verdict, write_verdict
-from tests.evidence import CAPTIONS, DIGESTS, arm, correctness, latency, measurements, with_candidate
+from tests.evidence import CAPTIONS, DIGESTS, EVALUATION, arm, correctness, latency, measurements, with_candidate
 
 SETTINGS = GateSettings(bootstrap_resamples=400)
 
@@ -184,16 +184,33 @@ def test_measurements_without_a_candidate_are_invalid():
     assert verdict_on(measurements(arms={})).result is Result.INVALID
 
 
-def heldout(loss: float, *, tokenizers: str = "7", samples: str = "8") -> HeldoutLoss:
-    losses: list[float | None] = [loss + 0.001 * (i % 7) for i in range(100)]
-    return HeldoutLoss(
-        tokenizers_digest=tokenizers * 64, evaluation_digest=samples * 64, visual_vocabulary=240, loss_per_sample=losses
+def heldout(loss: float, **changes: object) -> HeldoutLoss:
+    record = HeldoutLoss(
+        tokenizers_digest="7" * 64,
+        evaluation_digest=EVALUATION,
+        visual_vocabulary=240,
+        samples_digest="5" * 64,
+        masks_digest="6" * 64,
+        text_length=16,
+        coarse_grid=(8, 8),
+        fine_grid=(16, 16),
+        loss_per_sample=[loss + 0.001 * (i % 7) for i in range(100)],
     )
+    return record.model_copy(update=changes)
 
 
-def own_data(ours: HeldoutLoss | None, theirs: HeldoutLoss | None = None, against: bool = True) -> Measurements:
+def own_data(
+    ours: HeldoutLoss | None,
+    theirs: HeldoutLoss | None = None,
+    *,
+    full: HeldoutLoss | None = None,
+    against: bool = True,
+) -> Measurements:
+    """`full` is full precision's, `ours` again where it is not given."""
     rival = champion().model_copy(update={"heldout": theirs, "correctness": None}) if against else None
     measured = measurements(champion=rival, quality_metric="heldout_loss", judge=None)
+    unquantized = measured.arms[FULL_PRECISION].model_copy(update={"heldout": full or ours, "correctness": None})
+    measured = measured.model_copy(update={"arms": {**measured.arms, FULL_PRECISION: unquantized}})
     return with_candidate(measured, heldout=ours, correctness=None)
 
 
@@ -205,11 +222,90 @@ def test_without_a_judge_the_heldout_loss_is_the_quality():
     assert verdict_on(own_data(None, heldout(1.0))).result is Result.FAIL
 
 
-@pytest.mark.parametrize("theirs", [heldout(1.0, tokenizers="9"), heldout(1.0, samples="9")])
-def test_losses_under_other_tokenizers_or_samples_are_incomparable(theirs):
-    verdict = verdict_on(own_data(heldout(1.0), theirs))
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"tokenizers_digest": "9" * 64}, "other tokenizers"),
+        ({"evaluation_digest": "9" * 64}, "another evaluation set"),
+        ({"text_length": 24}, "another text_length"),
+        ({"coarse_grid": (4, 16)}, "another grid of sketch tokens"),
+        ({"fine_grid": (8, 32)}, "another grid of image tokens"),
+        ({"samples_digest": "9" * 64}, "other held-out samples"),
+        ({"masks_digest": "9" * 64}, "other masks"),
+    ],
+)
+def test_losses_about_other_questions_are_incomparable(change, words):
+    verdict = verdict_on(own_data(heldout(1.0), heldout(1.0, **change)))
     assert verdict.result is Result.INVALID
-    assert check(verdict, "heldout_loss_vs_champion").value is None
+    compared = check(verdict, "heldout_loss_vs_champion")
+    assert compared.value is None and words in compared.reason
+
+
+def test_without_a_judge_int8_may_cost_no_more_than_its_bound():
+    kept = check(verdict_on(own_data(heldout(1.004), full=heldout(1.0), against=False)), "heldout_loss_int8")
+    assert kept.result is Result.PASS and kept.value == pytest.approx(0.004) and kept.n == 100
+    assert kept.interval == pytest.approx((0.004, 0.004))
+    verdict = verdict_on(own_data(heldout(1.03), full=heldout(1.0), against=False))
+    assert verdict.result is Result.FAIL and "heldout_loss_int8" in verdict.reasons[0]
+
+
+def test_a_cost_of_int8_that_may_lie_on_either_side_of_its_bound_is_inconclusive():
+    scattered = heldout(1.0, loss_per_sample=[1.0 + 0.3 * (-1) ** i for i in range(100)])
+    verdict = verdict_on(own_data(scattered, full=heldout(0.99), against=False))
+    assert check(verdict, "heldout_loss_int8").result is Result.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"), [([], "missing"), ([1.0] * 31, "only 31 samples"), ([1.0, None], "finite")]
+)
+def test_fault_18_without_enough_pairs_the_cost_of_int8_is_not_shown(losses, words):
+    same = heldout(1.0, loss_per_sample=losses)
+    cost = check(verdict_on(own_data(same, full=same, against=False)), "heldout_loss_int8")
+    assert cost.result is Result.FAIL and words in cost.reason
+
+
+def learned_elsewhere(measured: Measurements, name: str) -> Measurements:
+    stranger = measured.arms[name].model_copy(update={"evaluation_digest": "9" * 64})
+    return measured.model_copy(update={"arms": {**measured.arms, name: stranger}})
+
+
+@pytest.mark.parametrize(
+    ("measured", "name"),
+    [
+        (measurements(champion=champion(accuracy=0.2)), "accuracy_vs_champion"),
+        (own_data(heldout(1.0), heldout(3.0)), "heldout_loss_vs_champion"),
+    ],
+)
+def test_a_champion_that_learned_from_other_data_is_not_replaced(measured, name):
+    assert verdict_on(measured).result is Result.PASS
+    verdict = verdict_on(learned_elsewhere(measured, CHAMPION))
+    compared = check(verdict, name)
+    assert verdict.result is compared.result is Result.INVALID and compared.value is None
+    assert "the champion learned from other data" in compared.reason and "--home" in compared.reason
+
+
+@pytest.mark.parametrize(
+    ("measured", "names"),
+    [
+        (measurements(champion=champion()), ("accuracy_int8", "accuracy_vs_champion")),
+        (own_data(heldout(1.0), heldout(1.0)), ("heldout_loss_ratio", "heldout_loss_vs_champion")),
+    ],
+)
+def test_a_candidate_measured_on_an_evaluation_set_that_it_did_not_hold_out_is_invalid(measured, names):
+    verdict = verdict_on(learned_elsewhere(measured, CANDIDATE))
+    assert verdict.result is Result.INVALID
+    for name in names:
+        assert check(verdict, name).result is Result.INVALID
+        assert "the candidate learned from other data" in check(verdict, name).reason
+
+
+def test_throughput_is_reported_with_an_interval_from_its_chunks():
+    reported = verdict_on(measurements()).reported
+    low, rate, high = (reported[f"candidate_images_per_s{end}"] for end in ("_low", "", "_high"))
+    assert rate == pytest.approx(64 / 0.32) and low is not None and high is not None
+    assert 190 < low < rate < high < 210
+    silent = verdict_on(with_candidate(measurements(), throughput_chunks=[])).reported
+    assert silent["candidate_images_per_s"] is None and silent["candidate_images_per_s_low"] is None
 
 
 def test_the_verdict_and_a_page_that_stands_alone_are_written(tmp_path):

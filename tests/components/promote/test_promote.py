@@ -79,10 +79,14 @@ class Candidate:
         """Measure and gate it; its arms carry its own digests."""
         rival: Arm | None = None
         if champion is not None:
-            rival = arm(CHAMPION, 0.94, 6.0, seed=3).model_copy(update={"digest": champion})
-        record = measurements(accuracy=accuracy, champion=rival, **{"evaluation_digest": "2" * 64, **changes})
+            rival = arm(CHAMPION, 0.94, 6.0, seed=3)
+        held_out = "2" * 64  # what the packages' manifests name
+        record = measurements(accuracy=accuracy, champion=rival, **{"evaluation_digest": held_out, **changes})
         digests = {CANDIDATE: self.int8, FULL_PRECISION: self.fp32, CHAMPION: champion}
-        arms = {name: each.model_copy(update={"digest": digests[name]}) for name, each in record.arms.items()}
+        arms = {
+            name: each.model_copy(update={"digest": digests[name], "evaluation_digest": held_out})
+            for name, each in record.arms.items()
+        }
         write_measurements(self.folder / "measurements", record.model_copy(update={"arms": arms}))
         gate(GATE, self.folder / "measurements", self.folder / "verdict")
         return self

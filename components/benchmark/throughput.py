@@ -1,0 +1,62 @@
+"""Every arm answers every question, several clients at once, and the arms take turns.
+
+The questions come in chunks, and each arm is asked each of them once: A B, then B A (ABC, then CBA for three arms), so
+that no arm has the machine's better hour to itself. Each chunk is a throughput of its own; from their spread the gate
+draws its interval.
+"""
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from components.benchmark.arms import ArmClient, Images, Question
+from components.benchmark.measurements import ThroughputChunk
+
+Chunks = dict[str, list[ThroughputChunk]]
+
+
+def answer_in_turns(
+    arms: Sequence[ArmClient], questions: Sequence[Question], chunk_questions: int, clients: int
+) -> tuple[dict[str, Images], Chunks]:
+    """The images of each arm, by name, in the order of `questions`, and how long each chunk took.
+
+    The arms must be warm. A chunk counts the images, not the questions: a refusal costs next to nothing.
+    """
+    images: dict[str, Images] = {arm.name: [] for arm in arms}
+    chunks: Chunks = {arm.name: [] for arm in arms}
+    orders = itertools.cycle((arms, arms[::-1]))
+    with ThreadPoolExecutor(clients) as pool:
+        for arm in arms:  # the threads and their first streams are no part of a measurement
+            arm.ask_all(questions[:clients], pool)
+        for start in range(0, len(questions), chunk_questions):
+            chunk = questions[start : start + chunk_questions]
+            for arm in next(orders):
+                started = time.perf_counter()
+                answers = arm.ask_all(chunk, pool)
+                seconds = time.perf_counter() - started
+                images[arm.name] += answers
+                chunks[arm.name].append(ThroughputChunk(images=_answered(answers), seconds=seconds))
+    return images, chunks
+
+
+def first_answerable(arms: Sequence[ArmClient], questions: Sequence[Question], count: int) -> list[Question]:
+    """The first questions that every arm answers, at least `count` of them where there are so many."""
+    found: list[Question] = []
+    with ThreadPoolExecutor(1) as pool:
+        for start in range(0, len(questions), count):
+            part = questions[start : start + count]
+            found += answered_by_all(part, {arm.name: arm.ask_all(part, pool) for arm in arms})
+            if len(found) >= count:
+                break
+    return found
+
+
+def answered_by_all(questions: Sequence[Question], answers: Mapping[str, Images]) -> list[Question]:
+    """Without those that an arm refuses, such as a caption that is too long for it."""
+    rows = zip(*answers.values(), strict=True)
+    return [question for question, row in zip(questions, rows, strict=True) if all(image is not None for image in row)]
+
+
+def _answered(images: Images) -> int:
+    return sum(image is not None for image in images)

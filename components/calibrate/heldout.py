@@ -1,0 +1,120 @@
+"""The held-out loss of the exported graphs: what is served is what is scored, in each precision."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.files import sha256_bytes
+from components.calibrate.settings import CalibrationSettings
+from model.data.shards import Shards
+from model.decoding.loop import pack_blocks
+from model.decoding.samplers import log_softmax
+from model.decoding.session import Session
+from model.objectives.heldout import fixed_masks
+from serving.package.runtime.engine import EngineSession
+
+PRECISIONS = ("fp32", "int8")
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Held-out samples with the tokens that are hidden of each: int64 `text_ids` [n, text_length], `coarse`
+    [n, coarse_tokens] and `fine` [n, coarse_tokens, 4], bool `hidden` [n, draws, coarse_tokens]."""
+
+    text_ids: np.ndarray
+    coarse: np.ndarray
+    fine: np.ndarray
+    hidden: np.ndarray
+    samples_digest: str
+    """sha256 over the ids of the samples, in their order."""
+    masks_digest: str
+
+    def part(self, start: int, stop: int) -> "Questions":
+        return replace(
+            self,
+            text_ids=self.text_ids[start:stop],
+            coarse=self.coarse[start:stop],
+            fine=self.fine[start:stop],
+            hidden=self.hidden[start:stop],
+        )
+
+
+def describe_heldout(
+    settings: CalibrationSettings, engine: Path, generator: Mapping[str, Any], heldout: Shards
+) -> dict[str, Any]:
+    """`heldout` of `calibration.json`: the loss of each sample in both precisions of `engine`, and what it is about.
+
+    `generator` is the content of `generator.json`. Two records may be compared only where everything but the losses is
+    equal.
+    """
+    asked = heldout_questions(heldout, settings.heldout_samples)
+    losses = {}
+    for precision in PRECISIONS:
+        session = EngineSession(engine / precision, generator, threads=1)
+        losses[precision] = graph_losses(session, asked, settings.batch_size)
+    return {
+        "samples_digest": asked.samples_digest,
+        "masks_digest": asked.masks_digest,
+        "text_length": generator["text_length"],
+        "coarse_grid": generator["coarse_grid"],
+        "fine_grid": generator["fine_grid"],
+        "loss_per_sample": losses,
+    }
+
+
+def heldout_questions(heldout: Shards, count: int) -> Questions:
+    """Up to `count` samples, spread evenly over all, each under the masks that training scores it with."""
+    rows = np.unique(np.linspace(0, len(heldout) - 1, min(count, len(heldout))).round().astype(np.int64))
+    batch = heldout.batch(rows)
+    masks = _masks_of(rows, len(heldout), heldout.layout.coarse_tokens)
+    ids = "".join(heldout.sample_id(int(row)) for row in rows)
+    return Questions(
+        text_ids=batch["text_ids"],
+        coarse=batch["coarse"],
+        fine=pack_blocks(batch["fine"], *heldout.layout.coarse_grid),
+        hidden=masks,
+        samples_digest=sha256_bytes(bytes.fromhex(ids)),
+        masks_digest=sha256_bytes(np.packbits(masks).tobytes()),
+    )
+
+
+def graph_losses(session: Session, asked: Questions, batch_size: int) -> list[float | None]:
+    """Cross-entropy in nats per token of each sample, as `model.objectives.heldout` defines it; `None` where it is not
+    finite."""
+    losses: list[np.ndarray] = []
+    for start in range(0, len(asked.coarse), batch_size):
+        losses.append(_batch_losses(session, asked.part(start, start + batch_size)))
+    return [float(loss) if np.isfinite(loss) else None for loss in np.concatenate(losses)]
+
+
+def _batch_losses(session: Session, asked: Questions) -> np.ndarray:
+    """[n] losses; sketch and details weigh as in training: by their tokens in a 2x2 block and its cell."""
+    unknown = session.visual_vocabulary
+    past = session.prefill(asked.text_ids)
+    sketch = np.zeros(len(asked.coarse))
+    draws = asked.hidden.shape[1]
+    for draw in range(draws):
+        hidden = asked.hidden[:, draw]
+        each = _cross_entropy(session.coarse(past, np.where(hidden, unknown, asked.coarse)), asked.coarse)
+        sketch += (each * hidden).sum(1) / hidden.sum(1) / draws
+    details = _cross_entropy(session.fine(past, asked.coarse, np.full_like(asked.fine, unknown)), asked.fine)
+    weight = 1 / (1 + asked.fine.shape[-1])
+    return weight * sketch + (1 - weight) * details.reshape(len(details), -1).mean(1)
+
+
+def _cross_entropy(logits: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Nats of each code: float32 [..., vocabulary] and int64 [...] to float [...]."""
+    return -np.take_along_axis(log_softmax(logits), codes[..., None], axis=-1)[..., 0]
+
+
+def _masks_of(rows: np.ndarray, samples: int, tokens: int) -> np.ndarray:
+    """bool [n, draws, tokens] of the chosen rows; only these are kept of all the samples' masks."""
+    kept, start = [], 0
+    for masks in fixed_masks(samples, tokens):
+        stop = start + masks.shape[1]
+        kept.append(masks.numpy()[:, rows[(rows >= start) & (rows < stop)] - start])
+        start = stop
+    return np.ascontiguousarray(np.concatenate(kept, axis=1).transpose(1, 0, 2))
