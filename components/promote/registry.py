@@ -49,7 +49,8 @@ class Registry:
     def register(self, evidence: Evidence, run_id: str | None) -> str:
         """Register a candidate and return its version; the same evidence again gives the same version.
 
-        The evidence is logged to the run `run_id`, else to the one that `MLFLOW_RUN_ID` names.
+        The evidence is logged to the run `run_id`, else to the one that `MLFLOW_RUN_ID` names. The alias `candidate`
+        names the newest version, also where an earlier call broke off before it was set.
         """
         run = run_id or os.environ.get("MLFLOW_RUN_ID")
         if not run:
@@ -57,30 +58,22 @@ class Registry:
         with _reaching(self._uri):
             self._ensure_model()
             found = self._find(evidence.package_digest, evidence.evidence_digest)
-            if found is not None:
-                return str(found.version)
-            for folder, files in evidence.files.items():
-                for file in files:
-                    self._client.log_artifact(run, str(file), folder)
-            source = f"{self._client.get_run(run).info.artifact_uri}/package"
-            tags = {PACKAGE_TAG: evidence.package_digest, EVIDENCE_TAG: evidence.evidence_digest, **evidence.tags}
-            shortened = {name: value[:_LONGEST_TAG] for name, value in tags.items()}
-            version = self._client.create_model_version(self._model, source, run_id=run, tags=shortened)
-            self._client.set_registered_model_alias(self._model, CANDIDATE_ALIAS, str(version.version))
-            return str(version.version)
+            version = str((found or self._create(evidence, run)).version)
+            newest = self.version_of(CANDIDATE_ALIAS)
+            if newest is None or int(newest) < int(version):
+                self._client.set_registered_model_alias(self._model, CANDIDATE_ALIAS, version)
+            return version
 
     def tag(self, version: str, tags: Mapping[str, str]) -> None:
         with _reaching(self._uri):
             for name, value in tags.items():
                 self._client.set_model_version_tag(self._model, version, name, value[:_LONGEST_TAG])
 
-    def mirror(self, stage: str, digest: str | None, evidence_digest: str | None = None) -> bool:
+    def mirror(self, stage: str, digest: str, evidence_digest: str | None = None) -> bool:
         """Point the alias `stage` at the version of the package that the release store names; returns whether it moved.
 
         Run at every promotion, it also repairs an alias that a crash left behind.
         """
-        if digest is None:
-            return False
         with _reaching(self._uri):
             version = self._find(digest, evidence_digest) or self._find(digest)
             if version is None:
@@ -96,6 +89,15 @@ class Registry:
         with _reaching(self._uri):
             models = self._client.search_registered_models(f"name = '{self._model}'")
             return str(models[0].aliases[alias]) if models and alias in models[0].aliases else None
+
+    def _create(self, evidence: Evidence, run: str) -> "ModelVersion":
+        for folder, files in evidence.files.items():
+            for file in files:
+                self._client.log_artifact(run, str(file), folder)
+        source = f"{self._client.get_run(run).info.artifact_uri}/package"
+        tags = {PACKAGE_TAG: evidence.package_digest, EVIDENCE_TAG: evidence.evidence_digest, **evidence.tags}
+        shortened = {name: value[:_LONGEST_TAG] for name, value in tags.items()}
+        return self._client.create_model_version(self._model, source, run_id=run, tags=shortened)
 
     def _ensure_model(self) -> None:
         from mlflow.exceptions import MlflowException
@@ -121,7 +123,10 @@ class Registry:
 
 @contextmanager
 def _reaching(uri: str | None) -> Iterator[None]:
-    """Turn whatever MLflow raises into a `TrackingError`."""
+    """Turn whatever MLflow raises into a `TrackingError`.
+
+    Without its cause: MLflow's own messages hold the address with its password, and a log shows a chain of errors.
+    """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -133,4 +138,4 @@ def _reaching(uri: str | None) -> Iterator[None]:
             f"the tracking server did not take the record: {first_line}",
             where=redact_text(uri or os.environ.get("MLFLOW_TRACKING_URI", "MLflow")),
             fix="make it reachable and run the promotion again; nothing was promoted",
-        ) from error
+        ) from None

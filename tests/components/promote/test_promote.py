@@ -3,6 +3,7 @@
 import queue
 import shutil
 import threading
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tests.evidence import arm, measurements
 from tests.packages import build
 
 SETTINGS = PromotionSettings(actor="tester")
+PASSWORD = "hunter2"
 GATE = GateSettings(bootstrap_resamples=200)
 
 
@@ -205,6 +207,28 @@ def test_fault_21_without_the_tracking_server_nothing_is_promoted(place, monkeyp
         candidate.promoted(tracking_uri="http://127.0.0.1:9")
     assert place.champion is None
     assert candidate.promoted().promoted  # it is back: the same step succeeds
+
+
+def test_fault_25_an_error_of_the_tracking_server_shows_no_password(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TrackingError) as caught:
+        Registry("generator", f"http://team:{PASSWORD}@127.0.0.1:9/mlflow").version_of("champion")
+    assert PASSWORD in str(caught.value.__context__)  # MLflow's own message
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "team:***@127.0.0.1" in shown and PASSWORD not in shown
+
+
+def test_a_candidate_alias_that_a_crash_left_behind_is_repaired_by_the_next_call(place):
+    def alias() -> str | None:
+        return Registry(SETTINGS.registered_model, place.url).version_of("candidate")
+
+    first = place.candidate("run-1").judged(accuracy=0.5)
+    assert alias() is None and first.promoted().version == "1"
+    place.client.delete_registered_model_alias(SETTINGS.registered_model, "candidate")
+    assert first.promoted().version == alias() == "1"
+    second = place.candidate("run-2").judged(accuracy=0.5)
+    assert second.promoted().version == alias() == "2"
+    assert first.promoted().version == "1" and alias() == "2"  # an older one again is not the newest
 
 
 def test_a_verdict_about_another_package_is_refused(place):
