@@ -4,6 +4,7 @@ Both are real: DeepSpeed ranks, a Triton server, an MLflow store. The tests read
 """
 
 import json
+import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +166,8 @@ def test_a_resumed_run_repeats_no_complete_step(second):
     for name, started in second.completed_before.items():
         assert json.loads((second.folder / "steps" / f"{name}.json").read_text())["started"] == started, name
     log = (second.folder / "logs" / "train.log").read_text()
-    assert "trains steps 1 to 30" in log and "trains steps 11 to 30" in log
+    starts = {int(first) for first in re.findall(r"trains steps (\d+) to 30", log)}
+    assert starts in ({1, 11}, {1, 21})  # the newest state that was saved before the kill
 
 
 def test_fault_27_an_interrupted_run_leaves_no_process_and_no_port(second):
