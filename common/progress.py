@@ -13,20 +13,25 @@ from pathlib import Path
 PROGRESS_VARIABLE = "EMUFLOW_PROGRESS_FILE"
 _MINIMUM_INTERVAL_S = 0.2
 _last_report_s = -_MINIMUM_INTERVAL_S
+_begun: dict[str, float] = {}
 
 
 def report(done: int, total: int, message: str = "") -> None:
     """Publish "`done` of `total`" with a short message, at most five times a second (the last one always).
 
-    A `total` of 0 means that nobody knows it yet; then no report is the last one.
+    A `total` of 0 means that nobody knows it yet; then no report is the last one. The first report of a count is kept
+    in each later one (`begun`): the pace is taken from there, not from the start of the process with its imports.
     """
-    global _last_report_s
+    global _last_report_s, _begun
     target = os.environ.get(PROGRESS_VARIABLE)
-    now = time.monotonic()
+    now, clock = time.monotonic(), time.time()
+    if _begun.get("total") != total or done < _begun["done"]:
+        _begun = {"done": done, "total": total, "time": clock}
     last = total > 0 and done >= total
     if not target or (not last and now - _last_report_s < _MINIMUM_INTERVAL_S):
         return
     _last_report_s = now
     temporary = Path(f"{target}.{os.getpid()}")
-    temporary.write_text(json.dumps({"done": done, "total": total, "message": message, "time": time.time()}))
+    content = {"done": done, "total": total, "message": message, "time": clock, "begun": _begun}
+    temporary.write_text(json.dumps(content))
     temporary.replace(target)

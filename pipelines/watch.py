@@ -18,6 +18,8 @@ class StepState:
     done: int = 0
     total: int = 0
     message: str = ""
+    pace_s: float | None = None
+    """Seconds for one of `total`, so far."""
     earlier: bool = False
     """Completed by an earlier start of the same run."""
     record: dict[str, Any] | None = None
@@ -25,9 +27,7 @@ class StepState:
     @property
     def remaining_s(self) -> float | None:
         """Time left for this step at its pace so far; `None` where it does not tell its progress."""
-        if self.status != "running" or not 0 < self.done <= self.total:
-            return None
-        return self.seconds * (self.total - self.done) / self.done
+        return None if self.pace_s is None else self.pace_s * max(0, self.total - self.done)
 
 
 def read_step(run_folder: Path, name: str, *, now: float, run_started: float) -> StepState:
@@ -52,8 +52,16 @@ def read_step(run_folder: Path, name: str, *, now: float, run_started: float) ->
         progress.get("done", 0),
         progress.get("total", 0),
         progress.get("message", ""),
+        _pace(progress, now),
         record=record,
     )
+
+
+def _pace(progress: dict[str, Any], now: float) -> float | None:
+    begun = progress.get("begun")
+    if not begun or not progress["total"] or progress["done"] <= begun["done"]:
+        return None
+    return (now - begun["time"]) / (progress["done"] - begun["done"])
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -37,6 +37,17 @@ def test_a_report_is_written_again_after_the_interval(file, monkeypatch):
     assert json.loads(file.read_text())["done"] == 2
 
 
+def test_the_first_report_of_a_count_stands_in_every_later_one(file, monkeypatch):
+    monkeypatch.setattr(progress, "_MINIMUM_INTERVAL_S", 0)
+    for done, total in ((5, 30), (6, 30), (7, 30)):
+        report(done, total)
+    assert (json.loads(file.read_text())["begun"]["done"]) == 5
+    report(1, 30)
+    assert json.loads(file.read_text())["begun"]["done"] == 1
+    report(1, 8)
+    assert json.loads(file.read_text())["begun"]["total"] == 8
+
+
 def test_without_the_variable_nothing_is_written(file, monkeypatch):
     monkeypatch.delenv(PROGRESS_VARIABLE)
     report(1, 1)

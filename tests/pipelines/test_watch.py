@@ -22,7 +22,8 @@ def test_a_step_without_a_record_waits(tmp_path):
 
 def test_a_working_step_shows_its_progress_and_the_time_left(tmp_path):
     write(tmp_path, "train", status="running", started=960.0, seconds=None)
-    write(tmp_path, "train", "progress", done=10, total=30, message="loss 3.2", time=990.0)
+    begun = {"done": 2, "total": 30, "time": 968.0}
+    write(tmp_path, "train", "progress", done=10, total=30, message="loss 3.2", time=990.0, begun=begun)
     state = read(tmp_path)
     assert (state.status, state.seconds, state.done, state.total, state.message) == (
         "running",
