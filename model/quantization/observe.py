@@ -110,5 +110,5 @@ def check_coverage(calibrated: dict[str, Tensor], elsewhere: dict[str, Tensor], 
             raise QuantizationError(
                 f"held-out data reaches {excess:.2f} times the calibrated range, allowed is {largest_excess}",
                 where=name,
-                fix="calibrate with data that looks like the training data",
+                fix="calibrate with data that looks like it, or raise calibration.largest_range_excess",
             )
