@@ -105,10 +105,10 @@ class _Supervisor:
     def tell(self) -> None:
         """Tell `on_change` what changed, through this process or another."""
         state = read_state(self._folder)
-        if state is None or state == self._told:
+        if state is None or state.digest is None or state == self._told:
             return
         self._told = state
-        self._served = state.digest or self._served
+        self._served = state.digest
         self._on_change(state)
 
     def _restart(self) -> None:
