@@ -10,7 +10,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 TORCH ?= $(shell cat .venv/.torch 2>/dev/null || echo cpu)
 ARGS ?=
-IMAGE ?= emuflow-python:0.1.0
+BUILD_ARGS ?=
 
 TORCH_VERSION := 2.13.0
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
@@ -19,10 +19,10 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c const
 INPUTS := pyproject.toml serving/client/pyproject.toml constraints.txt
 STAMP := .venv/.ready-$(TORCH)-$(shell cat $(INPUTS) | sha256sum | cut -c1-16)
 
-.PHONY: help setup run test test-slow serve lint format images clean
+.PHONY: help setup run test test-slow test-containers serve lint format images clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 18
 
 run: setup ## retrain, benchmark, gate and promote on the built-in data (emuflow run --preset quickstart)
 	$(BIN)/emuflow run --preset quickstart $(ARGS)
@@ -45,10 +45,11 @@ format: setup ## let ruff correct what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-images: ## build the steps' image with podman or docker
-	@builder=$$(command -v podman || command -v docker) || { echo "podman or docker is needed"; exit 2; }; \
-	$$builder build -t $(IMAGE) -f infra/images/Containerfile --build-arg TORCH=$(TORCH) \
-	  --build-arg GIT_COMMIT=$$(git rev-parse HEAD 2>/dev/null || echo unknown) .
+images: ## build both images with podman or docker (BUILD_ARGS: arguments of the build)
+	@TORCH=$(TORCH) $(PYTHON) -m infra.images.build $(BUILD_ARGS)
+
+test-containers: setup ## build the images and run the pipeline in them (exit code 77: no podman here)
+	@$(BIN)/python -m tests.containers.run $(ARGS)
 
 setup: $(STAMP) ## the environment in .venv, with DeepSpeed's operator compiled
 

@@ -91,6 +91,10 @@ class TrackingError(EmuflowError):
     """The tracking server cannot be reached; nothing is promoted without it."""
 
 
+class PlatformError(EmuflowError):
+    """What the run needs of this machine is absent: a container engine, an image."""
+
+
 class StepFailedError(EmuflowError):
     """A step of the pipeline ended with an error; the message names the step and its log."""
 

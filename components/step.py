@@ -28,6 +28,8 @@ from common.redaction import redact, redact_text
 RUN_FOLDER_VARIABLE = "EMUFLOW_RUN_FOLDER"
 STEP_RUNS_VARIABLE = "EMUFLOW_STEP_RUNS"
 """JSON: each step's name to the MLflow run that the driver opened for it."""
+STEP_IMAGE_VARIABLE = "EMUFLOW_STEP_IMAGE"
+"""The image of the container that a step runs in, where whoever started it said so."""
 RELEASE_URL_VARIABLE = "EMUFLOW_RELEASE_URL"
 """The release store's SQLAlchemy URL. It may hold a password, so it is never a parameter of the pipeline."""
 
@@ -48,6 +50,13 @@ class StepRecord:
     outputs: dict[str, str] = dataclasses.field(default_factory=dict)
     result: Any = None
     error: dict[str, Any] | None = None
+    surroundings: dict[str, Any] = dataclasses.field(default_factory=lambda: _surroundings())
+
+
+def _surroundings() -> dict[str, Any]:
+    """Who runs the step, and whether a mistake in it could change the system that it runs on."""
+    read_only = bool(os.statvfs("/").f_flag & os.ST_RDONLY)
+    return {"user": os.getuid(), "read_only_root": read_only, "image": os.environ.get(STEP_IMAGE_VARIABLE)}
 
 
 @contextlib.contextmanager

@@ -100,11 +100,20 @@ def serve(
     grpc_port: Annotated[int, typer.Option(help="0: any free port.")] = 8001,
     http_port: Annotated[int, typer.Option(help="0: any free port.")] = 8000,
     metrics_port: Annotated[int, typer.Option(help="0: any free port.")] = 8002,
+    host: Annotated[str, typer.Option(help="0.0.0.0 inside a container: whoever reaches it may ask.")] = "127.0.0.1",
 ) -> None:
-    """Serve a model with Triton on this machine's loopback until Ctrl-C; a promotion is followed without a restart."""
+    """Serve a model with Triton on this machine's loopback (or --host) until Ctrl-C; a promotion is followed without a restart."""
     from pipelines.serving import serve_model
 
-    serve_model(Home(home), model, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port, console=console)
+    serve_model(
+        Home(home),
+        model,
+        grpc_port=grpc_port,
+        http_port=http_port,
+        metrics_port=metrics_port,
+        console=console,
+        host=host,
+    )
 
 
 @app.command()
@@ -127,7 +136,9 @@ def compile_command(
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the pipeline's IR goes.")],
     preset: PresetOption = None,
     overrides: SetOption = None,
-    image: Annotated[str | None, typer.Option(help="The steps' image, best by digest.")] = None,
+    image: Annotated[str | None, typer.Option(help="The steps' image: NAME@sha256:DIGEST.")] = None,
+    triton_image: Annotated[str | None, typer.Option(help="The image of export and benchmark, likewise.")] = None,
+    allow_tags: Annotated[bool, typer.Option("--allow-tags", help="Take images by a tag, which can move.")] = False,
 ) -> None:
     """Compile the pipeline for Kubeflow Pipelines."""
     from pipelines.cluster import compile_pipeline
@@ -136,7 +147,14 @@ def compile_command(
     if output.suffix not in (".yaml", ".yml", ".json"):
         raise UsageError("the file's name ends with .yaml or .json", where=f"--output {output}")
     preset = preset or _DEFAULT_PRESET
-    compile_pipeline(load(preset, overrides or []), output, preset=preset, image=image)
+    compile_pipeline(
+        load(preset, overrides or []),
+        output,
+        preset=preset,
+        image=image,
+        triton_image=triton_image,
+        allow_tags=allow_tags,
+    )
     console.print(f"{output}")
 
 

@@ -16,9 +16,10 @@ from common.home import Home
 from common.redaction import redact
 from components.step import describe_error
 from pipelines.connection import Connection, connect
+from pipelines.containers import settle_images
 from pipelines.lock import only_run
 from pipelines.memory import MemorySampler
-from pipelines.orchestrate import ARGUMENTS_FILE
+from pipelines.orchestrate import ARGUMENTS_FILE, SETTINGS_FILE, read_platform
 from pipelines.parent import Parent, current_champion, find_parent
 from pipelines.provenance import code_digest, describe_run, git_commit, image_digest
 from pipelines.record import RunRecord, resumable_run
@@ -40,6 +41,8 @@ def run(settings: Settings, *, preset: str, home: Home, console: Console) -> Run
     Raises `StepFailedError` where a step failed and `Interrupted` on a signal: `resume` goes on with either.
     """
     with only_run(home) as lock, signals_raise():
+        if settings.platform.runner == "containers":
+            settle_images(settings.platform.containers)
         connection = connect(home, settings.platform)
         parent = find_parent(home, connection.release_url, settings.data.source)
         if parent.other_data:
@@ -48,7 +51,7 @@ def run(settings: Settings, *, preset: str, home: Home, console: Console) -> Run
         folder = home.run(record.run_id)
         folder.mkdir(parents=True)
         write_json(folder / ARGUMENTS_FILE, _arguments(settings, record, parent, home))
-        write_json(folder / "settings.json", record.settings)
+        write_json(folder / SETTINGS_FILE, record.settings)
         tracking = _open_tracking(record, home, connection)
         return _execute(record, home, connection, tracking, console, lock)
 
@@ -60,6 +63,9 @@ def resume(home: Home, platform: PlatformSettings | None, console: Console) -> R
     """
     with only_run(home) as lock, signals_raise():
         record = resumable_run(home)
+        before = read_platform(home.run(record.run_id))
+        if before.runner == "containers":
+            settle_images(before.containers)
         connection = connect(home, platform)
         tracking = RunTracking(record.tracking["steps"], record.tracking["parent"])
         tracking.begin_again()
@@ -71,7 +77,7 @@ def resume(home: Home, platform: PlatformSettings | None, console: Console) -> R
 
 def _follow_code(record: RunRecord, home: Home) -> None:
     """Where the code has changed since the start, every step is repeated with it: the package names the new commit."""
-    if record.code_digest == code_digest():
+    if (record.code_digest, record.provenance["image_digest"]) == (code_digest(), image_digest()):
         return
     file = home.run(record.run_id) / ARGUMENTS_FILE
     record.code_digest = code_digest()

@@ -1,43 +1,58 @@
 """The process that runs the graph on this machine: `python -m pipelines.orchestrate RUN_FOLDER`.
 
-kfp.local starts each step as a process of its own and keeps what is complete (`<run>/completed`): a second start on
+kfp.local starts each step as a process (or container) of its own and keeps what is complete (`<run>/completed`): a second start on
 the same folder repeats no completed step. Its output is the run's `logs/pipeline.log`; the steps write their own.
 """
 
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from common.files import read_json
 from common.processes import adopt_orphans, die_with_parent, end_descendants
+from pipelines.containers import container_runner, remove_containers
+from pipelines.settings import PlatformSettings
 
 ARGUMENTS_FILE = "arguments.json"
+SETTINGS_FILE = "settings.json"
 
 
 def main(run_folder: Path) -> None:
     """Run the pipeline with the arguments in `run_folder`. Raises `RuntimeError`, after the logs, when a step fails."""
     die_with_parent()
     adopt_orphans()
-    signal.signal(signal.SIGTERM, _end)
-    signal.signal(signal.SIGINT, _end)
+    platform = read_platform(run_folder)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, partial(_end, run_folder.name if platform.runner == "containers" else None))
 
     from kfp import local
 
     from pipelines.retrain import retrain
 
+    arguments = read_json(run_folder / ARGUMENTS_FILE)
     local.init(
-        local.SubprocessRunner(use_venv=False),
+        container_runner(run_folder, arguments, platform.containers)
+        if platform.runner == "containers"
+        else local.SubprocessRunner(use_venv=False),
         pipeline_root=str(run_folder / "artifacts"),
         enable_caching=True,
         cache_root=str(run_folder / "completed"),
     )
     for task in retrain.pipeline_spec.root.dag.tasks.values():
         task.caching_options.enable_cache = True  # also what a cluster never caches: this cache belongs to one run
-    retrain(**read_json(run_folder / ARGUMENTS_FILE))
+    retrain(**arguments)
 
 
-def _end(signal_number: int, _frame: FrameType | None) -> None:
+def read_platform(run_folder: Path) -> PlatformSettings:
+    """How the run was told to work. Its addresses are not read from here: they may hold hidden passwords."""
+    return PlatformSettings.parse(read_json(run_folder / SETTINGS_FILE)["platform"])
+
+
+def _end(containers_of: str | None, signal_number: int, _frame: FrameType | None) -> None:
+    if containers_of:
+        remove_containers(containers_of)
     end_descendants()
     sys.exit(128 + signal_number)
 

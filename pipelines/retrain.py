@@ -10,6 +10,7 @@ from components.curate.component import curate
 from components.export.component import export
 from components.gate.component import gate
 from components.ingest.component import ingest
+from components.judge.component import judge
 from components.promote.component import promote
 from components.tokenize.component import tokenize
 from components.train.component import train
@@ -32,6 +33,7 @@ def retrain(
     calibration_settings: str,
     decoding_settings: str,
     export_settings: str,
+    judge_settings: str,
     benchmark_settings: str,
     gate_settings: str,
     release_settings: str,
@@ -98,15 +100,17 @@ def retrain(
         evaluation_set=evaluation_set,
     ).outputs["exported"]
 
+    trained_judge = judge(settings=judge_settings, cache=cache, evaluation_set=evaluation_set).outputs["trained_judge"]
+
     measured = benchmark(
         settings=benchmark_settings,
         champion=champion,
         package_store=package_store,
         key_folder=key_folder,
-        cache=cache,
         exported=exported,
         evaluation_set=evaluation_set,
         tokenizers=tokenizers,
+        judge=trained_judge,
     )
     decided = gate(settings=gate_settings, measurements=measured.outputs["measurements"])
 

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 _DIGEST = re.compile(r"[0-9a-f]{6,64}")
 
 
-def serve_model(home: Home, model: str, *, grpc_port: int, http_port: int, metrics_port: int, console: Console) -> None:
+def serve_model(
+    home: Home,
+    model: str,
+    *,
+    grpc_port: int,
+    http_port: int,
+    metrics_port: int,
+    console: Console,
+    host: str = "127.0.0.1",
+) -> None:
     """Serve `model` until SIGINT or SIGTERM. `champion` follows every promotion; anything else is served as it is.
 
     Raises `UsageError` where there is no such package, `ServerError` or `SignatureError` where it cannot be served,
@@ -50,7 +59,7 @@ def serve_model(home: Home, model: str, *, grpc_port: int, http_port: int, metri
                 desired=desired,
                 stop=threading.Event(),
                 follows_champion=follows_champion,
-                ports=Ports(http=http_port, grpc=grpc_port, metrics=metrics_port),
+                ports=Ports(http=http_port, grpc=grpc_port, metrics=metrics_port, host=host),
                 on_change=tell,
             )
     except Interrupted:

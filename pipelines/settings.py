@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, model_validator
@@ -17,6 +17,7 @@ from components.export.settings import DecodingSettings, ExportSettings
 from components.gate.settings import GateSettings
 from components.ingest.digit_world.settings import SCENE_SIDE
 from components.ingest.settings import BUILT_IN, IngestSettings
+from components.judge.settings import JudgeSettings
 from components.promote.settings import PromotionSettings
 from components.tokenize.settings import TokenizerSettings
 from components.train.settings import TrainingSettings
@@ -26,9 +27,30 @@ from model.transformer.config import ModelSettings
 PRESETS = Path(__file__).resolve().parent / "presets"
 
 
+class ContainerSettings(Section):
+    """The images of a run whose steps run in containers, and what each container may use."""
+
+    image: str = Field(default="localhost/emuflow:0.1.0", description="of the steps; by digest where it is pulled")
+    triton_image: str = Field(
+        default="localhost/emuflow-triton:0.1.0", description="of export and benchmark; by digest where it is pulled"
+    )
+    memory: str | None = Field(
+        default=None, pattern=r"^[1-9][0-9]*[kmg]$", description="limit of one container, such as 4g"
+    )
+    shared_memory: str = Field(default="1g", pattern=r"^[1-9][0-9]*[kmg]$", description="size of /dev/shm")
+    gpus: bool = Field(default=False, description="hand every NVIDIA GPU to every step (Docker with NVIDIA's toolkit)")
+    network: str | None = Field(
+        default=None, description="the engine's name of it; else none with the home's own SQLite, else the engine's own"
+    )
+
+
 class PlatformSettings(Section):
     """What differs between one machine and another place to run."""
 
+    runner: Literal["subprocess", "containers"] = Field(
+        default="subprocess", description="what a step of a local run is: a process, or a container of its image"
+    )
+    containers: ContainerSettings = ContainerSettings()
     tracking_uri: str | None = Field(
         default=None, description="MLflow; else MLFLOW_TRACKING_URI, else SQLite in the home"
     )
@@ -49,6 +71,7 @@ class SettingsTree(Section):
     calibration: CalibrationSettings = CalibrationSettings()
     decoding: DecodingSettings = DecodingSettings()
     export: ExportSettings = ExportSettings()
+    judge: JudgeSettings = JudgeSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
     gate: GateSettings = GateSettings()
     release: PromotionSettings = PromotionSettings()

@@ -9,7 +9,13 @@ STEPS = (
     "train",
     "calibrate",
     "export",
+    "judge",
     "benchmark",
     "gate",
     "promote",
 )
+
+
+def step_of_task(task: str) -> str:
+    """The step that a task of the graph is: kfp numbers the tasks of one component, and `validate` has two."""
+    return {"validate-2": "validate-curated"}.get(task, task)

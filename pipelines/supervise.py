@@ -13,14 +13,18 @@ from rich.console import Console
 
 from common.errors import StepFailedError
 from common.processes import adopt_orphans, die_with_parent, end_descendants
+from common.redaction import redact_text
 from components.step import RUN_FOLDER_VARIABLE, STEP_RUNS_VARIABLE
+from pipelines.containers import IMAGE_VARIABLES, container_log, read_end, remove_containers
 from pipelines.display import make_display
+from pipelines.orchestrate import read_platform
 from pipelines.provenance import CHECKOUT, code_digest
 from pipelines.steps import STEPS
 from pipelines.tracking import RunTracking
 from pipelines.watch import StepState, read_step
 
 _POLL_S = 0.25
+_SHOWN_LINES = 30
 _POLITE = {"OMP_WAIT_POLICY": "PASSIVE"}
 """On a busy machine OpenMP's spinning threads keep each other from working: a step took two to four times as long."""
 
@@ -48,9 +52,13 @@ def supervise(
                     time.sleep(_POLL_S)
         finally:
             end_descendants()
+            if read_platform(folder).runner == "containers":
+                remove_containers(folder.name)
             _read_steps(folder, started, tracking)
     if code != 0:
-        raise _failure(states, folder, code)
+        failure, log = _failure(states, folder, code)
+        _show_end(log, console)
+        raise failure
 
 
 def _read_steps(folder: Path, started: float, tracking: RunTracking) -> list[StepState]:
@@ -65,13 +73,15 @@ def _read_steps(folder: Path, started: float, tracking: RunTracking) -> list[Ste
 def _start(folder: Path, tracking: RunTracking, lock: int, scratch: str) -> subprocess.Popen[bytes]:
     (folder / "logs").mkdir(exist_ok=True)
     inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
+    if read_platform(folder).runner == "subprocess":
+        image = f"emuflow-python:{code_digest()[:16]}"  # a completed step is recognised by its code, too
+        inherited |= dict.fromkeys(IMAGE_VARIABLES.values(), image)
     environment = (
         _POLITE
         | inherited
         | {
             RUN_FOLDER_VARIABLE: str(folder),
             STEP_RUNS_VARIABLE: json.dumps(tracking.runs),
-            "EMUFLOW_IMAGE": f"emuflow-python:{code_digest()[:16]}",  # a completed step is recognised by its code, too
             "EMUFLOW_RUN_ID": folder.name,
             "PYTHONUNBUFFERED": "1",
             "TMPDIR": scratch,  # what a killed step leaves there goes with it
@@ -91,18 +101,33 @@ def _start(folder: Path, tracking: RunTracking, lock: int, scratch: str) -> subp
         )
 
 
-def _failure(states: Sequence[StepState], folder: Path, code: int) -> StepFailedError:
-    stopped = next((state for state in states if state.status != "succeeded"), None)
-    record = (stopped.record if stopped else None) or {}
-    log = folder / "logs" / f"{stopped.name if stopped and record else 'pipeline'}.log"
-    what = (record.get("error") or {}).get(
-        "message"
-    ) or f"it ended without a result (the pipeline's exit code is {code})"
-    return StepFailedError(
-        what,
+def _failure(states: Sequence[StepState], folder: Path, code: int) -> tuple[StepFailedError, Path]:
+    """What to raise, and the log that tells more."""
+    end = read_end(folder)
+    undone = [state for state in states if state.status != "succeeded"]
+    stopped = next((state for state in undone if state.record), None)
+    if stopped is None and end and end.exit_code:  # it failed before it could say anything itself
+        stopped, log = StepState(end.step, "failed"), container_log(folder)
+    elif stopped is None:
+        stopped, log = next(iter(undone), None), folder / "logs" / "pipeline.log"
+    else:
+        log = folder / "logs" / f"{stopped.name}.log"
+    told = (stopped.record or {}).get("error") if stopped else None
+    reasons = [told["message"] if told else "", end.reason if end else ""]
+    what = "; ".join(reason for reason in reasons if reason)
+    failure = StepFailedError(
+        what or f"it ended without a result (the pipeline's exit code is {code})",
         where=f"step {stopped.name}" if stopped else "pipeline",
         fix=f"read {log}; `emuflow run --resume` then goes on from here",
     )
+    return failure, log
+
+
+def _show_end(log: Path, console: Console) -> None:
+    """The log's last lines, for whoever has no other way to it."""
+    lines = log.read_text(errors="replace").splitlines()[-_SHOWN_LINES:] if log.is_file() else []
+    for line in lines:
+        console.print(redact_text(line), markup=False, highlight=False, soft_wrap=True, style="dim")
 
 
 def _remaining_s(states: Sequence[StepState], expected_s: Mapping[str, float]) -> float | None:

@@ -30,16 +30,18 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Ports:
-    """Loopback ports; 0 is any free one."""
+    """Ports of `host`, by default the loopback; 0 is any free one."""
 
     http: int = 0
     grpc: int = 0
     metrics: int = 0
+    host: str = HOST
 
     def resolved(self) -> "Ports":
         """With a free port in place of each 0. Raises `ServerError` where a given port is in use."""
         with contextlib.ExitStack() as held:
-            return Ports(*(_free_port(port, held) for port in (self.http, self.grpc, self.metrics)))
+            ports = (_free_port(self.host, port, held) for port in (self.http, self.grpc, self.metrics))
+            return Ports(*ports, host=self.host)
 
 
 class TritonServer:
@@ -152,7 +154,7 @@ class TritonServer:
             "--model-control-mode=explicit",
             "--disable-auto-complete-config",
             f"--exit-timeout-secs={max(1, int(self._stop_grace_s) - 1)}",
-            *(f"--{service}-address={HOST}" for service in ("http", "grpc", "metrics")),
+            *(f"--{service}-address={self.ports.host}" for service in ("http", "grpc", "metrics")),
             f"--http-port={self.ports.http}",
             f"--grpc-port={self.ports.grpc}",
             f"--metrics-port={self.ports.metrics}",
@@ -183,12 +185,12 @@ class TritonServer:
         return self.log_file.read_bytes()[-2000:].decode(errors="replace")
 
 
-def _free_port(port: int, held: contextlib.ExitStack) -> int:
+def _free_port(host: str, port: int, held: contextlib.ExitStack) -> int:
     """`port`, or a free one for 0; held until all ports are chosen, so that no two are the same."""
     listener = held.enter_context(socket.socket())
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((HOST, port))
+        listener.bind((host, port))
     except OSError as error:
         raise ServerError(f"port {port} is already in use", fix="stop what uses it, or choose another port") from error
     return listener.getsockname()[1]

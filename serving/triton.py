@@ -1,4 +1,4 @@
-"""Where the Triton binary of the `local` extra lies, and the surroundings that it needs to run here.
+"""Where the Triton binary of the `serve` extra lies, and the surroundings that it needs to run here.
 
 The `nvidia-pytriton` wheel holds the server with its Python backend only. Its Python stub must stand beside the
 backend's library, for the very minor version of Python that runs the models.
@@ -15,6 +15,8 @@ from pathlib import Path
 from common.errors import ServerError
 from common.files import remove
 
+ROOT_VARIABLE = "EMUFLOW_TRITON_ROOT"
+"""Names another installation (`/opt/tritonserver` in NVIDIA's image), which is then used as it is."""
 _STUB = "triton_python_backend_stub"
 _KEPT_VARIABLES = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
 
@@ -36,10 +38,12 @@ class TritonInstallation:
 
 
 def find_installation() -> TritonInstallation:
-    """The installed Triton. Raises `ServerError` where the `local` extra is absent or knows no such Python."""
+    """The installed Triton. Raises `ServerError` where the `serve` extra is absent or knows no such Python."""
+    if root := os.environ.get(ROOT_VARIABLE):
+        return TritonInstallation(Path(root), Path(root) / "lib")
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
-        raise ServerError("no Triton server is installed", fix="install the extra 'local' (nvidia-pytriton)")
+        raise ServerError("no Triton server is installed", fix="install the extra 'serve' (nvidia-pytriton)")
     package = Path(spec.origin).parent
     installation = TritonInstallation(package / "tritonserver", package.parent / "nvidia_pytriton.libs")
     for path in (installation.binary, installation.stub):
@@ -53,6 +57,8 @@ def backends_folder(installation: TritonInstallation, parent: Path | None = None
 
     Two processes may ask at once: each makes its own, the first to finish stays.
     """
+    if os.environ.get(ROOT_VARIABLE):
+        return installation.root / "backends"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     final = (parent or Path(sys.prefix) / "share" / "emuflow") / f"triton-backends-{version}"
     if final.is_dir():

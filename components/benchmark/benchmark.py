@@ -11,6 +11,7 @@ from common.errors import GateError
 from common.files import atomic_path, read_json
 from components.benchmark.arms import Question
 from components.benchmark.evaluation import load_evaluation
+from components.benchmark.judge import load_judge
 from components.benchmark.machine import MachineWatch
 from components.benchmark.measurements import (
     CANDIDATE,
@@ -47,23 +48,19 @@ def benchmark(
     champion_digest: str | None,
     evaluation_set: Path,
     tokenizers: Path,
-    cache: Path,
+    judge_folder: Path,
     measurements: Path,
 ) -> BenchmarkResult:
     """Write `measurements/measurements.json`, example images and the server's log.
 
     A server that does not warm up, dies or answers with another package makes the measurements INVALID; that is a
     result. Raises `SignatureError` or `ServerError` where a package cannot be loaded at all, `DataError` where there
-    is nothing to ask, `JudgeError` where the judge itself reads badly.
+    is nothing to ask, `DigestMismatchError` where the judge is not the one that was measured.
     """
     started = time.monotonic()
     evaluation = load_evaluation(evaluation_set, settings.unjudged_captions)
     packages = _packages(exported, package_store, champion_digest)
-    judge = None
-    if evaluation.expected is not None:
-        from components.benchmark.judge_training import trained_judge
-
-        judge = trained_judge(settings.judge, cache)
+    judge = load_judge(judge_folder) if evaluation.expected is not None else None
     asked = evaluation.captions * settings.seeds_per_caption
     questions = [Question(caption, settings.seed + index) for index, caption in enumerate(asked)]
     with atomic_path(measurements) as folder:

@@ -2,19 +2,19 @@
 
 from kfp.dsl import Artifact, Dataset, Input, Model, Output
 
-from components.interface import component
+from components.interface import TRITON_IMAGE, component
 
 
-@component
+@component(TRITON_IMAGE)
 def benchmark(
     settings: str,
     champion: str,
     package_store: str,
     key_folder: str,
-    cache: str,
     exported: Input[Artifact],
     evaluation_set: Input[Dataset],
     tokenizers: Input[Model],
+    judge: Input[Model],
     measurements: Output[Artifact],
 ):
     """Measure the candidate, its full-precision form and the champion side by side on a real Triton server."""
@@ -33,6 +33,6 @@ def benchmark(
             champion or None,
             Path(evaluation_set.path),
             Path(tokenizers.path),
-            Path(cache),
+            Path(judge.path),
             Path(measurements.path),
         )

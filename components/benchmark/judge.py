@@ -1,82 +1,55 @@
-"""The judge of the digit world: a small CNN that reads which digit of which colour stands in each of the four slots.
-
-It is trained on judge digits only (`judge_training`), so it has seen neither the digits that the generator learned
-from nor the ones that it is tested on. One network reads all slots: it looks at a crop around each slot's centre.
-The digit is read from the brightest channel, so a colour cannot hint at a digit; the colour is read from the mean
-colour of the bright pixels, so a shape cannot hint at a colour.
-"""
+"""Reading images with the judge that the step `judge` left: an ONNX graph, so that nothing here learns."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
+from common.errors import DigestMismatchError
+from common.files import read_json, sha256_file
 from components.benchmark.measurements import Correctness, JudgeReport
-from components.ingest.digit_world.scenes import COLOURS, EMPTY, SLOTS
+from components.ingest.digit_world.scenes import EMPTY, SLOTS
 
 IMAGE_SIZE = 64
-CROP_SIZE = 32
-_CROP_CORNERS = {"left": (16, 1), "right": (16, 31), "top": (1, 16), "bottom": (31, 16)}
-_DIGITS = 10
-_INK_THRESHOLD = 0.35
+GRAPH_NAME, RECORD_NAME = "judge.onnx", "judge.json"
 _BATCH = 128
 
 
-class Judge(nn.Module):
-    """Reads crops, float32 [n, 3, 32, 32] in 0..1, as (digit logits [n, 11], colour logits [n, 6]).
+@dataclass(frozen=True)
+class Judge:
+    """A judge's graph, and how well it reads real scenes of test digits."""
 
-    Digit class 0 is an empty slot, class d + 1 the digit d.
+    graph: Path
+    report: JudgeReport
+
+
+def load_judge(folder: Path) -> Judge | None:
+    """The judge of an artifact, `None` where it holds none because nobody can read such images.
+
+    Raises `DigestMismatchError` where the graph is not the one that was measured.
     """
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.width = width
-        self.digit = nn.Sequential(
-            *_convolution(1, width, stride=2),
-            *_convolution(width, 2 * width),
-            *_convolution(2 * width, 2 * width, stride=2),
-            *_convolution(2 * width, 3 * width),
-            *_convolution(3 * width, 4 * width, stride=2),
-            nn.Flatten(),
-            nn.Dropout(0.3),
-            nn.Linear(4 * width * 16, 1 + _DIGITS),
-        )
-        self.colour = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, len(COLOURS)))
-
-    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        brightness = crops.amax(1, keepdim=True)
-        ink = (brightness - _INK_THRESHOLD).clamp_min(0)
-        ink_colour = (crops * ink).sum((2, 3)) / (ink.sum((2, 3)) + 1e-3)
-        features = torch.cat([ink_colour, crops.mean((2, 3))], dim=1)
-        return self.digit(brightness * 2 - 1), self.colour(features)
+    record = read_json(folder / RECORD_NAME)
+    if record is None:
+        return None
+    report = JudgeReport.model_validate(record)
+    graph = folder / GRAPH_NAME
+    if sha256_file(graph) != report.digest:
+        raise DigestMismatchError("the judge is not the one that was measured", where=str(graph), fix="run it again")
+    return Judge(graph, report)
 
 
-def _convolution(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+def read(graph: Path, images: np.ndarray) -> np.ndarray:
+    """What stands in each slot: uint8 images [n, 64, 64, 3] to int64 [n, 4, 2], digit and colour index, -1 where empty."""
+    import onnxruntime
 
-
-def slot_crops(images: np.ndarray) -> Tensor:
-    """Crops around every slot's centre: uint8 [n, 64, 64, 3] to float32 [n * 4, 3, 32, 32] in 0..1, slots innermost."""
     if images.dtype != np.uint8 or images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3):
         raise ValueError(f"the judge reads uint8 [n, {IMAGE_SIZE}, {IMAGE_SIZE}, 3], not {images.dtype} {images.shape}")
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-    corners = [_CROP_CORNERS[slot] for slot in SLOTS]
-    crops = [pixels[:, :, top : top + CROP_SIZE, left : left + CROP_SIZE] for top, left in corners]
-    return torch.stack(crops, dim=1).flatten(0, 1).float() / 255
-
-
-@torch.no_grad()
-def read(judge: Judge, images: np.ndarray) -> np.ndarray:
-    """What stands in each slot: uint8 images [n, 64, 64, 3] to int64 [n, 4, 2], digit and colour index, -1 where empty."""
-    judge.eval()
-    readings = []
-    for start in range(0, len(images), _BATCH):
-        digit_logits, colour_logits = judge(slot_crops(images[start : start + _BATCH]))
-        digit = digit_logits.argmax(1) - 1
-        colour = torch.where(digit == EMPTY, EMPTY, colour_logits.argmax(1))
-        readings.append(torch.stack([digit, colour], dim=1).view(-1, len(SLOTS), 2).numpy())
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    readings = [
+        np.asarray(session.run(None, {name: images[start : start + _BATCH]})[0])
+        for start in range(0, len(images), _BATCH)
+    ]
     return np.concatenate(readings) if readings else np.empty((0, len(SLOTS), 2), dtype=np.int64)
 
 
@@ -89,12 +62,3 @@ def compare(readings: np.ndarray, expected: np.ndarray) -> Correctness:
         colour=(same[..., 1] | ~occupied).all(1).tolist(),
         position=((readings[..., 0] != EMPTY) == occupied).all(1).tolist(),
     )
-
-
-@dataclass(frozen=True)
-class TrainedJudge:
-    """A judge, and how well it reads real scenes of test digits."""
-
-    judge: Judge
-    report: JudgeReport
-    folder: Path

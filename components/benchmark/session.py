@@ -21,7 +21,7 @@ from components.benchmark.throughput import answer_in_turns, answered_by_all, fi
 from emuflow_client import GeneratorError
 
 if TYPE_CHECKING:
-    from components.benchmark.judge import TrainedJudge
+    from components.benchmark.judge import Judge
 
 LOG_NAME = "triton.log"
 _PHASES = ("loading", "warming up", "answering the captions", "timing", "done")
@@ -43,7 +43,7 @@ def run_session(
     settings: BenchmarkSettings,
     questions: list[Question],
     evaluation: Evaluation,
-    judge: "TrainedJudge | None",
+    judge: "Judge | None",
     packages: dict[str, Path],
     key_folder: Path,
     folder: Path,
@@ -119,7 +119,7 @@ def _measure(session: Session, settings: BenchmarkSettings, arms: list[ArmClient
         session.add(name, latency_blocks=blocks)
 
 
-def _judge_answers(session: Session, evaluation: Evaluation, judge: "TrainedJudge | None") -> None:
+def _judge_answers(session: Session, evaluation: Evaluation, judge: "Judge | None") -> None:
     """Read every image outside the timed part. A caption that was refused counts as wrong."""
     if judge is None or evaluation.expected is None:
         return
@@ -130,7 +130,7 @@ def _judge_answers(session: Session, evaluation: Evaluation, judge: "TrainedJudg
     expected = np.tile(evaluation.expected, (seeds, 1, 1))
     for name, answers in session.answers.items():
         images = np.stack([blank if image is None else image for image in answers])
-        session.add(name, correctness=compare(read(judge.judge, images), expected))
+        session.add(name, correctness=compare(read(judge.graph, images), expected))
 
 
 def _report(phase: str) -> None:

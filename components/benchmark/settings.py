@@ -1,27 +1,10 @@
-"""How a benchmark measures: the judge's recipe, the warm-up, the rounds, the clients."""
+"""How a benchmark measures: the warm-up, the rounds, the clients."""
 
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from common.settings import Section
-
-
-class JudgeSettings(Section):
-    """The recipe of the judge. It names the judge: another recipe is another judge."""
-
-    scenes: int = Field(default=4000, ge=100, description="scenes of judge digits that its crops are cut from")
-    jitter: float = Field(default=1.5, gt=0, le=3, description="of size, angle and place, relative to the real scenes")
-    steps: int = Field(default=600, ge=1)
-    batch: int = Field(default=96, ge=8, description="crops of a step")
-    occupied_share: float = Field(default=0.75, gt=0, lt=1, description="crops of a batch that hold a digit")
-    width: int = Field(default=16, ge=4, description="channels of the first convolution")
-    learning_rate: float = Field(default=5e-3, gt=0)
-    weight_decay: float = Field(default=0.05, ge=0)
-    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
-    seed: int = 11
-    test_scenes: int = Field(default=2000, ge=100, description="scenes of test digits that measure the judge itself")
-    min_accuracy: float = Field(default=0.97, ge=0, le=1, description="a judge that reads worse may judge nobody")
 
 
 class WarmupSettings(Section):
@@ -52,7 +35,6 @@ class LatencySettings(Section):
 class BenchmarkSettings(Section):
     """One benchmark of a candidate beside the champion."""
 
-    judge: JudgeSettings = JudgeSettings()
     warmup: WarmupSettings = WarmupSettings()
     latency: LatencySettings = LatencySettings()
     seed: int = Field(default=1000, ge=0, description="of the first question; each next one has the next seed")

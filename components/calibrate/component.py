@@ -5,7 +5,7 @@ from kfp.dsl import Dataset, Input, Model, Output
 from components.interface import component
 
 
-@component
+@component()
 def calibrate(settings: str, checkpoint: Input[Model], shards: Input[Dataset], engine: Output[Model]):
     """Turn the checkpoint into ONNX graphs, full-precision and INT8."""
     from pathlib import Path

@@ -5,7 +5,7 @@ from kfp.dsl import Dataset, Input, Output
 from components.interface import component
 
 
-@component
+@component()
 def curate(
     settings: str,
     samples: Input[Dataset],

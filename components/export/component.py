@@ -2,10 +2,10 @@
 
 from kfp.dsl import Artifact, Dataset, Input, Model, Output
 
-from components.interface import component
+from components.interface import TRITON_IMAGE, component
 
 
-@component
+@component(TRITON_IMAGE)
 def export(
     settings: str,
     decoding: str,

@@ -5,7 +5,7 @@ from kfp.dsl import Artifact, Input, Output
 from components.interface import component
 
 
-@component
+@component()
 def gate(settings: str, measurements: Input[Artifact], verdict: Output[Artifact]):
     """Judge the measurements by the policy; a rejected candidate is a verdict, not a failure."""
     from pathlib import Path

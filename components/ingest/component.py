@@ -5,7 +5,7 @@ from kfp.dsl import Dataset, Output
 from components.interface import component
 
 
-@component
+@component()
 def ingest(
     settings: str,
     parent_evaluation_set: str,

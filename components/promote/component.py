@@ -5,7 +5,7 @@ from kfp.dsl import Artifact, Input
 from components.interface import component
 
 
-@component
+@component()
 def promote(
     settings: str,
     package_store: str,

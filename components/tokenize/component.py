@@ -5,7 +5,7 @@ from kfp.dsl import Dataset, Input, Model, Output
 from components.interface import component
 
 
-@component
+@component()
 def tokenize(
     settings: str,
     parent_tokenizers: str,

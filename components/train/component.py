@@ -5,7 +5,7 @@ from kfp.dsl import Dataset, Input, Model, Output
 from components.interface import component
 
 
-@component
+@component()
 def train(
     settings: str,
     model: str,

@@ -5,7 +5,7 @@ from kfp.dsl import Dataset, Input, Output
 from components.interface import component
 
 
-@component
+@component()
 def validate(settings: str, stage: str, data_docs: str, table: Input[Dataset], validation: Output[Dataset]):
     """Check a table against the Sample contract; `stage` is `raw`, or `curated`, where contents are unique too."""
     from pathlib import Path

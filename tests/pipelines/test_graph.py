@@ -1,6 +1,9 @@
 """The graph as Kubeflow Pipelines' intermediate representation."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,21 +13,25 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app
 from pipelines.settings import load
-from pipelines.steps import STEPS
+from pipelines.steps import STEPS, step_of_task
 
 IMAGE = "registry.example/emuflow@sha256:" + "a" * 64
+TRITON_IMAGE = "registry.example/emuflow-triton@sha256:" + "b" * 64
+NEEDS_A_SERVER = {"exec-export", "exec-benchmark"}
 NEVER_CACHED = {"ingest", "benchmark", "gate", "promote"}
+
+
+def compile_in_a_process(output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`emuflow compile` in a process of its own: the images are settled when the components are imported."""
+    command = [sys.executable, "-m", "pipelines.cli", "compile", "--preset", "smoke", *arguments, "-o", str(output)]
+    surroundings = {name: value for name, value in os.environ.items() if not name.startswith("EMUFLOW_")}
+    return subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The IR that `emuflow compile` writes, in a process of its own: the image is settled at import."""
-    import subprocess
-    import sys
-
     output = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    command = [sys.executable, "-m", "pipelines.cli", "compile", "--preset", "smoke", "--image", IMAGE, "-o", output]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = compile_in_a_process(output, "--image", IMAGE, "--triton-image", TRITON_IMAGE)
     assert done.returncode == 0, done.stderr
     return output
 
@@ -39,14 +46,37 @@ def test_kfp_reads_it_again(compiled):
 
 def test_its_tasks_are_the_steps(compiled):
     tasks = read(compiled)["root"]["dag"]["tasks"]
-    names = [name.replace("validate-2", "validate-curated") for name in tasks]
-    assert sorted(names) == sorted(STEPS)
+    assert sorted(step_of_task(name) for name in tasks) == sorted(STEPS)
 
 
-def test_every_executor_runs_in_the_named_image_and_installs_nothing(compiled):
-    executors = read(compiled)["deploymentSpec"]["executors"].values()
-    assert {executor["container"]["image"] for executor in executors} == {IMAGE}
-    assert not [executor for executor in executors if "pip install" in json.dumps(executor["container"])]
+def test_every_step_runs_in_its_image_and_installs_nothing(compiled):
+    executors = read(compiled)["deploymentSpec"]["executors"]
+    images = {name: executor["container"]["image"] for name, executor in executors.items()}
+    assert {name for name, image in images.items() if image == TRITON_IMAGE} == NEEDS_A_SERVER
+    assert {image for name, image in images.items() if name not in NEEDS_A_SERVER} == {IMAGE}
+    assert not [executor for executor in executors.values() if "pip install" in json.dumps(executor["container"])]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--image", IMAGE), "--triton-image"),
+        (("--image", "registry.example/emuflow:1.0", "--triton-image", TRITON_IMAGE), "emuflow:1.0"),
+        (("--image", IMAGE[:-1], "--triton-image", TRITON_IMAGE), "--image"),
+    ],
+)
+def test_an_image_that_is_not_named_by_its_digest_is_refused(tmp_path, arguments, named):
+    done = compile_in_a_process(tmp_path / "pipeline.yaml", *arguments)
+    assert done.returncode == 2 and named in done.stderr and "--allow-tags" in done.stderr
+    assert not (tmp_path / "pipeline.yaml").exists()
+
+
+def test_a_tag_is_taken_where_that_is_asked_for(tmp_path):
+    tags = ("--image", "emuflow:1", "--triton-image", "emuflow-triton:1", "--allow-tags")
+    done = compile_in_a_process(tmp_path / "pipeline.yaml", *tags)
+    assert done.returncode == 0, done.stderr
+    executors = read(tmp_path / "pipeline.yaml")["deploymentSpec"]["executors"]
+    assert {each["container"]["image"] for each in executors.values()} == {"emuflow:1", "emuflow-triton:1"}
 
 
 def test_what_measures_decides_or_reads_the_source_is_never_cached(compiled):

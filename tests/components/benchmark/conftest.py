@@ -8,9 +8,11 @@ import pytest
 from PIL import Image
 
 from common.files import write_json
-from components.benchmark.settings import BenchmarkSettings, JudgeSettings, LatencySettings, WarmupSettings
+from components.benchmark.settings import BenchmarkSettings, LatencySettings, WarmupSettings
 from components.evaluation_set import freeze_evaluation_set
 from components.ingest.digit_world import digits, render, scenes
+from components.judge.judge import judge
+from components.judge.settings import JudgeSettings
 from components.samples import SAMPLE_SCHEMA, SAMPLES_FILE, image_sample, write_rows
 from tests.engines import TinyShape, write_engine
 from tests.packages import build
@@ -26,7 +28,6 @@ HELDOUT = {
 }
 QUICK_JUDGE = JudgeSettings(scenes=400, steps=60, batch=64, width=8, test_scenes=100, min_accuracy=0.0)
 SETTINGS = BenchmarkSettings(
-    judge=QUICK_JUDGE,
     warmup=WarmupSettings(window_requests=5, max_windows=40, tolerance=0.5),
     latency=LatencySettings(block_requests=4, min_rounds=2, max_rounds=4),
     seeds_per_caption=2,
@@ -47,7 +48,7 @@ class Workbench:
     key_folder: Path
     evaluation_set: Path
     tokenizers: Path
-    cache: Path
+    judge: Path
     int8: str
     fp32: str
 
@@ -62,7 +63,8 @@ def workbench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
     int8, fp32 = (build(engine, store, keys, precision).name for precision in ("int8", "fp32"))
     write_json(root / "exported" / "export.json", {"int8": int8, "fp32": fp32})
     write_json(root / "tokenizers" / "tokenizers.json", {"digest": "3" * 64, "lineage": "3", "metrics": {"ssim": 0.87}})
-    folders = (root / name for name in ("exported", "packages", "keys", "evaluation_set", "tokenizers", "cache"))
+    judge(QUICK_JUDGE, root / "evaluation_set", root / "cache", root / "judge")
+    folders = (root / name for name in ("exported", "packages", "keys", "evaluation_set", "tokenizers", "judge"))
     return Workbench(root, *folders, int8=int8, fp32=fp32)
 
 

@@ -32,7 +32,7 @@ def run(
         champion_digest=champion,
         evaluation_set=evaluation_set or bench.evaluation_set,
         tokenizers=bench.tokenizers,
-        cache=bench.cache,
+        judge_folder=bench.judge,
         measurements=measurements,
     )
     return read_measurements(measurements)

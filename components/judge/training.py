@@ -1,27 +1,36 @@
 """Train the judge once for each recipe, measure it on test digits, and keep it under the recipe's digest."""
 
 import logging
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from common.errors import EmuflowError
 from common.files import atomic_path, digest_json, read_json, sha256_file, write_json
 from common.progress import report
-from components.benchmark import judge as judge_module
-from components.benchmark.judge import CROP_SIZE, Judge, TrainedJudge, compare, read, slot_crops
+from components.benchmark.judge import GRAPH_NAME, IMAGE_SIZE, RECORD_NAME, compare, read
 from components.benchmark.measurements import JudgeReport
-from components.benchmark.settings import JudgeSettings
 from components.ingest.digit_world import digits, render, scenes
+from components.judge import network
+from components.judge.network import CROP_SIZE, Judge, Reader, slot_crops
+from components.judge.settings import JudgeSettings
 
 _log = logging.getLogger(__name__)
-_WEIGHTS, _RECORD = "judge.safetensors", "judge.json"
-_SOURCES = (judge_module, digits, render, scenes)
+_SOURCES = (network, digits, render, scenes)
 _WARP_POINTS = 5
+
+
+@dataclass(frozen=True)
+class TrainedJudge:
+    """How well the judge in `folder` reads real scenes of test digits."""
+
+    report: JudgeReport
+    folder: Path
 
 
 class JudgeError(EmuflowError):
@@ -31,7 +40,7 @@ class JudgeError(EmuflowError):
 def trained_judge(settings: JudgeSettings, cache: Path) -> TrainedJudge:
     """The judge of this recipe, from `cache/judges/<recipe digest>/` or trained now (about 30 s on one core).
 
-    A cached judge whose record is damaged, or whose weights are not the recorded ones, is trained again. Raises `JudgeError` where the judge's own
+    A cached judge whose record is damaged, or whose graph is not the recorded one, is trained again. Raises `JudgeError` where the judge's own
     accuracy on test digits is below `settings.min_accuracy`.
     """
     folder = cache / "judges" / recipe_digest(settings)
@@ -40,15 +49,13 @@ def trained_judge(settings: JudgeSettings, cache: Path) -> TrainedJudge:
         with atomic_path(folder) as temporary:
             temporary.mkdir()
             found = _make(settings, temporary)
-    judge = Judge(settings.width)
-    judge.load_state_dict(load_file(folder / _WEIGHTS))
     if found.accuracy < settings.min_accuracy:
         raise JudgeError(
             f"the judge reads real scenes with accuracy {found.accuracy:.3f}, below {settings.min_accuracy}",
             where=str(folder),
-            fix="train it for more steps (benchmark.judge.steps)",
+            fix="train it for more steps (judge.steps)",
         )
-    return TrainedJudge(judge, found, folder)
+    return TrainedJudge(found, folder)
 
 
 def recipe_digest(settings: JudgeSettings) -> str:
@@ -59,25 +66,25 @@ def recipe_digest(settings: JudgeSettings) -> str:
 
 
 def _cached(folder: Path) -> JudgeReport | None:
-    """The record of the judge in `folder`, `None` where it or the weights are not whole."""
-    record, weights = folder / _RECORD, folder / _WEIGHTS
-    if not record.is_file() or not weights.is_file():
+    """The record of the judge in `folder`, `None` where it or the graph is not whole."""
+    record, graph = folder / RECORD_NAME, folder / GRAPH_NAME
+    if not record.is_file() or not graph.is_file():
         return None
     try:
         found = JudgeReport.model_validate(read_json(record))
     except ValueError as error:  # neither JSON nor UTF-8, or not such a record
         _log.warning("the judge's record is damaged (%s), so it is trained again: %s", type(error).__name__, record)
         return None
-    return found if found.digest == sha256_file(weights) else None
+    return found if found.digest == sha256_file(graph) else None
 
 
 def _make(settings: JudgeSettings, folder: Path) -> JudgeReport:
-    judge = train(settings)
-    save_file(judge.state_dict(), folder / _WEIGHTS)
+    graph = folder / GRAPH_NAME
+    _export(train(settings), graph)
     images, expected = _scenes("test", settings.test_scenes, settings.seed + 1, jitter=1.0)
-    seen = compare(read(judge, images), expected)
+    seen = compare(read(graph, images), expected)
     record = JudgeReport(
-        digest=sha256_file(folder / _WEIGHTS),
+        digest=sha256_file(graph),
         accuracy=float(np.mean(seen.correct)),
         digit_accuracy=float(np.mean(seen.digit)),
         colour_accuracy=float(np.mean(seen.colour)),
@@ -85,8 +92,28 @@ def _make(settings: JudgeSettings, folder: Path) -> JudgeReport:
         scenes=len(images),
     )
     _log.info("judge: %s", record)
-    write_json(folder / _RECORD, record.model_dump())
+    write_json(folder / RECORD_NAME, record.model_dump())
     return record
+
+
+def _export(judge: Judge, graph: Path) -> None:
+    """Write the judge as one ONNX graph, without the exporter's notes on source lines: equal weights, equal bytes."""
+    import onnx
+
+    images = torch.zeros((2, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of every optional package that is absent
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            Reader(judge).eval(), (images,), dynamo=True, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), verbose=False
+        )
+    assert program is not None
+    model = program.model_proto
+    parts = (model, model.graph)
+    for item in (*parts, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    onnx.save(model, graph)
 
 
 def train(settings: JudgeSettings) -> Judge:
@@ -125,7 +152,7 @@ def _training_crops(settings: JudgeSettings) -> tuple[Tensor, Tensor, Tensor]:
     """Crops [n, 3, 32, 32] in 0..1, digit classes [n] (0: empty) and colour classes [n] (-1: empty)."""
     images, expected = _scenes("judge", settings.scenes, settings.seed, settings.jitter)
     labels = torch.from_numpy(expected).flatten(0, 1)
-    return slot_crops(images), labels[:, 0] + 1, labels[:, 1]
+    return slot_crops(torch.from_numpy(np.ascontiguousarray(images))), labels[:, 0] + 1, labels[:, 1]
 
 
 def _batch(settings: JudgeSettings, occupied: Tensor, empty: Tensor, random: torch.Generator) -> Tensor:

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from components.benchmark.judge import compare, read
-from components.benchmark.judge_training import JudgeError, recipe_digest, trained_judge
-from components.benchmark.settings import JudgeSettings
+from common.errors import DigestMismatchError
+from components.benchmark.judge import compare, load_judge, read
 from components.ingest.digit_world import digits, render, scenes
-from tests.components.benchmark.conftest import QUICK_JUDGE
+from components.judge.judge import judge
+from components.judge.settings import JudgeSettings
+from components.judge.training import JudgeError, recipe_digest, trained_judge
+from tests.components.benchmark.conftest import QUICK_JUDGE, write_evaluation_set
 
 SHORT = JudgeSettings(scenes=1500, steps=260, batch=64, width=12, test_scenes=300, min_accuracy=0.0)
 
@@ -33,7 +35,7 @@ def real_scenes(count: int, seed: int):
 
 def test_it_reads_unseen_digits_even_after_a_short_training(trained):
     images, expected = real_scenes(300, seed=77)
-    seen = compare(read(trained.judge, images), expected)
+    seen = compare(read(trained.folder / "judge.onnx", images), expected)
     assert np.mean(seen.position) > 0.98 and np.mean(seen.colour) > 0.98
     assert np.mean(seen.correct) > 0.9
     assert trained.report.accuracy > 0.9
@@ -42,9 +44,9 @@ def test_it_reads_unseen_digits_even_after_a_short_training(trained):
 def test_a_wrong_place_colour_or_digit_is_seen_as_that(trained):
     images, expected = real_scenes(200, seed=78)
     blank = np.zeros_like(images)
-    assert not any(compare(read(trained.judge, blank), expected).position)
+    assert not any(compare(read(trained.folder / "judge.onnx", blank), expected).position)
     swapped = images[..., [1, 2, 0]]  # red becomes blue: other colours at the same places
-    seen = compare(read(trained.judge, swapped), expected)
+    seen = compare(read(trained.folder / "judge.onnx", swapped), expected)
     assert np.mean(seen.position) > 0.95 and np.mean(seen.colour) < 0.3
 
 
@@ -57,12 +59,12 @@ def test_empty_slots_are_not_compared_by_digit_or_colour():
 
 def test_only_whole_scenes_are_read(trained):
     with pytest.raises(ValueError, match="uint8"):
-        read(trained.judge, np.zeros((1, 32, 32, 3), dtype=np.uint8))
+        read(trained.folder / "judge.onnx", np.zeros((1, 32, 32, 3), dtype=np.uint8))
 
 
 def test_the_same_recipe_is_trained_once_and_a_damaged_one_again(tmp_path):
     first = trained_judge(QUICK_JUDGE, tmp_path)
-    weights = first.folder / "judge.safetensors"
+    weights = first.folder / "judge.onnx"
     modified = weights.stat().st_mtime_ns
     assert trained_judge(QUICK_JUDGE, tmp_path).report.digest == first.report.digest
     assert weights.stat().st_mtime_ns == modified
@@ -90,3 +92,20 @@ def test_a_judge_that_reads_badly_may_judge_nobody(tmp_path):
     strict = TINY.model_copy(update={"min_accuracy": 0.97})
     with pytest.raises(JudgeError, match="reads real scenes with accuracy"):
         trained_judge(strict, tmp_path)
+
+
+def test_the_artifact_is_read_as_it_was_measured_and_a_changed_one_is_refused(tmp_path):
+    write_evaluation_set(tmp_path / "evaluation_set")
+    made = judge(TINY, tmp_path / "evaluation_set", tmp_path / "cache", tmp_path / "judge")
+    found = load_judge(tmp_path / "judge")
+    assert found is not None and found.report.digest == made.digest
+    found.graph.write_bytes(found.graph.read_bytes() + b" ")
+    with pytest.raises(DigestMismatchError):
+        load_judge(tmp_path / "judge")
+
+
+def test_nobody_judges_a_users_own_data(tmp_path):
+    write_evaluation_set(tmp_path / "own", judged=False)
+    assert judge(TINY, tmp_path / "own", tmp_path / "cache", tmp_path / "judge").accuracy is None
+    assert load_judge(tmp_path / "judge") is None
+    assert not (tmp_path / "cache").exists()

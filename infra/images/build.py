@@ -1,0 +1,189 @@
+"""Build both images: `make images`, or `python3 -m infra.images.build [ARGUMENT OF build ...]` in the checkout.
+
+    ENGINE    podman or docker; whichever is there without it
+    BASE      the base of both images; without it Docker Hub's Python, or, where that cannot be pulled, a Debian made
+              here (base.py)
+    TORCH     cpu (default) or cuda
+    VERSION   the images' tag; without it the application's version
+
+Every argument is handed to both builds. With podman, pip's own settings on this machine (an index, a certificate,
+folders of wheels) hold for the build, too; nothing of them stays in an image.
+"""
+
+import ast
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.images.base import NAME as MADE_BASE
+from infra.images.base import make_base
+from infra.images.engine import EngineError, call, engine_environment, find_engine, is_podman
+
+ROOT = Path(__file__).resolve().parents[2]
+LOGS = ROOT / "build" / "images"
+PUBLIC_BASE = "docker.io/library/python:3.11-slim-bookworm"
+_INSIDE = "/run/emuflow"
+"""Where this machine's pip settings lie during a build."""
+_SINGLE, _SEVERAL = ("index-url", "cert", "timeout", "proxy"), ("extra-index-url", "find-links", "trusted-host")
+
+
+@dataclass(frozen=True)
+class Image:
+    name: str
+    file: str
+    arguments: tuple[str, ...] = ()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Build, and print each image's name, identity, size and the seconds that it took."""
+    try:
+        engine = find_engine()
+        environment = engine_environment(engine, LOGS)
+        LOGS.mkdir(parents=True, exist_ok=True)
+        base, base_s = _base(engine, environment)
+        print(f"{Path(engine).name}, base {base}" + (f", made in {base_s:.0f} s" if base_s else ""), flush=True)
+        commit, version = git_commit(), os.environ.get("VERSION") or application_version()
+        common = ["--build-arg", f"BASE={base}", *_labels(commit, version), *arguments]
+        with tempfile.TemporaryDirectory(prefix="emuflow-pip-") as folder:
+            if is_podman(engine):
+                common = ["--format", "docker", *pip_settings(Path(folder)), *common]  # OCI has no health check
+            for image in (
+                Image("emuflow", "emuflow.Containerfile", ("--build-arg", f"TORCH={os.environ.get('TORCH', 'cpu')}")),
+                Image("emuflow-triton", "triton.Containerfile"),
+            ):
+                _build(engine, environment, image, version, common)
+    except EngineError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def application_version() -> str:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def git_commit() -> str:
+    """The checkout's commit, `-dirty` where files differ from it, `unknown` where there is none."""
+    try:
+        commit, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit}-dirty" if changed else commit
+
+
+def pip_settings(folder: Path) -> list[str]:
+    """Arguments of podman's build that give it this machine's pip settings; `folder` takes a pip.conf of them."""
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+    )
+    settings: dict[str, list[str]] = {}
+    for line in listed.stdout.splitlines():
+        key, _, value = line.partition("=")
+        name = key.rpartition(".")[2].removeprefix("default-")
+        if name in (*_SINGLE, *_SEVERAL):
+            values = settings.setdefault(name, [])
+            values += [word for word in ast.literal_eval(value).split() if word not in values]
+    if not settings:
+        return []
+    mounted: dict[str, str] = {}
+    lines = ["[global]"]
+    for name, values in settings.items():
+        kept = values if name in _SEVERAL else values[-1:]
+        lines.append(f"{name} = " + "\n    ".join(_inside(value, mounted) for value in kept))
+    file = folder / "pip.conf"
+    file.write_text("\n".join(lines) + "\n")
+    volumes = [
+        f"--volume={source}:{target}:ro" for source, target in {**mounted, str(file): _INSIDE + "/pip.conf"}.items()
+    ]
+    return [*volumes, "--build-arg", f"PIP_CONFIG_FILE={_INSIDE}/pip.conf", "--network", "host"]
+
+
+def _inside(value: str, mounted: dict[str, str]) -> str:
+    """`value` as the build sees it: a local path is mounted, anything else stays as it is."""
+    path = Path(value.removeprefix("file://"))
+    if not path.is_absolute() or not path.exists():
+        return value
+    scheme = "file://" if value.startswith("file://") else ""
+    source = path.parent if scheme else path  # an index refers to files beside itself
+    target = mounted.setdefault(str(source), f"{_INSIDE}/{len(mounted)}")
+    return f"{scheme}{target}/{path.relative_to(source)}".removesuffix("/.")
+
+
+def _base(engine: str, environment: Mapping[str, str]) -> tuple[str, float]:
+    """The base's name, and the seconds that it took to make where it had to be made here."""
+    if named := os.environ.get("BASE"):
+        return named, 0.0
+    for name in (PUBLIC_BASE, MADE_BASE):
+        if _succeeds(engine, environment, "image", "inspect", name):
+            return name, 0.0
+    try:
+        call(engine, environment, "pull", PUBLIC_BASE)
+    except EngineError as error:
+        print(f"{PUBLIC_BASE} cannot be pulled; a base is made out of Debian's packages instead", flush=True)
+        if not is_podman(engine):
+            raise EngineError(f"{error}\nname another base: BASE=… make images") from None
+        started = time.monotonic()
+        return make_base(engine, environment), time.monotonic() - started
+    return PUBLIC_BASE, 0.0
+
+
+def _build(engine: str, environment: Mapping[str, str], image: Image, version: str, common: Sequence[str]) -> None:
+    name, started, log = f"localhost/{image.name}:{version}", time.monotonic(), LOGS / f"{image.name}.log"
+    file = f"infra/images/{image.file}"
+    command = [engine, "build", *image.arguments, *common, "--tag", name, "--file", file, "."]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as build:
+        assert build.stdout is not None
+        with log.open("w") as written:
+            for line in _shown(build.stdout, image.name):
+                written.write(line)
+    if build.returncode != 0:
+        end = "".join(log.read_text().splitlines(keepends=True)[-60:])
+        raise EngineError(f"{end}\n{image.name} could not be built; the whole output: {log}")
+    identity, size = call(engine, environment, "image", "inspect", "--format", "{{.Id}} {{.Size}}", name).split()
+    seconds = time.monotonic() - started
+    print(f"{name:<34} {identity.removeprefix('sha256:')[:12]} {int(size) / 1e9:6.2f} GB {seconds:5.0f} s", flush=True)
+
+
+def _shown(lines: Iterator[str], name: str) -> Iterator[str]:
+    """Pass the build's lines on; a terminal shows the step that it is at."""
+    for line in lines:
+        if sys.stdout.isatty() and ("STEP " in line or line.startswith("#")):
+            print(f"\r\x1b[K{name}: {line.strip()[:100]}", end="", flush=True)
+        yield line
+    if sys.stdout.isatty():
+        print("\r\x1b[K", end="", flush=True)
+
+
+def _labels(commit: str, version: str) -> list[str]:
+    return ["--build-arg", f"GIT_COMMIT={commit}", "--build-arg", f"VERSION={version}"]
+
+
+def _succeeds(engine: str, environment: Mapping[str, str], *arguments: str) -> bool:
+    try:
+        call(engine, environment, *arguments)
+    except EngineError:
+        return False
+    return True
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
