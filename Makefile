@@ -28,7 +28,7 @@ run: setup ## retrain, benchmark, gate and promote on the built-in data (emuflow
 	$(BIN)/emuflow run --preset quickstart $(ARGS)
 
 test: setup ## the test suite
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not containers" $(ARGS)
 
 test-slow: setup ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow $(ARGS)

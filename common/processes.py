@@ -3,9 +3,12 @@
 import contextlib
 import ctypes
 import signal
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_MEMORY_EVENTS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
+"""Of this process's control group inside a container, in both versions of cgroups."""
 
 
 def die_with_parent(signal_number: int = signal.SIGTERM) -> None:
@@ -37,6 +40,14 @@ def end_descendants(grace_s: float = 10.0) -> None:
         psutil.wait_procs(descendants, timeout=patience_s)
         if not me.children(recursive=True):
             return
+
+
+def memory_kills() -> int:
+    """How many processes of this container the kernel has killed for memory so far; 0 where that cannot be told."""
+    for file in _MEMORY_EVENTS:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return int(dict(line.split() for line in file.read_text().splitlines())["oom_kill"])
+    return 0
 
 
 def _prctl(option: int, value: int) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 from common.errors import EmuflowError, UsageError
 from common.files import write_json
+from common.processes import memory_kills
 from common.progress import PROGRESS_VARIABLE
 from common.redaction import redact, redact_text
 
@@ -68,6 +69,7 @@ def step(name: str, settings: str = "{}", **outputs: str) -> Iterator[StepRecord
     run_folder = os.environ.get(RUN_FOLDER_VARIABLE)
     folder = Path(run_folder) if run_folder else None
     _enter_platform(name, folder)
+    kills_before = memory_kills()
     record = StepRecord(step=name, started=time.time(), settings=redact(json.loads(settings)), outputs=dict(outputs))
     _save(folder, record)
     try:
@@ -76,6 +78,8 @@ def step(name: str, settings: str = "{}", **outputs: str) -> Iterator[StepRecord
         _link_outputs(folder, record)
     except BaseException as error:
         record.status, record.error = "failed", describe_error(error)
+        if kills := memory_kills() - kills_before:
+            record.error["message"] += f" ({kills} of its processes were killed for memory)"
         _log.error("%s failed: %s", name, record.error["message"])
         if _tells_secrets(error):
             raise RuntimeError(record.error["message"]) from None  # the platform prints the whole chain of errors

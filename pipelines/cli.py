@@ -6,7 +6,7 @@ Exit codes: 0 done (promoted, or rejected as it should be), 1 failed, 2 wrong us
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -100,9 +100,12 @@ def serve(
     grpc_port: Annotated[int, typer.Option(help="0: any free port.")] = 8001,
     http_port: Annotated[int, typer.Option(help="0: any free port.")] = 8000,
     metrics_port: Annotated[int, typer.Option(help="0: any free port.")] = 8002,
-    host: Annotated[str, typer.Option(help="0.0.0.0 inside a container: whoever reaches it may ask.")] = "127.0.0.1",
+    host: Annotated[
+        Literal["127.0.0.1", "0.0.0.0"],
+        typer.Option(help="0.0.0.0 inside a container: whoever reaches its ports may ask."),
+    ] = "127.0.0.1",
 ) -> None:
-    """Serve a model with Triton on this machine's loopback (or --host) until Ctrl-C; a promotion is followed without a restart."""
+    """Serve a model with Triton on this machine's loopback until Ctrl-C; a promotion is followed without a restart."""
     from pipelines.serving import serve_model
 
     serve_model(

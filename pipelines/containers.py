@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from common.errors import PlatformError
 from common.files import read_json, write_json
 from components.step import STEP_IMAGE_VARIABLE
+from pipelines.container_script import write_script
 from pipelines.settings import ContainerSettings
 from pipelines.steps import step_of_task
 
@@ -48,8 +49,11 @@ class ContainerEnd:
     @property
     def reason(self) -> str:
         """In words, empty where it ended well."""
+        limit = f"limit: {self.memory_limit or 'what the machine has'}"
         if self.out_of_memory:
-            return f"its container was killed for memory (limit: {self.memory_limit or 'what the machine has'})"
+            return f"its container was killed for memory ({limit})"
+        if self.exit_code == _SIGKILL:  # podman does not tell why with the first version of cgroups
+            return f"its container was killed (SIGKILL), as the kernel does for memory ({limit})"
         return f"its container ended with exit code {self.exit_code}" if self.exit_code else ""
 
 
@@ -163,12 +167,16 @@ def _run(
     reference = image.partition("@")[2] or image
     if any(volume["mode"].endswith(",z") for volume in volumes.values()):  # kfp found SELinux
         mounts = {path: {**mount, "mode": f"{mount['mode']},z"} for path, mount in mounts.items()}
+    mounts = {**volumes, **mounts}
     options["environment"] = {**options.get("environment", {}), STEP_IMAGE_VARIABLE: image}
-    container = client.containers.create(reference, command, volumes={**volumes, **mounts}, detach=True, **options)
+    step = step_of_task(_task(command))
+    write_script(run_folder / "containers" / f"{step}.sh", step, reference, command, mounts, options)
+    container = client.containers.create(reference, command, volumes=mounts, detach=True, **options)
     try:
+        output = container.attach(stream=True)  # before the start: podman's logs hang where the end comes first
         container.start()
         with container_log(run_folder).open("wb") as log:
-            for chunk in container.logs(stream=True, follow=True):
+            for chunk in output:
                 log.write(chunk)
                 log.flush()
                 print(chunk.decode(errors="replace"), end="")
@@ -178,7 +186,7 @@ def _run(
         if code == 0 and state.get("Status") not in ("exited", "stopped"):
             code = _SIGKILL
         end = ContainerEnd(
-            step=step_of_task(_task(command)),
+            step=step,
             exit_code=code,
             out_of_memory=code != 0 and bool(state.get("OOMKilled")),
             memory_limit=options.get("mem_limit"),

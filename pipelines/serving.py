@@ -44,7 +44,7 @@ def serve_model(
     def tell(state: ServingState) -> None:
         digest = state.digest[:12] if state.digest else "nothing"
         console.print(
-            f"Serving {digest} at gRPC {state.grpc_endpoint}, HTTP 127.0.0.1:{state.http_port}. Ctrl-C ends it.",
+            f"Serving {digest} at gRPC {host}:{state.grpc_port}, HTTP {host}:{state.http_port}. Ctrl-C ends it.",
             soft_wrap=True,
         )
 

@@ -21,7 +21,7 @@ from common.errors import ServerError
 from serving.control import ModelControl
 from serving.package.manifest import Manifest
 from serving.repository import ModelRepository
-from serving.triton import backends_folder, find_installation, server_environment
+from serving.triton import backends_folder, check_stub, find_installation, server_environment
 
 HOST = "127.0.0.1"
 _START_ATTEMPTS = 3
@@ -30,7 +30,7 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Ports:
-    """Ports of `host`, by default the loopback; 0 is any free one."""
+    """Ports of `host`, the loopback or `0.0.0.0` (every address, the loopback among them); 0 is any free one."""
 
     http: int = 0
     grpc: int = 0
@@ -145,6 +145,7 @@ class TritonServer:
 
     def _spawn(self) -> subprocess.Popen:
         installation = find_installation()
+        check_stub(installation)
         shared_memory = f"emuflow_{uuid.uuid4().hex[:12]}_"
         command = [
             str(installation.binary),

@@ -7,7 +7,9 @@ backend's library, for the very minor version of Python that runs the models.
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
+import sysconfig
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from common.files import remove
 ROOT_VARIABLE = "EMUFLOW_TRITON_ROOT"
 """Names another installation (`/opt/tritonserver` in NVIDIA's image), which is then used as it is."""
 _STUB = "triton_python_backend_stub"
+_STUB_RUNS = 1
+"""What the stub ends with where it runs but is given nothing to do; Triton itself asks it the same way."""
 _KEPT_VARIABLES = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
 
 
@@ -77,6 +81,20 @@ def backends_folder(installation: TritonInstallation, parent: Path | None = None
     return final
 
 
+def check_stub(installation: TritonInstallation) -> None:
+    """Raises `ServerError` where the process that runs the models cannot start here; Triton would not say why."""
+    stub = backends_folder(installation) / "python" / _STUB
+    done = subprocess.run(
+        [str(stub)], env=server_environment(installation), capture_output=True, text=True, errors="replace", check=False
+    )
+    if done.returncode != _STUB_RUNS:
+        raise ServerError(
+            f"Triton's Python stub does not run here (exit code {done.returncode}): {done.stderr.strip()[-500:]}",
+            where=str(stub),
+            fix="install what it misses; Debian's libpython is a package of its own: apt-get install libpython3.11",
+        )
+
+
 def server_environment(installation: TritonInstallation) -> dict[str, str]:
     """The server's environment variables, and no others: nothing of the caller's reaches the models.
 
@@ -84,9 +102,10 @@ def server_environment(installation: TritonInstallation) -> dict[str, str]:
     libraries: the engine has its own setting.
     """
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    libraries = [str(installation.libraries), sysconfig.get_config_var("LIBDIR")]  # the second has libpython
     return kept | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"]),
-        "LD_LIBRARY_PATH": str(installation.libraries),
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }

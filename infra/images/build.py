@@ -3,6 +3,7 @@
     ENGINE    podman or docker; whichever is there without it
     BASE      the base of both images; without it Docker Hub's Python, or, where that cannot be pulled, a Debian made
               here (base.py)
+    TRITON_BASE   another base of the server's image, which brings a Triton in /opt/tritonserver: NVIDIA's
     TORCH     cpu (default) or cuda
     VERSION   the images' tag; without it the application's version
 
@@ -37,7 +38,7 @@ _SINGLE, _SEVERAL = ("index-url", "cert", "timeout", "proxy"), ("extra-index-url
 class Image:
     name: str
     file: str
-    arguments: tuple[str, ...] = ()
+    arguments: Mapping[str, str]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,22 +47,42 @@ def main(arguments: Sequence[str]) -> int:
         engine = find_engine()
         environment = engine_environment(engine, LOGS)
         LOGS.mkdir(parents=True, exist_ok=True)
-        base, base_s = _base(engine, environment)
-        print(f"{Path(engine).name}, base {base}" + (f", made in {base_s:.0f} s" if base_s else ""), flush=True)
-        commit, version = git_commit(), os.environ.get("VERSION") or application_version()
-        common = ["--build-arg", f"BASE={base}", *_labels(commit, version), *arguments]
+        base = base_image(engine, environment)
+        print(f"{Path(engine).name}, base {base}", flush=True)
+        version = os.environ.get("VERSION") or application_version()
+        common = [*_as_options({"GIT_COMMIT": git_commit(), "VERSION": version}), *arguments]
         with tempfile.TemporaryDirectory(prefix="emuflow-pip-") as folder:
             if is_podman(engine):
                 common = ["--format", "docker", *pip_settings(Path(folder)), *common]  # OCI has no health check
             for image in (
-                Image("emuflow", "emuflow.Containerfile", ("--build-arg", f"TORCH={os.environ.get('TORCH', 'cpu')}")),
-                Image("emuflow-triton", "triton.Containerfile"),
+                Image("emuflow", "emuflow.Containerfile", {"BASE": base, "TORCH": os.environ.get("TORCH", "cpu")}),
+                Image("emuflow-triton", "triton.Containerfile", _triton_arguments(base)),
             ):
                 _build(engine, environment, image, version, common)
     except EngineError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def base_image(engine: str, environment: Mapping[str, str]) -> str:
+    """The name of the base that both images start from, made here where it has to be. Raises `EngineError`."""
+    if named := os.environ.get("BASE"):
+        return named
+    for name in (PUBLIC_BASE, MADE_BASE):
+        if _succeeds(engine, environment, "image", "inspect", name):
+            return name
+    try:
+        call(engine, environment, "pull", PUBLIC_BASE)
+    except EngineError as error:
+        print(f"{PUBLIC_BASE} cannot be pulled; a base is made out of Debian's packages instead", flush=True)
+        if not is_podman(engine):
+            raise EngineError(f"{error}\nname another base: BASE=… make images") from None
+        started = time.monotonic()
+        make_base(engine, environment)
+        print(f"{MADE_BASE}: {time.monotonic() - started:.0f} s", flush=True)
+        return MADE_BASE
+    return PUBLIC_BASE
 
 
 def application_version() -> str:
@@ -115,28 +136,10 @@ def _inside(value: str, mounted: dict[str, str]) -> str:
     return f"{scheme}{target}/{path.relative_to(source)}".removesuffix("/.")
 
 
-def _base(engine: str, environment: Mapping[str, str]) -> tuple[str, float]:
-    """The base's name, and the seconds that it took to make where it had to be made here."""
-    if named := os.environ.get("BASE"):
-        return named, 0.0
-    for name in (PUBLIC_BASE, MADE_BASE):
-        if _succeeds(engine, environment, "image", "inspect", name):
-            return name, 0.0
-    try:
-        call(engine, environment, "pull", PUBLIC_BASE)
-    except EngineError as error:
-        print(f"{PUBLIC_BASE} cannot be pulled; a base is made out of Debian's packages instead", flush=True)
-        if not is_podman(engine):
-            raise EngineError(f"{error}\nname another base: BASE=… make images") from None
-        started = time.monotonic()
-        return make_base(engine, environment), time.monotonic() - started
-    return PUBLIC_BASE, 0.0
-
-
 def _build(engine: str, environment: Mapping[str, str], image: Image, version: str, common: Sequence[str]) -> None:
     name, started, log = f"localhost/{image.name}:{version}", time.monotonic(), LOGS / f"{image.name}.log"
     file = f"infra/images/{image.file}"
-    command = [engine, "build", *image.arguments, *common, "--tag", name, "--file", file, "."]
+    command = [engine, "build", *_as_options(image.arguments), *common, "--tag", name, "--file", file, "."]
     with subprocess.Popen(
         command,
         cwd=ROOT,
@@ -168,8 +171,20 @@ def _shown(lines: Iterator[str], name: str) -> Iterator[str]:
         print("\r\x1b[K", end="", flush=True)
 
 
-def _labels(commit: str, version: str) -> list[str]:
-    return ["--build-arg", f"GIT_COMMIT={commit}", "--build-arg", f"VERSION={version}"]
+def _triton_arguments(base: str) -> dict[str, str]:
+    triton_base = os.environ.get("TRITON_BASE")
+    if not triton_base:
+        return {"BASE": base}
+    return {
+        "BASE": triton_base,
+        "TRITON": "base",
+        "TRITON_ROOT": "/opt/tritonserver",
+        "VENV_PACKAGES": "python3-venv",
+    }
+
+
+def _as_options(arguments: Mapping[str, str]) -> list[str]:
+    return [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
 
 
 def _succeeds(engine: str, environment: Mapping[str, str], *arguments: str) -> bool:
