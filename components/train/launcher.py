@@ -17,6 +17,11 @@ def extensions_folder() -> Path:
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path(sysconfig.get_path("data")) / "torch_extensions"))
 
 
+def search_path() -> str:
+    """`PATH` with this environment's programs first: torch calls `ninja` by its name, and `pip` puts it there."""
+    return os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+
+
 def remove_stale_locks(folder: Path) -> None:
     """Remove the locks of compilations that were killed: whoever waits for one would wait for ever.
 
@@ -40,7 +45,12 @@ def rank_environment(threads: int) -> dict[str, str]:
 
     folder = extensions_folder()
     remove_stale_locks(folder)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TORCH_EXTENSIONS_DIR": str(folder)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "PATH": search_path(),
+        "TORCH_EXTENSIONS_DIR": str(folder),
+    }
     if not torch.cuda.is_available():
         environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     return environment

@@ -6,7 +6,7 @@ leaves a lock on which every later one waits for ever.
 
 import os
 
-from components.train.launcher import extensions_folder, remove_stale_locks
+from components.train.launcher import extensions_folder, remove_stale_locks, search_path
 
 
 def main() -> None:
@@ -14,6 +14,7 @@ def main() -> None:
     folder = extensions_folder()
     remove_stale_locks(folder)
     os.environ |= {"TORCH_EXTENSIONS_DIR": str(folder), "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    os.environ["PATH"] = search_path()
 
     from deepspeed.ops.op_builder import ShareMemCommBuilder  # pyright: ignore[reportAttributeAccessIssue]
 
