@@ -11,7 +11,6 @@ from common.errors import GateError
 from common.files import atomic_path, read_json
 from components.benchmark.arms import Question
 from components.benchmark.evaluation import load_evaluation
-from components.benchmark.judge import load_judge
 from components.benchmark.machine import MachineWatch
 from components.benchmark.measurements import (
     CANDIDATE,
@@ -24,6 +23,7 @@ from components.benchmark.measurements import (
 from components.benchmark.package_quality import block_bytes
 from components.benchmark.session import Session, run_session
 from components.benchmark.settings import BenchmarkSettings
+from components.judge.reading import load_judge
 
 _log = logging.getLogger(__name__)
 

@@ -9,38 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from common.errors import GateError
 from common.files import read_json, write_text
+from components.judge.reading import Correctness, JudgeReport
+from components.record import Record
 
 FILE_NAME = "measurements.json"
 CANDIDATE, FULL_PRECISION, CHAMPION = "candidate", "candidate_fp32", "champion"
-
-
-class Record(BaseModel):
-    """A frozen part of the evidence; unknown keys are refused, non-finite numbers survive reading for the gate to see."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null")
-
-
-class Correctness(Record):
-    """What the judge found right in the arm's images: all captions in the order of `Measurements.captions` with their
-    first seed, then all of them with their second, and so on."""
-
-    digit: list[bool]
-    colour: list[bool]
-    position: list[bool]
-
-    @property
-    def correct(self) -> list[bool]:
-        """Digit, colour and position all right."""
-        return [d and c and p for d, c, p in zip(self.digit, self.colour, self.position, strict=True)]
-
-    def share_by_caption(self, seeds_per_caption: int) -> list[float]:
-        """For each caption the share of its seeds that came out right: captions are what is independent."""
-        captions = len(self.correct) // seeds_per_caption
-        return [sum(self.correct[caption::captions]) / seeds_per_caption for caption in range(captions)]
 
 
 class LatencyBlock(Record):
@@ -108,21 +85,10 @@ class Arm(Record):
     evaluation_digest: str
     package_bytes: int
     warmup: Warmup | None = None
-    latency_blocks: list[LatencyBlock] = []
-    throughput_chunks: list[ThroughputChunk] = []
+    latency_blocks: list[LatencyBlock] = Field(default_factory=list)
+    throughput_chunks: list[ThroughputChunk] = Field(default_factory=list)
     correctness: Correctness | None = None
     heldout: HeldoutLoss | None = None
-
-
-class JudgeReport(Record):
-    """How well the judge reads real scenes made of test digits: it bounds every accuracy measured with it."""
-
-    digest: str
-    accuracy: float
-    digit_accuracy: float
-    colour_accuracy: float
-    position_accuracy: float
-    scenes: int
 
 
 class Machine(Record):
@@ -165,7 +131,7 @@ class Measurements(Record):
     tokenizer_ssim: float | None
     block_bytes: BlockBytes | None
     judge: JudgeReport | None
-    examples: list[Example] = []
+    examples: list[Example] = Field(default_factory=list)
     machine: Machine
     seconds: float = Field(ge=0)
 

@@ -21,7 +21,7 @@ from components.benchmark.throughput import answer_in_turns, answered_by_all, fi
 from emuflow_client import GeneratorError
 
 if TYPE_CHECKING:
-    from components.benchmark.judge import Judge
+    from components.judge.reading import Judge
 
 LOG_NAME = "triton.log"
 _PHASES = ("loading", "warming up", "answering the captions", "timing", "done")
@@ -123,7 +123,7 @@ def _judge_answers(session: Session, evaluation: Evaluation, judge: "Judge | Non
     """Read every image outside the timed part. A caption that was refused counts as wrong."""
     if judge is None or evaluation.expected is None:
         return
-    from components.benchmark.judge import IMAGE_SIZE, compare, read
+    from components.judge.reading import IMAGE_SIZE, compare, read
 
     blank = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
     seeds = max(map(len, session.answers.values()), default=0) // len(evaluation.captions)

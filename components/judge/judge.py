@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import atomic_path, write_json
-from components.benchmark.judge import GRAPH_NAME, RECORD_NAME
 from components.evaluation_set import load_evaluation_set
+from components.judge.reading import GRAPH_NAME, RECORD_NAME
 from components.judge.settings import JudgeSettings
 
 _log = logging.getLogger(__name__)

@@ -13,15 +13,14 @@ from torch import Tensor
 from common.errors import EmuflowError
 from common.files import atomic_path, digest_json, read_json, sha256_file, write_json
 from common.progress import report
-from components.benchmark.judge import GRAPH_NAME, IMAGE_SIZE, RECORD_NAME, compare, read
-from components.benchmark.measurements import JudgeReport
 from components.ingest.digit_world import digits, render, scenes
-from components.judge import network
+from components.judge import network, reading
 from components.judge.network import CROP_SIZE, Judge, Reader, slot_crops
+from components.judge.reading import GRAPH_NAME, IMAGE_SIZE, RECORD_NAME, JudgeReport, compare, read
 from components.judge.settings import JudgeSettings
 
 _log = logging.getLogger(__name__)
-_SOURCES = (network, digits, render, scenes)
+_SOURCES = (network, reading, digits, render, scenes)
 _WARP_POINTS = 5
 
 

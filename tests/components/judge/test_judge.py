@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from common.errors import DigestMismatchError
-from components.benchmark.judge import compare, load_judge, read
 from components.ingest.digit_world import digits, render, scenes
 from components.judge.judge import judge
+from components.judge.reading import compare, load_judge, read
 from components.judge.settings import JudgeSettings
 from components.judge.training import JudgeError, recipe_digest, trained_judge
 from tests.components.benchmark.conftest import QUICK_JUDGE, write_evaluation_set

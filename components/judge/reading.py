@@ -7,12 +7,42 @@ import numpy as np
 
 from common.errors import DigestMismatchError
 from common.files import read_json, sha256_file
-from components.benchmark.measurements import Correctness, JudgeReport
 from components.ingest.digit_world.scenes import EMPTY, SLOTS
+from components.record import Record
 
 IMAGE_SIZE = 64
 GRAPH_NAME, RECORD_NAME = "judge.onnx", "judge.json"
 _BATCH = 128
+
+
+class JudgeReport(Record):
+    """How well the judge reads real scenes made of test digits: it bounds every accuracy measured with it."""
+
+    digest: str
+    accuracy: float
+    digit_accuracy: float
+    colour_accuracy: float
+    position_accuracy: float
+    scenes: int
+
+
+class Correctness(Record):
+    """What the judge found right in the arm's images: all captions in the order of `Measurements.captions` with their
+    first seed, then all of them with their second, and so on."""
+
+    digit: list[bool]
+    colour: list[bool]
+    position: list[bool]
+
+    @property
+    def correct(self) -> list[bool]:
+        """Digit, colour and position all right."""
+        return [d and c and p for d, c, p in zip(self.digit, self.colour, self.position, strict=True)]
+
+    def share_by_caption(self, seeds_per_caption: int) -> list[float]:
+        """For each caption the share of its seeds that came out right: captions are what is independent."""
+        captions = len(self.correct) // seeds_per_caption
+        return [sum(self.correct[caption::captions]) / seeds_per_caption for caption in range(captions)]
 
 
 @dataclass(frozen=True)
