@@ -1,5 +1,6 @@
 """Look for the evaluation set in the training data, before anything is trained on it."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from components.near_duplicates import THUMBNAIL_VALUES, near_pairs, thumbnail
 from components.samples import iterate_samples
 
 _LISTED = 10
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,14 @@ def refuse_leaks(leaks: Sequence[Leak], where: Path) -> None:
         f"  {leak.source} (id {leak.id}): {leak.why} as evaluation sample {leak.evaluation_id}"
         for leak in leaks[:_LISTED]
     ]
+    for leak in leaks:  # the message would not hold thousands of them
+        _log.error("%s (id %s): %s as evaluation sample %s", leak.source, leak.id, leak.why, leak.evaluation_id)
     if len(leaks) > _LISTED:
-        listed.append(f"  and {len(leaks) - _LISTED} more")
+        listed.append(f"  and {len(leaks) - _LISTED} more: the step's log names each")
     raise EvaluationLeakError(
         f"{len({leak.id for leak in leaks})} training samples give the evaluation set away:\n" + "\n".join(listed),
         where=str(where),
-        fix="remove them from the data, or begin a new lineage with an evaluation set of its own",
+        fix="remove them from the data, or begin again under another --home, with an evaluation set of its own",
     )
 
 

@@ -1,6 +1,6 @@
 """Writing one split's shards: images to coarse and fine codes, captions to prompts."""
 
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from common.errors import DataError
 from common.progress import report
 from components.samples import count_samples
+from components.tokenize.dropped import DroppedRows
 from components.tokenize.settings import TokenizerSettings
 from components.tokenize.table import CaptionedImages, captioned_images
 from model.data.shards import RecordLayout, ShardWriter
@@ -19,6 +20,8 @@ from model.tokenizers.training import to_float
 
 SKETCH_FACTOR = 2
 """The sketch is the image at half its size."""
+TOO_LONG = "caption_too_long"
+"""Why a row is left out whose caption has more tokens than `tokenizer.text_length` leaves room for."""
 
 
 def record_layout(settings: TokenizerSettings, bundle: TokenizerBundle) -> RecordLayout:
@@ -33,32 +36,42 @@ def record_layout(settings: TokenizerSettings, bundle: TokenizerBundle) -> Recor
 
 
 def write_split(
-    settings: TokenizerSettings, bundle: TokenizerBundle, table: Path, shards: Path, split: str
-) -> tuple[int, Counter[str]]:
-    """Tokenize a table into `<split>.bin/.idx`; returns the number of records and the dropped rows by reason.
+    settings: TokenizerSettings, bundle: TokenizerBundle, table: Path, shards: Path, split: str, dropped: DroppedRows
+) -> int:
+    """Tokenize a table into `<split>.bin/.idx` and add what is left out to `dropped`; returns the number of records.
 
-    Raises `DataError` with those reasons where no row is left.
+    Raises `DataError` with the reasons where no row is left.
     """
-    rows = count_samples(table)
-    dropped: Counter[str] = Counter()
+    rows, before = count_samples(table), len(dropped)
+
+    def drop(identity: str, reason: str) -> None:
+        dropped.add(split, identity, reason)
+
     layout = record_layout(settings, bundle)
     with ShardWriter(shards, split, layout) as writer:
-        for samples in captioned_images(table, settings.image_size, dropped):
-            _write(writer, bundle, samples, dropped)
-            report(writer.count + dropped.total(), rows, f"{split}: {writer.count} samples")
+        for samples in captioned_images(table, settings.image_size, drop):
+            _write(writer, bundle, samples, drop)
+            report(writer.count + len(dropped) - before, rows, f"{split}: {writer.count} samples")
         if writer.count == 0:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items())) or "no rows"
-            raise DataError(f"the split '{split}' is empty: {reasons}", where=str(table))
-    return writer.count, dropped
+            reasons = dropped.reasons(split)
+            raise DataError(
+                f"the split '{split}' is empty: "
+                + (", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "no rows"),
+                where=str(table),
+                fix="raise tokenizer.text_length: captions have more tokens than that" if TOO_LONG in reasons else None,
+            )
+    return writer.count
 
 
-def _write(writer: ShardWriter, bundle: TokenizerBundle, samples: CaptionedImages, dropped: Counter[str]) -> None:
+def _write(
+    writer: ShardWriter, bundle: TokenizerBundle, samples: CaptionedImages, drop: Callable[[str, str], None]
+) -> None:
     kept, prompts = [], []
     for row, caption in enumerate(samples.captions):
         try:
             prompts.append(bundle.text.encode_prompt(caption, writer.layout.text_length))
         except PromptTooLongError:
-            dropped["caption_too_long"] += 1
+            drop(samples.ids[row], TOO_LONG)
             continue
         kept.append(row)
     if kept:

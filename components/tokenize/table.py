@@ -1,7 +1,6 @@
 """Reading a sample table a batch at a time, however large it is."""
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,14 @@ class CaptionedImages:
         return len(self.ids)
 
 
-def captioned_images(table: Path, side: int, dropped: Counter[str]) -> Iterator[CaptionedImages]:
-    """The images with captions, in the table's order; every other row is counted in `dropped` by its reason."""
+def captioned_images(table: Path, side: int, drop: Callable[[str, str], None]) -> Iterator[CaptionedImages]:
+    """The images with captions, in the table's order; every other row is told to `drop` by its id and reason."""
     for batch in iterate_samples(table, _COLUMNS, _BATCH_ROWS):
         ids, captions, images = [], [], []
         for row in batch.to_pylist():
             pixels = _pixels(row, side)
             if isinstance(pixels, str):
-                dropped[pixels] += 1
+                drop(row["id"], pixels)
                 continue
             ids.append(row["id"])
             captions.append(row["text"])

@@ -1,11 +1,11 @@
 """The tokenize step: tokenizers, and the data as token shards."""
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import atomic_path
 from components.evaluation_set import load_evaluation_set
+from components.tokenize.dropped import DroppedRows
 from components.tokenize.settings import TokenizerSettings
 from components.tokenize.table import captioned_images
 from components.validate.result import require_validated
@@ -19,8 +19,8 @@ class TokenizeResult:
 
     train_samples: int
     heldout_samples: int
-    dropped: dict[str, dict[str, int]]
-    """Rows that were left out, by split and reason."""
+    dropped: int
+    """Rows that were left out of both splits; `shards/dropped.parquet` names each with its reason."""
     tokenizers_digest: str
     lineage: str
     reused: bool
@@ -40,7 +40,8 @@ def tokenize(
 
     The parent's tokenizers are reused unless there are none or `settings.retrain`. The held-out split is the
     evaluation set. Raises `DigestMismatchError` where the table is not the one that passed `validation` or the set not
-    the one that was frozen, `DataError` where the table did not pass or a split has no usable row.
+    the one that was frozen, `DataError` where the table did not pass or a split has no usable row. What is left out,
+    a caption of too many tokens say, is kept in `shards/dropped.parquet`.
     """
     table_sha256 = require_validated(curated, validation)
     load_evaluation_set(evaluation_set)
@@ -56,17 +57,17 @@ def tokenize(
     else:
         bundle = train_tokenizers(settings, curated, tokenizers)
 
-    counts, dropped = {}, {}
+    counts, dropped = {}, DroppedRows()
     layout = record_layout(settings, bundle)
     with atomic_path(shards) as temporary:
         for split, table in ((TRAIN, curated), (HELDOUT, evaluation_set)):
-            counts[split], reasons = write_split(settings, bundle, table, temporary, split)
-            dropped[split] = dict(sorted(reasons.items()))
+            counts[split] = write_split(settings, bundle, table, temporary, split, dropped)
+        dropped.write(temporary)
         write_manifest(
             temporary,
             layout,
             counts,
-            dropped=dropped,
+            dropped={split: dropped.reasons(split) for split in counts},
             table_sha256=table_sha256,
             tokenizers_digest=bundle.digest,
             text_vocabulary=bundle.text.vocabulary,
@@ -74,7 +75,9 @@ def tokenize(
             image_size=settings.image_size,
         )
 
-    unseen = captioned_images(evaluation_set, settings.image_size, dropped=Counter())
+    unseen = captioned_images(evaluation_set, settings.image_size, drop=lambda _id, _reason: None)
     metrics = reconstruction_quality(bundle.visual, (samples.images for samples in unseen))
     record_metrics(tokenizers, metrics)
-    return TokenizeResult(counts[TRAIN], counts[HELDOUT], dropped, bundle.digest, bundle.lineage, bool(reused), metrics)
+    return TokenizeResult(
+        counts[TRAIN], counts[HELDOUT], len(dropped), bundle.digest, bundle.lineage, bool(reused), metrics
+    )

@@ -32,7 +32,8 @@ def read_parquet(path: Path, source: str, limits: LimitSettings) -> Iterator[Par
             optional = [name for name in (METADATA_COLUMN, "labels", "license") if name in names]
             row = 0
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[image, caption, *optional]):
-                for record in batch.to_pylist():
+                for index in range(batch.num_rows):
+                    record = batch.slice(index, 1).to_pylist()[0]  # one row at a time becomes Python's bytes
                     yield _sample(source, f"row-{row:08d}", record, image, caption, limits)
                     row += 1
     except (pa.ArrowException, OSError) as error:
@@ -55,6 +56,12 @@ def _sample(
     contents = {"image": payload}
     for name, part in ((caption, "txt"), (METADATA_COLUMN, "json"), ("labels", "labels"), ("license", "license")):
         text = record.get(name)
-        if text is not None:
-            contents[part] = text if isinstance(text, bytes) else str(text).encode()
+        if text is None:
+            continue
+        content = text if isinstance(text, bytes) else str(text).encode()
+        if len(content) > limits.max_text_bytes:
+            return Rejected(
+                source, member, "member_too_large", f"{name}: {len(content)} bytes, more than {limits.max_text_bytes}"
+            )
+        contents[part] = content
     return Parts(source, member, contents)

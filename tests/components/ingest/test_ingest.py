@@ -284,3 +284,34 @@ def _png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in (header, *chunks, (b"IEND", b""))
     )
+
+
+def test_fault_01_samples_that_break_a_limit_or_a_rule_are_quarantined_by_that_reason(tmp_path):
+    folder = write_folder(tmp_path / "data", 12)
+    limits = {"max_member_bytes": 20_000, "max_text_bytes": 300, "max_caption_chars": 100}
+    for name in ("large", "wordy", "long", "twin", "list"):
+        (folder / f"{name}.png").write_bytes(png(60))
+        (folder / f"{name}.txt").write_text("a caption")
+    (folder / "large.png").write_bytes(encoded(picture(61).resize((400, 400)), "PNG", compress_level=0))
+    (folder / "wordy.txt").write_text("word " * 100)
+    (folder / "long.txt").write_text("word " * 40)
+    (folder / "twin.jpg").write_bytes(encoded(picture(62), "JPEG"))
+    (folder / "list.txt").unlink()
+    (folder / "list.json").write_text("[1, 2]")
+    write_tar(folder / "again.tar", {"a.png": png(63), "a.txt": b"one", "b.png": png(64), "b.txt": b"two"})
+    with tarfile.open(folder / "again.tar", "a") as tar:
+        tar.addfile(tarfile.TarInfo("a.png"))
+    pq.write_table(pa.table({"picture": [b""], "words": ["a"]}), folder / "foreign.parquet")
+    wordy = {"image": [png(65), png(66)], "caption": ["word " * 100, "a caption"]}
+    pq.write_table(pa.table(wordy), folder / "wordy.parquet")
+    run(tmp_path, folder, limits=limits, tolerate_empty_shards=True)
+    assert quarantined(tmp_path) == {
+        "large.png": "member_too_large",
+        "wordy.png": "member_too_large",
+        "long.png": "caption_too_long",
+        "twin.jpg": "several_images",
+        "list.png": "json_unreadable",
+        "again.tar#a": "repeated_key",
+        "foreign.parquet": "columns_missing",
+        "wordy.parquet#row-00000000": "member_too_large",
+    }

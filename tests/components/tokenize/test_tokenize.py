@@ -2,9 +2,9 @@
 
 import io
 import shutil
-from collections import Counter
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
@@ -143,7 +143,7 @@ def test_altered_tokenizers_of_the_parent_are_refused(inputs, tmp_path):
     assert not (tmp_path / "second/tokenizers").exists()
 
 
-def test_rows_that_cannot_be_used_are_counted_by_reason(inputs, tmp_path):
+def test_rows_that_cannot_be_used_are_kept_with_their_reasons(inputs, tmp_path):
     shutil.rmtree(inputs["curated"])
     rows = [
         row(0),
@@ -158,7 +158,18 @@ def test_rows_that_cannot_be_used_are_counted_by_reason(inputs, tmp_path):
     result = run(inputs, tmp_path / "out")
     assert result.train_samples == 1
     expected = {"caption_too_long": 1, "no_caption": 1, "not_an_image": 1, "no_pixels": 1, "undecodable": 2}
-    assert result.dropped["train"] == expected
+    assert read_json(tmp_path / "out/shards/shards.json")["dropped"]["train"] == expected
+    kept = parquet.read_table(tmp_path / "out/shards/dropped.parquet").to_pylist()
+    assert result.dropped == len(kept) == sum(expected.values())
+    assert {"id": rows[1]["id"], "split": "train", "reason": "caption_too_long"} in kept
+
+
+def test_captions_that_are_all_too_long_name_the_setting_that_helps(inputs, tmp_path):
+    shutil.rmtree(inputs["curated"])
+    validate(tmp_path, write_table(inputs["curated"], [row(each, "a red dot " * 9) for each in range(3)]))
+    with pytest.raises(DataError, match=r"caption_too_long 3[\s\S]*tokenizer\.text_length"):
+        run(inputs, tmp_path / "out")
+    assert not (tmp_path / "out/shards").exists()
 
 
 def test_a_rotated_photograph_and_a_transparent_picture_are_decoded_as_everywhere(tmp_path):
@@ -169,7 +180,7 @@ def test_a_rotated_photograph_and_a_transparent_picture_are_decoded_as_everywher
     lying = encoded(upright.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=95, exif=exif)
     transparent = encoded(Image.new("RGBA", (32, 32), (200, 0, 0, 0)))
     table = write_table(tmp_path / "table", [row(1, payload=lying), row(2, payload=transparent)])
-    (samples,) = captioned_images(table, 32, Counter())
+    (samples,) = captioned_images(table, 32, drop=lambda _id, _reason: None)
     photograph, picture = samples.images
     assert photograph[:, :14].min() > 240 and photograph[:, 18:].max() < 15
     assert (picture == 255).all()
