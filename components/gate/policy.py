@@ -1,7 +1,8 @@
 """Which checks a candidate must keep: the absolute ones always, those against a champion where there is one."""
 
 import math
-from statistics import median
+
+import numpy as np
 
 from components.benchmark.measurements import CANDIDATE, CHAMPION, FULL_PRECISION, Arm, Measurements, rounds
 from components.gate import checks
@@ -30,7 +31,8 @@ def reported(settings: GateSettings, measured: Measurements) -> dict[str, float 
         samples = [v for block in arm.latency_blocks for v in block.samples_ms if v is not None and math.isfinite(v)]
         correct = correct_shares(measured, name)
         numbers[f"{name}_accuracy"] = sum(correct) / len(correct) if correct else None
-        numbers[f"{name}_p50_ms"] = median(samples) if samples else None
+        for quantile in (50, 95):
+            numbers[f"{name}_p{quantile}_ms"] = float(np.percentile(samples, quantile)) if samples else None
         numbers |= {f"{name}_{key}": value for key, value in _throughput(settings, arm).items()}
     return numbers
 

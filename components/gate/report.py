@@ -19,6 +19,7 @@ _MEANING = {
 }
 _QUANTITY_TITLES = {
     "p50_ms": "median latency, ms",
+    "p95_ms": "p95 latency, ms",
     "images_per_s": "throughput, images/s",
     "images_per_s_low": "throughput, lower end of its interval",
     "images_per_s_high": "throughput, upper end of its interval",

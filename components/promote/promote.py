@@ -69,7 +69,7 @@ def promote(
         if decided.result is not Result.PASS:
             current = store.current(CHAMPION_STAGE)
             _mirror(registry, current)
-            return _rejected(decided, version, current)
+            return _rejected(decided, version, current, serving)
         try:
             release = _swap(settings, store, decided, evidence)
         except PromotionConflictError as conflict:
@@ -145,10 +145,13 @@ def _swap(settings: PromotionSettings, store: ReleaseStore, decided: Verdict, ev
     )
 
 
-def _rejected(decided: Verdict, version: str, current: Release | None) -> PromotionResult:
+def _rejected(decided: Verdict, version: str, current: Release | None, serving: Path) -> PromotionResult:
+    from serving.deployment import read_state
+
+    server: ServerState = "left as it was" if read_state(serving) else "not running"
     champion = current.digest if current else None
     _log.info("version %s is not promoted (%s); the champion stays %s", version, decided.result.value, champion)
-    return PromotionResult(False, decided.result.value, version, champion, "not running", tuple(decided.reasons))
+    return PromotionResult(False, decided.result.value, version, champion, server, tuple(decided.reasons))
 
 
 def _mirror(registry: Registry, release: Release | None) -> None:
