@@ -8,7 +8,7 @@ promotion) reconcile it too.
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -22,7 +22,15 @@ from serving.server import HOST
 
 PRODUCTION_NAME = "generator"
 Reconciled = Literal["not running", "updated", "left as it was"]
-_STATE_NAME = "state.json"
+_STATE_NAME, _SERVER_LOCK_NAME = "state.json", "server.lock"
+
+
+def network_of_this_process() -> str:
+    """Names the network that this process is in: a container's loopback is not that of the machine."""
+    try:
+        return str(Path("/proc/self/ns/net").readlink())
+    except OSError:
+        return "unknown"
 
 
 class Deployment(Protocol):
@@ -51,13 +59,20 @@ class ServingState:
     """The package that serves; `None` before the first load."""
     follows_champion: bool = True
     """Whether a promotion is to reach it. One that was started for a package of its own keeps that."""
+    network: str = field(default_factory=network_of_this_process)
+    """Where its ports are on the loopback."""
 
     @property
     def grpc_endpoint(self) -> str:
         return f"{HOST}:{self.grpc_port}"
 
     @property
-    def running(self) -> bool:
+    def reachable(self) -> bool:
+        """Whether this process can talk to it; one in another container follows by itself."""
+        return self.network == network_of_this_process()
+
+    @property
+    def process_runs(self) -> bool:
         try:
             return psutil.Process(self.pid).create_time() == self.started_at
         except psutil.NoSuchProcess:
@@ -65,12 +80,16 @@ class ServingState:
 
 
 def read_state(folder: Path) -> ServingState | None:
-    """The state of the server that runs in `folder` (home.serving), or `None` where none runs."""
+    """The state of the server that runs in `folder` (home.serving), or `None` where none runs.
+
+    Its process id means something only in its own container: for one in another, the lock that it holds tells.
+    """
     path = folder / _STATE_NAME
     if not path.is_file():
         return None
     state = ServingState(**read_json(path))
-    return state if state.running else None
+    runs = state.process_runs if state.reachable else _server_is_held(folder)
+    return state if runs else None
 
 
 def write_state(folder: Path, state: ServingState) -> None:
@@ -93,7 +112,7 @@ class EmbeddedDeployment:
     def reconcile(self, desired_digest: str) -> bool:
         with locked(self._folder):
             state = read_state(self._folder)
-            if state is None:
+            if state is None or not state.reachable:
                 raise ServerError("no server runs here", where=str(self._folder), fix="start it: emuflow serve")
             if state.digest == desired_digest:
                 return False
@@ -108,16 +127,39 @@ class EmbeddedDeployment:
 def reconcile_if_running(folder: Path, package_store: Path, champion: str) -> Reconciled:
     """Make the server of `folder` serve the new champion, if one runs and follows the champion.
 
-    Returns `left as it was` where it was started for a package of its own. Raises `SignatureError` or `ServerError`
+    Returns `left as it was` where it was started for a package of its own, or runs in another container: it asks for
+    the champion itself then. Raises `SignatureError` or `ServerError`
     where the champion cannot be loaded; the old package then still serves.
     """
     state = read_state(folder)
     if state is None:
         return "not running"
-    if not state.follows_champion:
+    if not (state.follows_champion and state.reachable):
         return "left as it was"
     EmbeddedDeployment(folder, package_store).reconcile(champion)
     return "updated"
+
+
+@contextmanager
+def only_server(folder: Path) -> Iterator[None]:
+    """Hold `folder` for one server, however many containers see it. Raises `ServerError` where another one has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _SERVER_LOCK_NAME).open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServerError(
+                "a server runs here already", where=str(folder), fix="stop the other 'emuflow serve'"
+            ) from None
+        yield
+
+
+def _server_is_held(folder: Path) -> bool:
+    try:
+        with only_server(folder):
+            return False
+    except ServerError:
+        return True
 
 
 @contextmanager

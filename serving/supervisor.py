@@ -15,7 +15,15 @@ import psutil
 from common.errors import EmuflowError, ServerError
 from common.redaction import redact_text
 from serving.backoff import Backoff, Refusals
-from serving.deployment import EmbeddedDeployment, ServingState, locked, read_state, remove_state, write_state
+from serving.deployment import (
+    EmbeddedDeployment,
+    ServingState,
+    locked,
+    only_server,
+    read_state,
+    remove_state,
+    write_state,
+)
 from serving.server import Ports, TritonServer
 
 _MAX_RESTARTS = 5
@@ -58,19 +66,19 @@ def serve(
     def start() -> None:
         _start(server, folder, key_folder, follows_champion)
 
-    start()
-    try:
-        deployment = EmbeddedDeployment(folder, package_store)
-        deployment.reconcile(first)
-        supervisor = _Supervisor(
-            server, start, deployment, folder, desired, first, Refusals(retry or Backoff()), on_change or _tell_nobody
-        )
-        supervisor.tell()
-        while not stop.wait(poll_s):
-            supervisor.check()
-    finally:
-        server.stop()
-        remove_state(folder)
+    with only_server(folder):
+        start()
+        try:
+            deployment = EmbeddedDeployment(folder, package_store)
+            deployment.reconcile(first)
+            refusals, told = Refusals(retry or Backoff()), on_change or _tell_nobody
+            supervisor = _Supervisor(server, start, deployment, folder, desired, first, refusals, told)
+            supervisor.tell()
+            while not stop.wait(poll_s):
+                supervisor.check()
+        finally:
+            server.stop()
+            remove_state(folder)
 
 
 class _Supervisor:

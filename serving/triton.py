@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ ROOT_VARIABLE = "EMUFLOW_TRITON_ROOT"
 _STUB = "triton_python_backend_stub"
 _STUB_RUNS = 1
 """What the stub ends with where it runs but is given nothing to do; Triton itself asks it the same way."""
+_STUB_TIMEOUT_S = 60
 _KEPT_VARIABLES = ("HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
 
 
@@ -44,16 +46,22 @@ class TritonInstallation:
 def find_installation() -> TritonInstallation:
     """The installed Triton. Raises `ServerError` where the `serve` extra is absent or knows no such Python."""
     if root := os.environ.get(ROOT_VARIABLE):
-        return TritonInstallation(Path(root), Path(root) / "lib")
+        installation = TritonInstallation(Path(root), Path(root) / "lib")
+        _require((installation.binary, installation.root / "backends" / "python" / _STUB), f"correct {ROOT_VARIABLE}")
+        return installation
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
         raise ServerError("no Triton server is installed", fix="install the extra 'serve' (nvidia-pytriton)")
     package = Path(spec.origin).parent
     installation = TritonInstallation(package / "tritonserver", package.parent / "nvidia_pytriton.libs")
-    for path in (installation.binary, installation.stub):
-        if not path.is_file():
-            raise ServerError("the Triton installation lacks this file", where=str(path), fix="install nvidia-pytriton")
+    _require((installation.binary, installation.stub), "install nvidia-pytriton")
     return installation
+
+
+def _require(files: Iterable[Path], fix: str) -> None:
+    for path in files:
+        if not path.is_file():
+            raise ServerError("the Triton installation lacks this file", where=str(path), fix=fix)
 
 
 def backends_folder(installation: TritonInstallation, parent: Path | None = None) -> Path:
@@ -85,7 +93,13 @@ def check_stub(installation: TritonInstallation) -> None:
     """Raises `ServerError` where the process that runs the models cannot start here; Triton would not say why."""
     stub = backends_folder(installation) / "python" / _STUB
     done = subprocess.run(
-        [str(stub)], env=server_environment(installation), capture_output=True, text=True, errors="replace", check=False
+        [str(stub)],
+        env=server_environment(installation),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_STUB_TIMEOUT_S,
+        check=False,
     )
     if done.returncode != _STUB_RUNS:
         raise ServerError(

@@ -33,6 +33,8 @@ class Provenance:
     settings_digest: str
     parent_package: str | None
     """Digest of the champion that the run started from; `None` for the first of a lineage."""
+    server_image_digest: str | None = None
+    """Digest of the image that exported and measured it; `None` outside containers."""
 
 
 @dataclass(frozen=True)

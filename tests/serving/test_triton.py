@@ -19,6 +19,10 @@ def test_a_stub_that_cannot_start_is_told_with_its_reason(tmp_path: Path, monkey
     stub.write_text("#!/bin/sh\necho 'libpython3.11.so.1.0: cannot open shared object file' >&2\nexit 127\n")
     stub.chmod(0o755)
     monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
+    with pytest.raises(ServerError, match=f"{tmp_path}/bin/tritonserver.*lacks"):
+        find_installation()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "tritonserver").touch()
     with pytest.raises(ServerError, match=r"libpython3\.11\.so\.1\.0.*\n.*libpython3\.11") as caught:
         check_stub(find_installation())
     assert str(stub) in str(caught.value)
