@@ -1,4 +1,5 @@
-# The whole interface of a contributor. It needs Python 3.11, make and a C++ compiler; everything else goes into .venv.
+# The whole interface of a contributor. It needs Python 3.11 with its headers, make and a C++ compiler; everything else
+# goes into .venv.
 #
 #   TORCH=cpu    (default) PyTorch's CPU wheel
 #   TORCH=cuda   PyTorch's CUDA wheel, for a machine with NVIDIA GPUs; .venv remembers the choice
@@ -11,6 +12,7 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 TORCH ?= $(shell cat .venv/.torch 2>/dev/null || echo cpu)
 ARGS ?=
 BUILD_ARGS ?=
+IMAGES_TORCH := $(if $(filter file,$(origin TORCH)),cpu,$(TORCH))
 
 TORCH_VERSION := 2.13.0
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
@@ -19,7 +21,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c const
 INPUTS := pyproject.toml serving/client/pyproject.toml constraints.txt
 STAMP := .venv/.ready-$(TORCH)-$(shell cat $(INPUTS) | sha256sum | cut -c1-16)
 
-.PHONY: help setup run test test-slow test-containers serve lint format images clean
+.PHONY: help setup run test test-slow test-containers bench serve lint format images clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 18
@@ -32,6 +34,9 @@ test: setup ## the test suite
 
 test-slow: setup ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+bench: setup ## does the quickstart keep its promises over five seeds? (half an hour; ARGS="--json FILE")
+	$(BIN)/python -m benchmarks.quickstart $(ARGS)
 
 serve: setup ## serve the champion with Triton on this machine
 	$(BIN)/emuflow serve $(ARGS)
@@ -46,9 +51,9 @@ format: setup ## let ruff correct what it can
 	$(BIN)/ruff format .
 
 images: ## build both images with podman or docker (BUILD_ARGS: arguments of the build)
-	@TORCH=$(TORCH) $(PYTHON) -m infra.images.build $(BUILD_ARGS)
+	@TORCH=$(IMAGES_TORCH) $(PYTHON) -m infra.images.build $(BUILD_ARGS)
 
-test-containers: setup ## build the images and run the pipeline in them (exit code 77: no podman here)
+test-containers: setup ## build the images and run the pipeline in them (where podman or docker can)
 	@$(BIN)/python -m tests.containers.run $(ARGS)
 
 setup: $(STAMP) ## the environment in .venv, with DeepSpeed's operator compiled

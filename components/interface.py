@@ -7,9 +7,11 @@ from typing import Any
 
 from kfp import dsl
 
-IMAGE = os.environ.get("EMUFLOW_IMAGE", "emuflow-python:0.1.0")
-"""Of the steps; whoever compiles names it by digest: `registry/emuflow@sha256:…`."""
-TRITON_IMAGE = os.environ.get("EMUFLOW_TRITON_IMAGE", "emuflow-triton-python:0.1.0")
+from common.version import VERSION
+
+IMAGE = os.environ.get("EMUFLOW_IMAGE", f"localhost/emuflow:{VERSION}")
+"""Of the steps, as `make images` names it; on a cluster it is named by digest: `registry/emuflow@sha256:…`."""
+TRITON_IMAGE = os.environ.get("EMUFLOW_TRITON_IMAGE", f"localhost/emuflow-triton:{VERSION}")
 """Of the steps that start a server. It has no torch, no DeepSpeed and no other library that learns."""
 
 

@@ -54,6 +54,11 @@ class StepRecord:
     surroundings: dict[str, Any] = dataclasses.field(default_factory=lambda: _surroundings())
 
 
+def _in_a_container() -> bool:
+    """Whether this step's control group is its own: elsewhere it counts what happens to its neighbours, too."""
+    return STEP_IMAGE_VARIABLE in os.environ or "KUBERNETES_SERVICE_HOST" in os.environ
+
+
 def _surroundings() -> dict[str, Any]:
     """Who runs the step, and whether a mistake in it could change the system that it runs on."""
     read_only = bool(os.statvfs("/").f_flag & os.ST_RDONLY)
@@ -78,7 +83,7 @@ def step(name: str, settings: str = "{}", **outputs: str) -> Iterator[StepRecord
         _link_outputs(folder, record)
     except BaseException as error:
         record.status, record.error = "failed", describe_error(error)
-        if kills := memory_kills() - kills_before:
+        if _in_a_container() and (kills := memory_kills() - kills_before):
             record.error["message"] += f" ({kills} of its processes were killed for memory)"
         _log.error("%s failed: %s", name, record.error["message"])
         if _tells_secrets(error):

@@ -54,10 +54,9 @@ def run(
             raise UsageError(
                 "a resumed run keeps its settings and its data",
                 where="--resume",
-                fix="leave --preset, --data, --seed and --set out, or start a new run",
+                fix="leave --preset, --data, --seed and every --set but platform.… out, or start a new run",
             )
-        platform = load(_DEFAULT_PRESET, overrides).platform if overrides else None
-        record = local.resume(Home(home), platform, console)
+        record = local.resume(Home(home), overrides or [], console)
     else:
         if data is not None and not data.exists():
             raise UsageError("there is no such file or folder", where=f"--data {data}")

@@ -1,10 +1,11 @@
 """The graph as Kubeflow Pipelines' intermediate representation."""
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
+
+import yaml
 
 from common.errors import UsageError
 from common.files import atomic_path
@@ -29,26 +30,25 @@ def compile_pipeline(
     """Write the pipeline's IR to `output` (`.yaml` or `.json`), with the settings as its parameters' defaults.
 
     `image` is the steps', `triton_image` that of export and benchmark, both by digest (`registry/emuflow@sha256:…`).
-    Raises `UsageError` for a tag, which may mean another image tomorrow, unless `allow_tags`.
+    Raises `UsageError` where one is missing, or is a tag, which may mean another image tomorrow, unless `allow_tags`.
     """
-    for variable, name, option in (
-        ("EMUFLOW_IMAGE", image, "--image"),
-        ("EMUFLOW_TRITON_IMAGE", triton_image, "--triton-image"),
-    ):
-        named = name or os.environ.get(variable)
-        if not allow_tags and not (named and _BY_DIGEST.fullmatch(named)):
+    images = {"--image": image, "--triton-image": triton_image}
+    for option, name in images.items():
+        if name is None or not (allow_tags or _BY_DIGEST.fullmatch(name)):
             raise UsageError(
-                f"{named or 'no image'} is not named by its digest",
+                f"{name or 'no image'} is not named by its digest",
                 where=option,
                 fix="write REGISTRY/NAME@sha256:DIGEST, or allow a tag with --allow-tags",
             )
-        if named:
-            os.environ[variable] = named  # read when the components are imported
-
-    provenance = json.dumps(describe_run(settings, preset, None), sort_keys=True)
+    digests = {
+        "image_digest": (image or "").partition("@")[2] or None,
+        "server_image_digest": (triton_image or "").partition("@")[2] or None,
+    }
+    provenance = json.dumps(describe_run(settings, preset, None) | digests, sort_keys=True)
 
     from kfp.compiler import Compiler
 
+    from components.interface import IMAGE, TRITON_IMAGE
     from pipelines.retrain import retrain
 
     with atomic_path(output) as temporary:
@@ -58,4 +58,18 @@ def compile_pipeline(
             str(package),
             pipeline_parameters={**settings.section_parameters(), "provenance": provenance},
         )
+        _name_images(package, {IMAGE: image, TRITON_IMAGE: triton_image})
         package.replace(temporary)
+
+
+def _name_images(package: Path, images: dict[str, str | None]) -> None:
+    """Put the images of a cluster in the place of this machine's, which the components name."""
+    text = package.read_text()
+    documents = list(yaml.safe_load_all(text))  # JSON is YAML, too
+    for executor in documents[0]["deploymentSpec"]["executors"].values():
+        executor["container"]["image"] = images[executor["container"]["image"]]
+    if package.suffix == ".json":
+        package.write_text(json.dumps(documents[0]))
+        return
+    comments = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    package.write_text(comments + yaml.safe_dump_all(documents))

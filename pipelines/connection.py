@@ -1,14 +1,20 @@
 """Which tracking server and release store a command talks to."""
 
+import contextlib
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from common.errors import UsageError
+from common.errors import TrackingError, UsageError
 from common.files import read_json
 from common.home import Home
-from common.redaction import HIDDEN
+from common.redaction import HIDDEN, redact_text
 from components.step import RELEASE_URL_VARIABLE
-from pipelines.settings import PlatformSettings
+from pipelines.settings import PlatformSettings, override_platform
+
+if TYPE_CHECKING:
+    from serving.release.store import ReleaseStore
 
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 
@@ -30,7 +36,7 @@ def connect(home: Home, platform: PlatformSettings | None = None) -> Connection:
     Without `platform`, the settings are those of the home's last run: who asks for its champion means the same store.
     Raises `UsageError` where they hold a password, which is not kept on disk.
     """
-    platform = platform or _remembered(home)
+    platform = platform or remembered(home)
     tracking_uri = platform.tracking_uri or os.environ.get(TRACKING_VARIABLE) or home.tracking_uri
     release_url = platform.release_url or os.environ.get(RELEASE_URL_VARIABLE) or home.release_url
     local = tracking_uri == home.tracking_uri
@@ -41,11 +47,36 @@ def connect(home: Home, platform: PlatformSettings | None = None) -> Connection:
     return Connection(tracking_uri, release_url, local)
 
 
-def _remembered(home: Home) -> PlatformSettings:
-    """The platform settings of the last run in `home`, but for what the environment says anew."""
+@contextlib.contextmanager
+def release_store(release_url: str) -> Iterator["ReleaseStore"]:
+    """The release store for a block. Raises `TrackingError` where its database does not answer."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from serving.release.store import ReleaseStore
+
+    try:
+        store = ReleaseStore(release_url)
+        try:
+            yield store
+        finally:
+            store.close()
+    except (SQLAlchemyError, ImportError) as error:
+        reason = redact_text(str(error.__cause__ or error))
+        raise TrackingError(
+            f"the release store does not answer: {reason}",
+            where=redact_text(release_url),
+            fix="start its database; install its driver where that is missing",
+        ) from None
+
+
+def remembered(home: Home, overrides: Sequence[str] = ()) -> PlatformSettings:
+    """The platform settings of the last run in `home`, but for what the environment or `overrides` say anew.
+
+    Raises `UsageError` where an address holds a password, which is not kept on disk.
+    """
     if not home.last_run_file.is_file():
-        return PlatformSettings()
-    settings = read_json(home.last_run_file)["settings"]["platform"]
+        return override_platform({}, overrides)
+    settings = override_platform(read_json(home.last_run_file)["settings"]["platform"], overrides).model_dump()
     for name, variable in (("tracking_uri", TRACKING_VARIABLE), ("release_url", RELEASE_URL_VARIABLE)):
         if os.environ.get(variable):
             settings[name] = None

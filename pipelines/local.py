@@ -2,27 +2,31 @@
 
 import contextlib
 import datetime
+import getpass
 import json
 import secrets
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from common.errors import EmuflowError
-from common.files import read_json, write_json
+from common.files import read_json, remove, write_json
 from common.home import Home
 from common.redaction import redact
 from components.step import describe_error
-from pipelines.connection import Connection, connect
-from pipelines.containers import settle_images
+from pipelines.connection import Connection, connect, remembered
+from pipelines.containers.engine import remove_containers
+from pipelines.containers.images import settle_images
+from pipelines.containers.step import process_of_container
 from pipelines.lock import only_run
 from pipelines.memory import MemorySampler
-from pipelines.orchestrate import ARGUMENTS_FILE, SETTINGS_FILE, read_platform
 from pipelines.parent import Parent, current_champion, find_parent
-from pipelines.provenance import code_digest, describe_run, git_commit, image_digest
+from pipelines.provenance import code_digest, describe_run, git_commit, image_digests
 from pipelines.record import RunRecord, resumable_run
+from pipelines.run_folder import ARGUMENTS_FILE, SETTINGS_FILE
 from pipelines.settings import PlatformSettings, Settings
 from pipelines.signals import Interrupted, signals_raise
 from pipelines.steps import STEPS
@@ -41,8 +45,7 @@ def run(settings: Settings, *, preset: str, home: Home, console: Console) -> Run
     Raises `StepFailedError` where a step failed and `Interrupted` on a signal: `resume` goes on with either.
     """
     with only_run(home) as lock, signals_raise():
-        if settings.platform.runner == "containers":
-            settle_images(settings.platform.containers)
+        _prepare_platform(settings.platform, home)
         connection = connect(home, settings.platform)
         parent = find_parent(home, connection.release_url, settings.data.source)
         if parent.other_data:
@@ -56,16 +59,18 @@ def run(settings: Settings, *, preset: str, home: Home, console: Console) -> Run
         return _execute(record, home, connection, tracking, console, lock)
 
 
-def resume(home: Home, platform: PlatformSettings | None, console: Console) -> RunRecord:
+def resume(home: Home, overrides: Sequence[str], console: Console) -> RunRecord:
     """Go on with the last run, which failed or was interrupted: what is complete is not repeated.
 
-    `platform` is needed only where its addresses hold a password, which is not kept on disk.
+    `overrides` are of the section `platform`: an address that holds a password, which is not kept on disk, or what a
+    step lacked, such as `platform.containers.memory=4g`.
     """
     with only_run(home) as lock, signals_raise():
         record = resumable_run(home)
-        before = read_platform(home.run(record.run_id))
-        if before.runner == "containers":
-            settle_images(before.containers)
+        platform = remembered(home, overrides)
+        _prepare_platform(platform, home)
+        record.settings = {**record.settings, "platform": redact(platform.model_dump(mode="json"))}
+        write_json(home.run(record.run_id) / SETTINGS_FILE, record.settings)
         connection = connect(home, platform)
         tracking = RunTracking(record.tracking["steps"], record.tracking["parent"])
         tracking.begin_again()
@@ -75,13 +80,21 @@ def resume(home: Home, platform: PlatformSettings | None, console: Console) -> R
         return _execute(record, home, connection, tracking, console, lock)
 
 
+def _prepare_platform(platform: PlatformSettings, home: Home) -> None:
+    """Where steps run in containers: end those that a killed run left here, and settle the images."""
+    if platform.runner == "containers":
+        remove_containers(home.root)
+        settle_images(platform.containers)
+
+
 def _follow_code(record: RunRecord, home: Home) -> None:
     """Where the code has changed since the start, every step is repeated with it: the package names the new commit."""
-    if (record.code_digest, record.provenance["image_digest"]) == (code_digest(), image_digest()):
+    images = image_digests()
+    if record.code_digest == code_digest() and {name: record.provenance.get(name) for name in images} == images:
         return
     file = home.run(record.run_id) / ARGUMENTS_FILE
     record.code_digest = code_digest()
-    record.provenance |= {"git_commit": git_commit(), "image_digest": image_digest()}
+    record.provenance |= {"git_commit": git_commit(), **images}
     write_json(file, read_json(file) | {"provenance": json.dumps(record.provenance, sort_keys=True)})
 
 
@@ -105,12 +118,13 @@ def _execute(
     console.print(f"Run {record.run_id} ({record.preset})", highlight=False)
     before_s, started = record.seconds.get("total", 0.0), time.time()
     try:
-        with MemorySampler() as memory:
+        with MemorySampler(lambda: process_of_container(folder)) as memory:
             try:
                 supervise(folder, tracking, _expected_seconds(home, record.preset), console, lock)
             finally:
                 record.peak_memory_mb = max(record.peak_memory_mb, round(memory.peak_mb, 1))
         record.status = "succeeded"
+        remove(home.work / record.run_id)  # what only a resume would need
     except Interrupted as interruption:
         record.status, record.error = "interrupted", describe_error(interruption)
         raise
@@ -135,6 +149,7 @@ def _close(record: RunRecord, home: Home, connection: Connection, tracking: RunT
     verdict_file = folder / "verdict" / "verdict.json"
     verdict = read_json(verdict_file) if _gate_has_judged(folder) else {}
     record.verdict, record.candidate = verdict or None, verdict.get("candidate_digest")
+    record.version = (_step_record(folder, "promote").get("result") or {}).get("version") if verdict else None
     with contextlib.suppress(EmuflowError, OSError):
         record.champion["after"] = current_champion(connection.release_url)
     record.save(home)
@@ -173,6 +188,8 @@ def _paths(folder: Path) -> dict[str, str]:
         "run": ".",
         "report": "verdict/report.html",
         "verdict": "verdict/verdict.json",
+        "data_docs": "../../great_expectations/gx/uncommitted/data_docs/local_site/index.html",
+        "quarantine": "samples/quarantine.parquet",
         "measurements": "measurements",
         "curated": "curated",
         "settings": "settings.json",
@@ -198,6 +215,9 @@ def _new_record(settings: Settings, preset: str, parent: Parent) -> RunRecord:
 def _arguments(settings: Settings, record: RunRecord, parent: Parent, home: Home) -> dict[str, str]:
     """The pipeline's parameters: each section as JSON, what the run starts from, where this home keeps things."""
     from_weights = settings.training.initialize_from == "parent"
+    if settings.release.actor is None:  # in a container, everybody has the image's name
+        release = settings.release.model_copy(update={"actor": getpass.getuser()})
+        settings = settings.model_copy(update={"release": release})
     return {
         **settings.section_parameters(),
         "champion": parent.digest or "",

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from collections.abc import Callable
 
 import psutil
 
@@ -9,10 +10,14 @@ _INTERVAL_S = 1.0
 
 
 class MemorySampler:
-    """Samples this process and its descendants in a thread; `peak_mb` is the most that was seen (MiB)."""
+    """Samples this process and its descendants in a thread; `peak_mb` is the most that was seen (MiB).
 
-    def __init__(self) -> None:
+    `elsewhere` names one more process at each moment, whose descendants count, too: a container's first one.
+    """
+
+    def __init__(self, elsewhere: Callable[[], int | None] = lambda: None) -> None:
         self.peak_mb = 0.0
+        self._elsewhere = elsewhere
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="memory-sampler", daemon=True)
 
@@ -26,14 +31,17 @@ class MemorySampler:
 
     def _run(self) -> None:
         while not self._stopped.wait(_INTERVAL_S):
-            self.peak_mb = max(self.peak_mb, used_mb())
+            self.peak_mb = max(self.peak_mb, used_mb(self._elsewhere()))
 
 
-def used_mb() -> float:
-    """MiB that this process and all its descendants use now; shared pages are counted once."""
-    me = psutil.Process()
-    total = 0
-    for process in [me, *me.children(recursive=True)]:
+def used_mb(elsewhere: int | None = None) -> float:
+    """MiB that this process and process `elsewhere`, each with its descendants, use now; shared pages count once."""
+    total, roots = 0, [psutil.Process()]
+    with contextlib.suppress(psutil.Error):
+        roots += [psutil.Process(elsewhere)] if elsewhere else []
+    for root in roots:
         with contextlib.suppress(psutil.Error):
-            total += process.memory_full_info().pss
+            for process in [root, *root.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    total += process.memory_full_info().pss
     return total / 2**20

@@ -1,7 +1,8 @@
 """The process that runs the graph on this machine: `python -m pipelines.orchestrate RUN_FOLDER`.
 
-kfp.local starts each step as a process (or container) of its own and keeps what is complete (`<run>/completed`): a second start on
-the same folder repeats no completed step. Its output is the run's `logs/pipeline.log`; the steps write their own.
+kfp.local starts each step as a process (or container) of its own and keeps what is complete (`<run>/completed`): a
+second start on the same folder repeats no completed step. Its output is the run's `logs/pipeline.log`; the steps write
+their own.
 """
 
 import signal
@@ -12,11 +13,8 @@ from types import FrameType
 
 from common.files import read_json
 from common.processes import adopt_orphans, die_with_parent, end_descendants
-from pipelines.containers import container_runner, remove_containers
-from pipelines.settings import PlatformSettings
-
-ARGUMENTS_FILE = "arguments.json"
-SETTINGS_FILE = "settings.json"
+from pipelines.containers.engine import remove_containers
+from pipelines.run_folder import ARGUMENTS_FILE, read_platform
 
 
 def main(run_folder: Path) -> None:
@@ -25,10 +23,11 @@ def main(run_folder: Path) -> None:
     adopt_orphans()
     platform = read_platform(run_folder)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, partial(_end, run_folder.name if platform.runner == "containers" else None))
+        signal.signal(number, partial(_end, run_folder.parent.parent if platform.runner == "containers" else None))
 
     from kfp import local
 
+    from pipelines.containers.runner import container_runner
     from pipelines.retrain import retrain
 
     arguments = read_json(run_folder / ARGUMENTS_FILE)
@@ -45,12 +44,7 @@ def main(run_folder: Path) -> None:
     retrain(**arguments)
 
 
-def read_platform(run_folder: Path) -> PlatformSettings:
-    """How the run was told to work. Its addresses are not read from here: they may hold hidden passwords."""
-    return PlatformSettings.parse(read_json(run_folder / SETTINGS_FILE)["platform"])
-
-
-def _end(containers_of: str | None, signal_number: int, _frame: FrameType | None) -> None:
+def _end(containers_of: Path | None, signal_number: int, _frame: FrameType | None) -> None:
     if containers_of:
         remove_containers(containers_of)
     end_descendants()

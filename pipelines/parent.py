@@ -7,6 +7,7 @@ from common.errors import UsageError
 from common.files import read_json
 from common.home import Home
 from components.ingest.settings import BUILT_IN
+from pipelines.connection import release_store
 from pipelines.record import FILE_NAME
 
 
@@ -53,15 +54,10 @@ def find_parent(home: Home, release_url: str, source: str) -> Parent:
 
 
 def current_champion(release_url: str) -> str | None:
-    """The digest of the package that is the champion now."""
-    from serving.release.store import ReleaseStore
-
-    store = ReleaseStore(release_url)
-    try:
+    """The digest of the package that is the champion now. Raises `TrackingError` where the store does not answer."""
+    with release_store(release_url) as store:
         release = store.current()
         return release.digest if release else None
-    finally:
-        store.close()
 
 
 def _gone(digest: str, path: Path) -> UsageError:

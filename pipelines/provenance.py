@@ -22,7 +22,7 @@ def describe_run(settings: Settings, preset: str, parent_package: str | None) ->
     return {
         "preset": preset,
         "git_commit": git_commit(),
-        "image_digest": image_digest(),
+        **image_digests(),
         "settings_digest": digest_json(redact(settings.model_dump(mode="json"))),
         "parent_package": parent_package,
     }
@@ -48,10 +48,10 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def image_digest() -> str | None:
-    """The digest of the container image that this runs in, `None` outside containers."""
-    image = os.environ.get("EMUFLOW_IMAGE", "")
-    return image.partition("@")[2] or os.environ.get("EMUFLOW_IMAGE_DIGEST") or None
+def image_digests() -> dict[str, str | None]:
+    """Digests of the steps' image and of the server's, as `Provenance` names them; `None` outside containers."""
+    variables = {"image_digest": "EMUFLOW_IMAGE", "server_image_digest": "EMUFLOW_TRITON_IMAGE"}
+    return {name: os.environ.get(variable, "").partition("@")[2] or None for name, variable in variables.items()}
 
 
 def _git(*arguments: str) -> str:

@@ -30,6 +30,8 @@ class RunRecord:
     peak_memory_mb: float = 0.0
     verdict: dict[str, Any] | None = None
     candidate: str | None = None
+    version: str | None = None
+    """The candidate's number in MLflow's registry."""
     champion: dict[str, str | None] = field(default_factory=lambda: {"before": None, "after": None})
     paths: dict[str, str] = field(default_factory=dict)
     tracking: dict[str, Any] = field(default_factory=dict)

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from common.errors import ServerError, TrackingError, UsageError
+from common.errors import ServerError, UsageError
 from common.files import atomic_path
 from common.home import Home
-from common.redaction import redact_text
 from pipelines.connection import connect
 from pipelines.record import last_run
 from pipelines.signals import Interrupted, signals_raise
@@ -75,9 +74,11 @@ def generate_image(home: Home, prompt: str, output: Path, *, endpoint: str | Non
 
     if endpoint is None:
         state = read_state(home.serving)
-        if state is None:
+        if state is None or not state.reachable:
             raise UsageError(
-                "no server runs here", where=str(home.root), fix="start it: `emuflow serve`, or name --endpoint"
+                "no server runs here" if state is None else "the server runs in a container",
+                where=str(home.root),
+                fix="name --endpoint" if state else "start it: `emuflow serve`, or name --endpoint",
             )
         endpoint = state.grpc_endpoint
     try:
@@ -94,26 +95,9 @@ def generate_image(home: Home, prompt: str, output: Path, *, endpoint: str | Non
 
 def _champion(release_url: str) -> Callable[[], str | None]:
     """Asks the release store for the champion's digest; raises `TrackingError` where it does not answer."""
-    from sqlalchemy.exc import SQLAlchemyError
+    from pipelines.parent import current_champion
 
-    from serving.release.store import ReleaseStore
-
-    def unreachable(error: SQLAlchemyError) -> TrackingError:
-        reason = redact_text(str(error.__cause__ or error))
-        return TrackingError(f"the release store does not answer: {reason}", where=redact_text(release_url))
-
-    def ask() -> str | None:
-        try:
-            release = store.current()
-        except SQLAlchemyError as error:
-            raise unreachable(error) from None
-        return release.digest if release else None
-
-    try:
-        store = ReleaseStore(release_url)
-    except SQLAlchemyError as error:
-        raise unreachable(error) from None
-    return ask
+    return lambda: current_champion(release_url)
 
 
 def _always(digest: str) -> Callable[[], str | None]:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from common.errors import SettingsError
 from common.settings import Section
+from common.version import VERSION
 from components.benchmark.settings import BenchmarkSettings
 from components.calibrate.settings import CalibrationSettings
 from components.curate.settings import CurateSettings
@@ -30,15 +31,19 @@ PRESETS = Path(__file__).resolve().parent / "presets"
 class ContainerSettings(Section):
     """The images of a run whose steps run in containers, and what each container may use."""
 
-    image: str = Field(default="localhost/emuflow:0.1.0", description="of the steps; by digest where it is pulled")
+    image: str = Field(default=f"localhost/emuflow:{VERSION}", description="of the steps; by digest where it is pulled")
     triton_image: str = Field(
-        default="localhost/emuflow-triton:0.1.0", description="of export and benchmark; by digest where it is pulled"
+        default=f"localhost/emuflow-triton:{VERSION}",
+        description="of export and benchmark; by digest where it is pulled",
     )
     memory: str | None = Field(
         default=None, pattern=r"^[1-9][0-9]*[kmg]$", description="limit of one container, such as 4g"
     )
     shared_memory: str = Field(default="1g", pattern=r"^[1-9][0-9]*[kmg]$", description="size of /dev/shm")
     gpus: bool = Field(default=False, description="hand every NVIDIA GPU to every step (Docker with NVIDIA's toolkit)")
+    environment: list[str] = Field(
+        default_factory=list, description="names of more variables that the steps need, such as AWS_ACCESS_KEY_ID"
+    )
     network: str | None = Field(
         default=None, description="the engine's name of it; else none with the home's own SQLite, else the engine's own"
     )
@@ -108,9 +113,18 @@ def load(preset: str, overrides: Sequence[str] = (), data: Path | None = None) -
     SettingsTree.parse(content, where=str(file))
     for override in overrides:
         _apply(content, override)
-    if data is not None:
-        content.setdefault("data", {})["source"] = str(data.resolve())
+    source = data or content.get("data", {}).get("source", BUILT_IN)
+    if source != BUILT_IN:
+        content.setdefault("data", {})["source"] = str(Path(source).resolve())  # the steps work in another folder
     return Settings.parse(content, where="--set" if overrides else str(file))
+
+
+def override_platform(platform: Mapping[str, Any], overrides: Sequence[str]) -> PlatformSettings:
+    """The section `platform` with overrides such as `platform.containers.memory=4g`, and no others."""
+    content = {"platform": dict(platform)}
+    for override in overrides:
+        _apply(content, override)
+    return PlatformSettings.parse(content["platform"], where="--set")
 
 
 def seed_overrides(seed: int) -> list[str]:

@@ -1,16 +1,17 @@
 """`emuflow status` and `emuflow history`: what the release store and the runs' records say."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from common.files import read_json
 from common.home import Home
-from pipelines.connection import connect
+from pipelines.connection import connect, release_store
 from pipelines.display import closing_table, duration
 from pipelines.lock import run_is_alive
 from pipelines.record import FILE_NAME
@@ -26,14 +27,21 @@ def read_status(home: Home) -> dict[str, Any]:
     return {
         "champion": releases[0] if releases else None,
         "last_run": _last_run(home),
-        "serving": {"digest": state.digest, "grpc_endpoint": state.grpc_endpoint} if state else None,
+        "serving": {
+            "digest": state.digest,
+            "grpc_endpoint": state.grpc_endpoint if state.reachable else "a port of its container",
+        }
+        if state
+        else None,
     }
 
 
 def read_history(home: Home) -> dict[str, Any]:
     """`champions`: every release, the newest first; `runs`: every run's id, status, verdict and digests, likewise."""
     files = sorted(home.last_run_file.parent.glob(f"*/{FILE_NAME}"), reverse=True)
-    return {"champions": _releases(home), "runs": [_summary(read_json(file)) for file in files]}
+    champions = _releases(home)
+    digests = [release["digest"] for release in champions]
+    return {"champions": champions, "runs": [_summary(read_json(file), digests) for file in files]}
 
 
 def status_table(found: Mapping[str, Any]) -> Group:
@@ -48,47 +56,57 @@ def status_table(found: Mapping[str, Any]) -> Group:
         )
     )
     if found["last_run"]:
+        version = found["last_run"].get("version")
+        registered = f", version {version} in the registry" if version else ""
         lines += [
-            Text(f"last run     {found['last_run']['run_id']}: {found['last_run']['status']}"),
+            Text(f"last run     {found['last_run']['run_id']}: {found['last_run']['status']}{registered}"),
             closing_table(found["last_run"], STEPS),
         ]
     return Group(*lines)
 
 
 def history_tables(found: Mapping[str, Any]) -> Group:
-    champions = Table(title="Champions", title_justify="left")
-    for column in ("#", "package", "since", "by", "why"):
-        champions.add_column(column)
+    champions = _table("Champions", "#", "package", "since", "by")
+    champions.add_column("why")
     for release in found["champions"]:
-        champions.add_row(
-            str(release["sequence"]), release["digest"][:12], release["time"], release["actor"], release["reason"]
-        )
-    runs = Table(title="Runs", title_justify="left")
-    for column in ("run", "status", "verdict", "candidate", "measured against", "time"):
-        runs.add_column(column)
+        since = release["time"][:19].replace("T", " ")
+        champions.add_row(str(release["sequence"]), release["digest"][:12], since, release["actor"], release["reason"])
+    runs = _table("Runs", "run", "outcome", "package", "v", "stage", "time")
     for run in found["runs"]:
         runs.add_row(
             run["run_id"],
-            run["status"],
-            run["verdict"] or "–",
+            run["verdict"] or run["status"],
             (run["candidate"] or "–")[:12],
-            (run["champion"]["before"] or "–")[:12],
+            run["version"] or "–",
+            run["stage"] or "–",
             duration(run["seconds"]),
         )
     return Group(champions, runs)
+
+
+def _table(title: str, *columns: str) -> Table:
+    """Without frames, so that a row fits into 80 characters; what names something stays in one piece."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
 
 
 def _releases(home: Home) -> list[dict[str, Any]]:
     connection = connect(home)
     if connection.release_url == home.release_url and not (home.root / "mlflow" / "mlflow.db").is_file():
         return []  # asking a store makes it, and looking must not leave anything behind
-    from serving.release.store import ReleaseStore
-
-    store = ReleaseStore(connection.release_url)
-    try:
+    with release_store(connection.release_url) as store:
         return [asdict(release) for release in store.history()]
-    finally:
-        store.close()
+
+
+def _stage(candidate: str | None, champions: Sequence[str]) -> str | None:
+    """What became of a run's package; `champions` are the digests of all champions, the newest first."""
+    if candidate is None:
+        return None
+    if candidate not in champions:
+        return "candidate"
+    return "champion" if candidate == champions[0] else "former champion"
 
 
 def _last_run(home: Home) -> dict[str, Any] | None:
@@ -100,10 +118,12 @@ def _last_run(home: Home) -> dict[str, Any] | None:
     return record
 
 
-def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
+def _summary(record: Mapping[str, Any], champions: Sequence[str]) -> dict[str, Any]:
     verdict = record["verdict"]
     return {
         **{key: record[key] for key in ("run_id", "preset", "status", "started", "candidate", "champion")},
+        "version": record.get("version"),
+        "stage": _stage(record["candidate"], champions),
         "seconds": record["seconds"].get("total", 0.0),
         "verdict": verdict["result"] if verdict else None,
         "reasons": verdict["reasons"] if verdict else [],

@@ -15,10 +15,12 @@ from common.errors import StepFailedError
 from common.processes import adopt_orphans, die_with_parent, end_descendants
 from common.redaction import redact_text
 from components.step import RUN_FOLDER_VARIABLE, STEP_RUNS_VARIABLE
-from pipelines.containers import IMAGE_VARIABLES, container_log, read_end, remove_containers
+from pipelines.containers.engine import remove_containers
+from pipelines.containers.images import IMAGE_VARIABLES
+from pipelines.containers.step import container_log, read_end
 from pipelines.display import make_display
-from pipelines.orchestrate import read_platform
 from pipelines.provenance import CHECKOUT, code_digest
+from pipelines.run_folder import read_platform
 from pipelines.steps import STEPS
 from pipelines.tracking import RunTracking
 from pipelines.watch import StepState, read_step
@@ -34,8 +36,9 @@ def supervise(
 ) -> None:
     """Run the graph of the run `folder` to its end and show it.
 
-    `expected_s` is how long each step took before, `lock` the descriptor that holds the home. Raises `StepFailedError`. However this ends, every process that
-    was started below it has ended, those in sessions of their own (torchrun's ranks, Triton) too.
+    `expected_s` is how long each step took before, `lock` the descriptor that holds the home. Raises `StepFailedError`.
+    However this ends, every process that was started below it has ended, those in sessions of their own (torchrun's
+    ranks, Triton) too, and every container of the run.
     """
     adopt_orphans()
     started = time.time()
@@ -53,7 +56,7 @@ def supervise(
         finally:
             end_descendants()
             if read_platform(folder).runner == "containers":
-                remove_containers(folder.name)
+                remove_containers(folder.parent.parent)
             _read_steps(folder, started, tracking)
     if code != 0:
         failure, log = _failure(states, folder, code)
@@ -108,6 +111,7 @@ def _failure(states: Sequence[StepState], folder: Path, code: int) -> tuple[Step
     stopped = next((state for state in undone if state.record), None)
     if stopped is None and end and end.exit_code:  # it failed before it could say anything itself
         stopped, log = StepState(end.step, "failed"), container_log(folder)
+        log = log if log.is_file() else folder / "logs" / "pipeline.log"
     elif stopped is None:
         stopped, log = next(iter(undone), None), folder / "logs" / "pipeline.log"
     else:

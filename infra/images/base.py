@@ -16,6 +16,7 @@ NAME = "localhost/emuflow-base:bookworm"
 _PACKAGES = "python3,python3-venv,ca-certificates"
 _SUITE = "bookworm"
 _MIRROR = "http://deb.debian.org/debian"
+"""Unless `APT_MIRROR` names another."""
 _NOT_NEEDED = ("var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale")
 
 
@@ -26,13 +27,16 @@ def make_base(engine: str, environment: Mapping[str, str]) -> str:
     with tempfile.TemporaryDirectory(prefix="emuflow-base-") as name:
         root = Path(name) / "root"
         command = ["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, str(root)]
-        made = subprocess.run([*command, _MIRROR], capture_output=True, text=True, check=False)
+        mirror = os.environ.get("APT_MIRROR") or _MIRROR
+        made = subprocess.run([*command, mirror], capture_output=True, text=True, check=False)
         if made.returncode != 0:
             raise EngineError(f"debootstrap: {made.stdout.strip()[-2000:]}")
         for folder in _NOT_NEEDED:
             shutil.rmtree(root / folder, ignore_errors=True)
             (root / folder).mkdir(parents=True, exist_ok=True)
         archive = Path(name) / "root.tar"
-        subprocess.run(["tar", "-C", str(root), "-cf", str(archive), "."], check=True)
+        packed = subprocess.run(["tar", "-C", str(root), "-cf", str(archive), "."], capture_output=True, check=False)
+        if packed.returncode != 0:
+            raise EngineError(f"tar: {packed.stderr.decode(errors='replace').strip()[-2000:]}")
         call(engine, environment, "import", str(archive), NAME)
     return NAME

@@ -5,23 +5,24 @@
               here (base.py)
     TRITON_BASE   another base of the server's image, which brings a Triton in /opt/tritonserver: NVIDIA's
     TORCH     cpu (default) or cuda
-    VERSION   the images' tag; without it the application's version
+    APT_MIRROR    where Debian's packages come from, for what is made here and inside the builds
 
-Every argument is handed to both builds. With podman, pip's own settings on this machine (an index, a certificate,
-folders of wheels) hold for the build, too; nothing of them stays in an image.
+Every argument is handed to both builds; the tag is the application's version. With podman, pip's own settings on this
+machine (an index, a certificate, folders of wheels) hold for the build, too; nothing of them stays in an image.
 """
 
 import ast
+import hashlib
 import os
 import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.version import VERSION
 from infra.images.base import NAME as MADE_BASE
 from infra.images.base import make_base
 from infra.images.engine import EngineError, call, engine_environment, find_engine, is_podman
@@ -31,7 +32,10 @@ LOGS = ROOT / "build" / "images"
 PUBLIC_BASE = "docker.io/library/python:3.11-slim-bookworm"
 _INSIDE = "/run/emuflow"
 """Where this machine's pip settings lie during a build."""
-_SINGLE, _SEVERAL = ("index-url", "cert", "timeout", "proxy"), ("extra-index-url", "find-links", "trusted-host")
+_NOT_FOR_A_BUILD = {
+    "break-system-packages", "cache-dir", "config-file", "log", "prefix", "python", "require-virtualenv", "root", "target", "user",
+}  # fmt: skip
+"""Settings of pip that say where it works on this machine, not what it installs."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,8 @@ def main(arguments: Sequence[str]) -> int:
         LOGS.mkdir(parents=True, exist_ok=True)
         base = base_image(engine, environment)
         print(f"{Path(engine).name}, base {base}", flush=True)
-        version = os.environ.get("VERSION") or application_version()
-        common = [*_as_options({"GIT_COMMIT": git_commit(), "VERSION": version}), *arguments]
+        mirror = os.environ.get("APT_MIRROR", "")
+        common = [*_as_options({"GIT_COMMIT": git_commit(), "VERSION": VERSION, "APT_MIRROR": mirror}), *arguments]
         with tempfile.TemporaryDirectory(prefix="emuflow-pip-") as folder:
             if is_podman(engine):
                 common = ["--format", "docker", *pip_settings(Path(folder)), *common]  # OCI has no health check
@@ -58,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
                 Image("emuflow", "emuflow.Containerfile", {"BASE": base, "TORCH": os.environ.get("TORCH", "cpu")}),
                 Image("emuflow-triton", "triton.Containerfile", _triton_arguments(base)),
             ):
-                _build(engine, environment, image, version, common)
+                _build(engine, environment, image, common)
     except EngineError as error:
         print(error, file=sys.stderr)
         return 1
@@ -69,12 +73,13 @@ def base_image(engine: str, environment: Mapping[str, str]) -> str:
     """The name of the base that both images start from, made here where it has to be. Raises `EngineError`."""
     if named := os.environ.get("BASE"):
         return named
-    for name in (PUBLIC_BASE, MADE_BASE):
-        if _succeeds(engine, environment, "image", "inspect", name):
-            return name
+    if _is_there(engine, environment, PUBLIC_BASE):
+        return PUBLIC_BASE
     try:
         call(engine, environment, "pull", PUBLIC_BASE)
     except EngineError as error:
+        if _is_there(engine, environment, MADE_BASE):
+            return MADE_BASE
         print(f"{PUBLIC_BASE} cannot be pulled; a base is made out of Debian's packages instead", flush=True)
         if not is_podman(engine):
             raise EngineError(f"{error}\nname another base: BASE=… make images") from None
@@ -83,10 +88,6 @@ def base_image(engine: str, environment: Mapping[str, str]) -> str:
         print(f"{MADE_BASE}: {time.monotonic() - started:.0f} s", flush=True)
         return MADE_BASE
     return PUBLIC_BASE
-
-
-def application_version() -> str:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
 def git_commit() -> str:
@@ -100,29 +101,32 @@ def git_commit() -> str:
 
 def pip_settings(folder: Path) -> list[str]:
     """Arguments of podman's build that give it this machine's pip settings; `folder` takes a pip.conf of them."""
-    listed = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
-    )
-    settings: dict[str, list[str]] = {}
-    for line in listed.stdout.splitlines():
-        key, _, value = line.partition("=")
-        name = key.rpartition(".")[2].removeprefix("default-")
-        if name in (*_SINGLE, *_SEVERAL):
-            values = settings.setdefault(name, [])
-            values += [word for word in ast.literal_eval(value).split() if word not in values]
+    settings = _pip_config()
     if not settings:
         return []
     mounted: dict[str, str] = {}
     lines = ["[global]"]
-    for name, values in settings.items():
-        kept = values if name in _SEVERAL else values[-1:]
-        lines.append(f"{name} = " + "\n    ".join(_inside(value, mounted) for value in kept))
+    for name, value in settings.items():
+        lines.append(f"{name} = " + "\n    ".join(_inside(word, mounted) for word in value.split()))
     file = folder / "pip.conf"
     file.write_text("\n".join(lines) + "\n")
-    volumes = [
-        f"--volume={source}:{target}:ro" for source, target in {**mounted, str(file): _INSIDE + "/pip.conf"}.items()
-    ]
+    mounted[str(file)] = f"{_INSIDE}/pip.conf"
+    volumes = [f"--volume={source}:{target}:ro" for source, target in mounted.items()]
     return [*volumes, "--build-arg", f"PIP_CONFIG_FILE={_INSIDE}/pip.conf", "--network", "host"]
+
+
+def _pip_config() -> dict[str, str]:
+    """What pip would use here: the environment goes before a command's own section, that before `global`."""
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+    )
+    found: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}
+    for line in listed.stdout.splitlines():
+        key, _, value = line.partition("=")
+        section, _, name = key.rpartition(".")
+        if section in found and name not in _NOT_FOR_A_BUILD:
+            found[section][name.removeprefix("default-")] = ast.literal_eval(value)
+    return found["global"] | found["install"] | found[":env:"]
 
 
 def _inside(value: str, mounted: dict[str, str]) -> str:
@@ -132,12 +136,13 @@ def _inside(value: str, mounted: dict[str, str]) -> str:
         return value
     scheme = "file://" if value.startswith("file://") else ""
     source = path.parent if scheme else path  # an index refers to files beside itself
-    target = mounted.setdefault(str(source), f"{_INSIDE}/{len(mounted)}")
+    # Named after what is mounted: a cached layer keeps the empty place of each mount, which must stay a file or folder.
+    target = mounted.setdefault(str(source), f"{_INSIDE}/{hashlib.sha256(str(source).encode()).hexdigest()[:12]}")
     return f"{scheme}{target}/{path.relative_to(source)}".removesuffix("/.")
 
 
-def _build(engine: str, environment: Mapping[str, str], image: Image, version: str, common: Sequence[str]) -> None:
-    name, started, log = f"localhost/{image.name}:{version}", time.monotonic(), LOGS / f"{image.name}.log"
+def _build(engine: str, environment: Mapping[str, str], image: Image, common: Sequence[str]) -> None:
+    name, started, log = f"localhost/{image.name}:{VERSION}", time.monotonic(), LOGS / f"{image.name}.log"
     file = f"infra/images/{image.file}"
     command = [engine, "build", *_as_options(image.arguments), *common, "--tag", name, "--file", file, "."]
     with subprocess.Popen(
@@ -187,9 +192,9 @@ def _as_options(arguments: Mapping[str, str]) -> list[str]:
     return [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
 
 
-def _succeeds(engine: str, environment: Mapping[str, str], *arguments: str) -> bool:
+def _is_there(engine: str, environment: Mapping[str, str], image: str) -> bool:
     try:
-        call(engine, environment, *arguments)
+        call(engine, environment, "image", "inspect", image)
     except EngineError:
         return False
     return True

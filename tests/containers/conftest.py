@@ -8,11 +8,11 @@ import docker
 import pytest
 from docker import DockerClient
 
-from infra.images.build import application_version
+from common.version import VERSION
 from tests.pipelines.chain import Chain
 
 IN_CONTAINERS = ("run", "--preset", "smoke", "--set", "platform.runner=containers")
-IMAGES = {name: f"localhost/{name}:{application_version()}" for name in ("emuflow", "emuflow-triton")}
+IMAGES = {name: f"localhost/{name}:{VERSION}" for name in ("emuflow", "emuflow-triton")}
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,7 @@ def test_the_package_leads_back_to_the_image(engine, containerised):
     candidate = containerised.status()["champion"]["digest"]
     provenance = read_json(containerised.home / "packages" / candidate / "manifest.json")["provenance"]
     assert provenance["image_digest"] == engine.images.get(IMAGES["emuflow"]).id
+    assert provenance["server_image_digest"] == engine.images.get(IMAGES["emuflow-triton"]).id
     assert provenance["git_commit"] == engine.images.get(IMAGES["emuflow"]).labels["org.opencontainers.image.revision"]
 
 
@@ -72,13 +73,22 @@ def test_the_losses_are_the_same_as_without_containers(containerised, local):
     np.testing.assert_allclose(heldout[0], heldout[1], rtol=0, atol=1e-5)
 
 
+def test_the_memory_of_the_containers_counts(containerised, local):
+    peaks = [chain.status()["last_run"]["peak_memory_mb"] for chain in (containerised, local)]
+    assert peaks[0] > 0.5 * peaks[1]
+
+
+def test_who_started_the_run_is_who_promoted(containerised, local):
+    assert containerised.status()["champion"]["actor"] == local.status()["champion"]["actor"]
+
+
 def test_no_container_is_left(engine, containerised):
     assert containers_of_runs(engine) == []
 
 
 @pytest.fixture
 def server(engine, containerised: Chain):
-    """The champion's server in a container: its home read-only but for the server's own folder, one port published."""
+    """The champion's server in a container: a read-only root, the home mounted, one port published on the loopback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -112,6 +122,9 @@ def test_the_server_container_answers_from_the_promoted_package(engine, containe
     assert answer.image.shape == (64, 64, 3) and answer.image.std() > 0
     assert (answer.image == again.image).all()
     assert answer.version == containerised.status()["champion"]["digest"]
+    assert containerised.status()["serving"]["digest"] == answer.version
+    assert "a server runs here already" in containerised.call("serve", "--grpc-port", "0", code=1)
+    assert "runs in a container" in containerised.call("generate", "a red seven", "-o", "unused.png", code=2)
     started = time.monotonic()
     container.stop(timeout=20)
     container.reload()

@@ -42,6 +42,8 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
 class SecondRun:
     """What was seen of a run that was killed in training, interrupted in the benchmark, and then finished."""
 
+    terminated_code: int
+    left_training: list[int]
     killed_output: str
     interrupted_output: str
     interrupted_code: int
@@ -58,7 +60,13 @@ class SecondRun:
 def second(first: FirstRun) -> SecondRun:
     chain = first.chain
     process = chain.start("run", "--preset", "smoke", "--seed", "1", "--set", IMPOSSIBLE)
-    wait_until(lambda: chain.run_folder() != first.folder and chain.progress("train") >= 12, process)
+    wait_until(lambda: chain.run_folder() != first.folder and chain.progress("train") >= 2, process)
+    training = descendants(process, "components.train.worker")
+    end(process, signal.SIGTERM)
+    terminated_code, left_training = process.returncode, [child.pid for child in still_alive(training)]
+
+    process = chain.start("run", "--resume")
+    wait_until(lambda: chain.progress("train") >= 12, process)
     descendants(process, "components.train.worker", "-u")[-1].kill()
     killed_output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, killed_output
@@ -77,7 +85,7 @@ def second(first: FirstRun) -> SecondRun:
     code = process.returncode
     chain.call("run", "--resume")
     return SecondRun(
-        killed_output, interrupted_output, code, servers, ports, open_ports, left, completed,
+        terminated_code, left_training, killed_output, interrupted_output, code, servers, ports, open_ports, left, completed,
         chain.status(), chain.run_folder(),
     )  # fmt: skip
 
@@ -139,7 +147,11 @@ def test_mlflow_holds_one_run_with_a_nested_one_for_each_step(first, second):
         tags = parents[0].data.tags
         assert tags["emuflow.verdict"] == run["verdict"]["result"]
         assert tags["emuflow.parent_champion"] == (run["champion"]["before"] or "none")
-        assert len(tags["emuflow.data_digest"]) == 64 and tags["emuflow.git_commit"]
+        assert len(tags["emuflow.data_digest"]) == 64
+        assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", tags["emuflow.git_commit"])
+        assert {"kfp.pipeline_run_id", "kfp.pipeline_run_url", "kfp.pipeline_id", "kfp.pipeline_version_id"} <= set(
+            tags
+        )
         assert parents[0].data.params["training.steps"] == "30"
         training = next(each for each in nested if each.data.tags["emuflow.step"] == "train")
         curve = client.get_metric_history(training.info.run_id, "train/coarse_loss")
@@ -151,7 +163,7 @@ def test_what_failed_is_registered_too_with_its_reasons(first, second):
     versions = client.search_model_versions("name = 'emuflow-generator'")
     by_digest = {version.tags["package_digest"]: version for version in versions}
     rejected = by_digest[second.status["last_run"]["candidate"]]
-    assert rejected.tags["verdict"] == "FAIL"
+    assert rejected.tags["verdict"] == "FAIL" and "accuracy_int8" in rejected.tags["reasons"]
     champion = client.get_model_version_by_alias("emuflow-generator", "champion")
     assert champion.tags["package_digest"] == first.status["champion"]["digest"]
 
@@ -167,7 +179,12 @@ def test_a_resumed_run_repeats_no_complete_step(second):
         assert json.loads((second.folder / "steps" / f"{name}.json").read_text())["started"] == started, name
     log = (second.folder / "logs" / "train.log").read_text()
     starts = {int(first) for first in re.findall(r"trains steps (\d+) to 30", log)}
-    assert starts in ({1, 11}, {1, 21})  # the newest state that was saved before the kill
+    assert starts in ({1, 11}, {1, 21}, {1, 11, 21})  # each start begins at the newest state that was saved
+
+
+def test_fault_27_a_terminated_run_leaves_no_rank(second):
+    assert second.terminated_code == 143
+    assert second.left_training == []
 
 
 def test_fault_27_an_interrupted_run_leaves_no_process_and_no_port(second):
@@ -201,6 +218,7 @@ def test_a_retraining_keeps_the_tokenizers_and_the_evaluation_set(first, second)
 def test_the_history_shows_both_runs(first, second):
     found = first.chain.history()
     assert [run["verdict"] for run in found["runs"]] == ["FAIL", "PASS"]
+    assert [(run["version"], run["stage"]) for run in found["runs"]] == [("2", "candidate"), ("1", "champion")]
     assert [release["digest"] for release in found["champions"]] == [first.status["champion"]["digest"]]
     assert "FAIL" in first.chain.call("history")
 
@@ -223,6 +241,8 @@ def test_the_champion_is_served_and_asked(first, second, tmp_path):
         assert drawn.shape == (64, 64, 3)
         chain.call("generate", prompt, "-o", str(output), "--seed", "5")
         assert (np.asarray(Image.open(output)) == drawn).all()
+        chain.call("generate", prompt, "-o", str(output), "--seed", "6")
+        assert (np.asarray(Image.open(output)) != drawn).any()
         assert "prompt" in chain.call("generate", "", "-o", str(output), code=2)
         children = descendants(server)
     finally:

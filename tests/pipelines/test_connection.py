@@ -4,11 +4,11 @@ import os
 
 import pytest
 
-from common.errors import UsageError
+from common.errors import TrackingError, UsageError
 from common.files import write_json
 from common.home import Home
 from components.step import RELEASE_URL_VARIABLE
-from pipelines.connection import TRACKING_VARIABLE, connect
+from pipelines.connection import TRACKING_VARIABLE, connect, release_store, remembered
 from pipelines.settings import PlatformSettings
 
 
@@ -53,3 +53,21 @@ def test_fault_25_an_address_with_a_hidden_password_is_asked_for_again(tmp_path,
         connect(home)
     monkeypatch.setenv(RELEASE_URL_VARIABLE, "postgresql://u:new@db/emuflow")
     assert connect(home).release_url == "postgresql://u:new@db/emuflow"
+
+
+def test_fault_21_a_release_store_that_does_not_answer_is_a_typed_error_without_its_password(tmp_path):
+    damaged = tmp_path / "releases.db"
+    damaged.write_bytes(b"no database" * 100)
+    with pytest.raises(TrackingError, match="does not answer"), release_store(f"sqlite:///{damaged}"):
+        pass
+    address = "postgresql+nodriver://u:hunter2@127.0.0.1:1/emuflow"
+    with pytest.raises(TrackingError, match="driver") as caught, release_store(address):
+        pass
+    assert "hunter2" not in str(caught.value)
+
+
+def test_what_a_resumed_run_is_told_anew_goes_before_what_it_remembers(tmp_path):
+    home = Home(tmp_path)
+    remember(home, release_url="postgresql://u:***@db/emuflow")
+    found = remembered(home, ["platform.release_url=sqlite:///team.db", "platform.containers.memory=2g"])
+    assert (found.release_url, found.containers.memory) == ("sqlite:///team.db", "2g")

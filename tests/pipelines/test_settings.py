@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from common.errors import SettingsError
-from pipelines.settings import PRESETS, Settings, load, preset_names, seed_overrides
+from pipelines.settings import PRESETS, Settings, load, override_platform, preset_names, seed_overrides
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -90,3 +90,20 @@ def test_a_seed_changes_what_is_drawn_and_not_what_is_measured_on():
     first, second = load("smoke"), load("smoke", seed_overrides(7))
     assert second.training.seed == second.data.digit_world.seed == second.tokenizer.visual_training.seed == 7
     assert first.benchmark == second.benchmark and first.gate == second.gate
+
+
+def test_relative_data_is_meant_from_where_the_command_is_given(tmp_path, monkeypatch):
+    """The steps work in another folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("data: {source: images}\n")
+    for settings in (load("smoke", ["data.source=images"]), load("mine.yaml"), load("smoke", data=Path("images"))):
+        assert settings.data.source == str(tmp_path / "images")
+    assert load("smoke").data.source == "digit-world"
+
+
+def test_a_resumed_run_may_change_its_platform_alone():
+    before = load("smoke").platform.model_dump(mode="json")
+    after = override_platform(before, ["platform.containers.memory=4g"])
+    assert after.containers.memory == "4g" and after.containers.image == before["containers"]["image"]
+    with pytest.raises(SettingsError, match="memroy"):
+        override_platform(before, ["platform.containers.memroy=4g"])
