@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import getpass
 import json
+import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -195,7 +196,8 @@ def _paths(folder: Path) -> dict[str, str]:
         "settings": "settings.json",
         "logs": "logs",
     }
-    return {name: str(folder / relative) for name, relative in names.items() if (folder / relative).exists()}
+    found = {name: os.path.normpath(folder / relative) for name, relative in names.items()}
+    return {name: path for name, path in found.items() if Path(path).exists()}
 
 
 def _new_record(settings: Settings, preset: str, parent: Parent) -> RunRecord:
