@@ -160,6 +160,28 @@ def compile_command(
     console.print(f"{output}")
 
 
+@app.command(name="import")
+def import_command(
+    folder: Annotated[Path, typer.Argument(help="config.json and safetensors, as Hugging Face keeps Qwen3 or Emu3.5.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The new checkpoint folder.")],
+) -> None:
+    """Take over a checkpoint in Hugging Face's form."""
+    from model.transformer.huggingface import import_checkpoint
+
+    if not folder.is_dir():
+        raise UsageError("there is no such folder", where=str(folder))
+    if output.exists():
+        raise UsageError("the output exists already", where=f"--output {output}", fix="name a new folder")
+    made = import_checkpoint(folder, output)
+    shape = made.config
+    console.print(
+        f"{output}: {shape.parameter_count:,} parameters, {shape.num_hidden_layers} layers of {shape.hidden_size}, "
+        f"vocabulary {shape.vocab_size:,}, {made.shards} files",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 @data_app.command(name="digit-world")
 def digit_world(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],

@@ -1,7 +1,7 @@
 """The shape of a generator."""
 
 from math import prod
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -57,3 +57,38 @@ class GeneratorConfig(ModelSettings):
     @property
     def coarse_tokens(self) -> int:
         return self.coarse_grid[0] * self.coarse_grid[1]
+
+
+class DecoderConfig(Section):
+    """The shape of a plain decoder over one vocabulary: Qwen3's and Emu3.5's, with the names of their `config.json`."""
+
+    architecture: Literal["decoder"] = "decoder"
+    vocab_size: int = Field(ge=2)
+    hidden_size: int = Field(ge=2)
+    intermediate_size: int = Field(ge=2)
+    num_hidden_layers: int = Field(ge=1)
+    num_attention_heads: int = Field(ge=1)
+    num_key_value_heads: int = Field(ge=1)
+    head_dim: int = Field(ge=2, multiple_of=2)
+    rope_theta: float = Field(default=1e6, gt=0)
+    rms_norm_eps: float = Field(default=1e-6, gt=0)
+    max_position_embeddings: int = Field(default=32_768, ge=1)
+    tie_word_embeddings: bool = Field(default=False, description="the head's weights are the embedding's")
+
+    @model_validator(mode="after")
+    def _grouped(self) -> Self:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads "
+                f"{self.num_key_value_heads}"
+            )
+        return self
+
+    @property
+    def parameter_count(self) -> int:
+        """Weights of the whole model: two embeddings unless tied, and for each layer attention, SwiGLU and norms."""
+        heads = self.num_attention_heads + self.num_key_value_heads
+        attention = 2 * heads * self.head_dim * self.hidden_size + 2 * self.head_dim
+        layer = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
+        embeddings = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
+        return embeddings + self.num_hidden_layers * layer + self.hidden_size

@@ -1,13 +1,32 @@
 """The layers of a pre-norm decoder block: RMSNorm, grouped-query attention with head QK-norm, SwiGLU."""
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.transformer.config import GeneratorConfig
+from model.transformer.rope import Rotation, rotate
 
 MASKED_SCORE = -1e4
 """Added to the score of a key that must not be seen; finite, so that it survives bf16 and a row that sees nothing."""
+
+
+class BlockShape(Protocol):
+    """What a block needs of a configuration; `head_dim` may be another number than hidden_size / heads (Qwen3)."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def num_key_value_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def rms_norm_eps(self) -> float: ...
 
 
 class RMSNorm(nn.Module):
@@ -30,7 +49,7 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention with RMSNorm on each head's queries and keys (Qwen3, Emu3.5)."""
 
-    def __init__(self, config: GeneratorConfig):
+    def __init__(self, config: BlockShape):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = (
             config.num_attention_heads,
@@ -42,11 +61,14 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, bias: Tensor | None, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, bias: Tensor | None, past: Tensor | None = None, rotation: Rotation | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Attend to `past` and to `x` itself.
 
         `x` [batch, tokens, hidden]; `bias` [tokens, past + tokens] is added to the scores, None adds nothing;
-        `past` [2, batch, kv_heads, past, head_dim]. Returns [batch, tokens, hidden] and the keys and values of
+        `past` [2, batch, kv_heads, past, head_dim]; `rotation` turns the queries and keys of `x` by their positions
+        (those of `past` are turned already), None leaves them as they are. Returns [batch, tokens, hidden] and the keys and values of
         `x` alone, shaped as `past`.
         """
         batch, tokens, _ = x.shape
@@ -56,6 +78,8 @@ class Attention(nn.Module):
         query = self.q_norm(query.view(batch, tokens, self.heads, self.head_dim)).transpose(1, 2)
         key = self.k_norm(key.view(batch, tokens, self.kv_heads, self.head_dim)).transpose(1, 2)
         value = value.view(batch, tokens, self.kv_heads, self.head_dim).transpose(1, 2)
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
         present = torch.stack([key, value])
         if past is not None:
             key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
@@ -74,7 +98,7 @@ class Attention(nn.Module):
 class SwiGLU(nn.Module):
     """The gated feed-forward layer (Shazeer 2020); gate and up projections stand in one matrix, gate first."""
 
-    def __init__(self, config: GeneratorConfig):
+    def __init__(self, config: BlockShape):
         super().__init__()
         self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
@@ -87,15 +111,17 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     """One pre-norm decoder block."""
 
-    def __init__(self, config: GeneratorConfig):
+    def __init__(self, config: BlockShape):
         super().__init__()
         self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.attention = Attention(config)
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x: Tensor, bias: Tensor | None, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, bias: Tensor | None, past: Tensor | None = None, rotation: Rotation | None = None
+    ) -> tuple[Tensor, Tensor]:
         """[batch, tokens, hidden] -> the same, and this block's keys and values (see `Attention.forward`)."""
-        attended, present = self.attention(self.attention_norm(x), bias, past)
+        attended, present = self.attention(self.attention_norm(x), bias, past, rotation)
         x = x + attended
         return x + self.mlp(self.mlp_norm(x)), present
