@@ -29,18 +29,50 @@ def keep_top_k(logits: np.ndarray, top_k: int) -> np.ndarray:
     return np.where(logits >= threshold, logits, -np.inf)
 
 
+def keep_top_p(logits: np.ndarray, top_p: float) -> np.ndarray:
+    """Logits with everything outside the nucleus set to -inf (Holtzman et al. 2020); 1 keeps all.
+
+    The nucleus is the smallest set of most likely tokens whose probabilities sum to `top_p` or more, so the most likely
+    token is always in it.
+    """
+    if top_p >= 1:
+        return logits
+    order = np.argsort(-logits, axis=-1, kind="stable")
+    probabilities = np.exp(log_softmax(np.take_along_axis(logits, order, axis=-1)))
+    before = probabilities.cumsum(axis=-1) - probabilities
+    kept = np.zeros(logits.shape, dtype=bool)
+    np.put_along_axis(kept, order, before < top_p, axis=-1)
+    np.put_along_axis(kept, order[..., :1], True, axis=-1)
+    return np.where(kept, logits, -np.inf)
+
+
+def guide(conditional: np.ndarray, unconditional: np.ndarray, scale: float) -> np.ndarray:
+    """Classifier-free guidance on log-probabilities, as Emu3.5 does it: u + scale * (c - u), the same shape.
+
+    `scale` 1 is the conditional distribution, 0 the unconditional one; larger values follow the prompt more closely.
+    """
+    given, free = log_softmax(conditional), log_softmax(unconditional)
+    return free + np.float32(scale) * (given - free)
+
+
 def sample(
-    logits: np.ndarray, temperature: float, generators: list[np.random.Generator], top_k: int = 0
+    logits: np.ndarray,
+    temperature: float,
+    generators: list[np.random.Generator],
+    top_k: int = 0,
+    top_p: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw one token per position: float [batch, ..., vocabulary] -> ids and log-probabilities [batch, ...].
 
     `temperature` 0 takes the most likely token. Otherwise the draw is exact by the Gumbel-max identity:
-    argmax(log p + Gumbel noise) is distributed as p = softmax(logits / temperature).
+    argmax(log p + Gumbel noise) is distributed as p = softmax(logits / temperature), after `top_k` and then `top_p` of
+    that distribution were kept.
     """
     if temperature <= 0:
         log_probabilities = log_softmax(logits)
         ids = logits.argmax(axis=-1)
     else:
-        log_probabilities = log_softmax(keep_top_k(logits, top_k) / np.float32(temperature))
+        kept = keep_top_p(keep_top_k(logits, top_k) / np.float32(temperature), top_p)
+        log_probabilities = log_softmax(kept)
         ids = (log_probabilities + gumbel_noise(generators, logits.shape[1:])).argmax(axis=-1)
     return ids, np.take_along_axis(log_probabilities, ids[..., None], axis=-1)[..., 0]

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.transformer.decoder import Decoder
 from model.transformer.model import Generator
 
 
@@ -49,3 +50,16 @@ class TorchSession:
     def decode_image(self, codes: np.ndarray) -> np.ndarray:
         pixels = self.image_decoder.decode(self._tensor(codes))
         return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+class TorchNextTokenSession:
+    """Asks a plain `Decoder` for the next token; see `model.decoding.autoregressive.NextTokenSession`."""
+
+    def __init__(self, decoder: Decoder):
+        self.decoder = decoder.eval()
+        self._device = next(decoder.parameters()).device
+
+    @torch.inference_mode()
+    def next_logits(self, ids: np.ndarray, past: Tensor | None) -> tuple[np.ndarray, Tensor]:
+        logits, present = self.decoder(torch.from_numpy(ids).to(self._device), past)
+        return logits[:, -1].float().cpu().numpy(), present

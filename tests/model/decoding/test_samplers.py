@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.decoding.samplers import keep_top_k, log_softmax, sample, streams
+from model.decoding.samplers import guide, keep_top_k, keep_top_p, log_softmax, sample, streams
 from model.decoding.schedule import known_after_step
 
 
@@ -55,3 +55,43 @@ def test_schedule_ends_with_everything_known_and_never_falls(steps):
 def test_schedule_refuses_a_step_outside_its_range():
     with pytest.raises(ValueError, match="outside"):
         known_after_step(4, 4, 64)
+
+
+LOGITS = np.log(np.array([[0.5, 0.05, 0.3, 0.15]], dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"),
+    [(1.0, [0, 1, 2, 3]), (0.96, [0, 1, 2, 3]), (0.9, [0, 2, 3]), (0.79, [0, 2]), (0.4, [0]), (0.0, [0])],
+)
+def test_the_nucleus_is_the_smallest_set_that_is_probable_enough(top_p, kept):
+    found = keep_top_p(LOGITS, top_p)
+    assert np.flatnonzero(np.isfinite(found[0])).tolist() == kept
+    assert (found[0][kept] == LOGITS[0][kept]).all()
+
+
+def test_equally_likely_tokens_share_the_nucleus_by_their_order():
+    assert np.isfinite(keep_top_p(np.zeros((1, 8), np.float32), 0.5))[0].tolist() == [True] * 4 + [False] * 4
+
+
+def test_draws_from_a_nucleus_are_distributed_as_its_probabilities():
+    count = 20_000
+    ids, _ = sample(np.repeat(LOGITS, count, 0)[:, None], 1.0, streams(list(range(count))), top_p=0.79)
+    shares = np.bincount(ids[:, 0], minlength=4) / count
+    np.testing.assert_allclose(shares, [0.625, 0, 0.375, 0], atol=4 * (0.625 * 0.375 / count) ** 0.5)
+
+
+def test_top_p_is_taken_of_what_top_k_left():
+    ids, _ = sample(np.repeat(LOGITS, 500, 0)[:, None], 1.0, streams(list(range(500))), top_k=2, top_p=0.9)
+    assert set(ids[:, 0].tolist()) == {0, 2}
+    ids, _ = sample(np.repeat(LOGITS, 500, 0)[:, None], 1.0, streams(list(range(500))), top_k=2, top_p=0.6)
+    assert set(ids[:, 0].tolist()) == {0}
+
+
+def test_guidance_moves_from_the_unconditional_to_the_conditional_distribution_and_beyond():
+    given, free = LOGITS + 3, np.zeros((1, 4), np.float32) - 2
+    np.testing.assert_allclose(guide(given, free, 1.0), log_softmax(given), atol=1e-6)
+    np.testing.assert_allclose(guide(given, free, 0.0), log_softmax(free), atol=1e-6)
+    strong = np.exp(log_softmax(guide(given, free, 3.0)))[0]
+    expected = np.array([0.5, 0.05, 0.3, 0.15]) ** 3  # against a uniform distribution guidance is a power
+    np.testing.assert_allclose(strong, expected / expected.sum(), rtol=1e-4)

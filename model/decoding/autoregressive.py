@@ -1,0 +1,99 @@
+"""One token after another: the baseline, and how text is written. With the cache of keys and values, or without."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from .samplers import guide, sample, streams
+
+
+class NextTokenSession(Protocol):
+    """A causal model that can be asked for the next token."""
+
+    def next_logits(self, ids: np.ndarray, past: Any | None) -> tuple[np.ndarray, Any]:
+        """Logits after the last of the new tokens, and what a call with the following ones needs.
+
+        `ids` int64 [batch, tokens] follow those that `past` stands for (None: nothing comes before). Returns float32
+        [batch, vocabulary] and the new `past`, which only this session reads.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextTokenOptions:
+    """How the next token is drawn."""
+
+    temperature: float = 1.0
+    """0 takes the most likely token."""
+    top_k: int = 0
+    """Only the k most likely tokens are drawn; 0 is all."""
+    top_p: float = 1.0
+    """Only the nucleus of this probability is drawn; 1 is all."""
+    guidance: float = 1.0
+    """Classifier-free guidance; anything but 1 needs an unconditional prompt."""
+
+
+def continue_tokens(
+    session: NextTokenSession,
+    prompt: np.ndarray,
+    count: int,
+    options: NextTokenOptions,
+    seeds: list[int],
+    *,
+    unconditional: np.ndarray | None = None,
+    allowed: Callable[[int], np.ndarray | None] = lambda position: None,
+    cache: bool = True,
+) -> np.ndarray:
+    """Draw `count` tokens after each prompt: int64 [batch, tokens] -> int64 [batch, count].
+
+    `unconditional` int64 [batch, other tokens] is the prompt without what guidance is to strengthen. `allowed(position)`
+    says which tokens may stand at a place (bool [vocabulary]; None: all): visual codes inside an image, a line's end at
+    its end. Without `cache` every token is computed from all tokens before it; the drawn tokens are the same. A row
+    depends on its prompt, its seed and the options alone. Raises `ValueError` for guidance without `unconditional`, and
+    for a place at which no token is allowed.
+    """
+    if options.guidance != 1 and unconditional is None:
+        raise ValueError(f"guidance {options.guidance} needs an unconditional prompt")
+    generators = streams(seeds)
+    guided = _Stream(session, unconditional, cache) if unconditional is not None and options.guidance != 1 else None
+    plain = _Stream(session, prompt, cache)
+    drawn = np.empty((len(prompt), count), dtype=np.int64)
+    for position in range(count):
+        logits = plain.logits()
+        if guided is not None:
+            logits = guide(logits, guided.logits(), options.guidance)
+        logits = _only(logits, allowed(position), position)
+        token, _ = sample(logits[:, None], options.temperature, generators, options.top_k, options.top_p)
+        drawn[:, position] = token[:, 0]
+        for stream in (plain, guided):
+            if stream is not None:
+                stream.add(token)
+    return drawn
+
+
+class _Stream:
+    """A prompt that grows, and what of it the model has seen."""
+
+    def __init__(self, session: NextTokenSession, prompt: np.ndarray, cache: bool):
+        self._session, self._cache = session, cache
+        self._new, self._past = prompt, None
+
+    def logits(self) -> np.ndarray:
+        logits, past = self._session.next_logits(self._new, self._past)
+        if self._cache:
+            self._past = past
+        return logits
+
+    def add(self, token: np.ndarray) -> None:
+        """int64 [batch, 1] comes next."""
+        self._new = token if self._cache else np.concatenate([self._new, token], 1)
+
+
+def _only(logits: np.ndarray, allowed: np.ndarray | None, position: int) -> np.ndarray:
+    if allowed is None:
+        return logits
+    if not allowed.any():
+        raise ValueError(f"no token is allowed at position {position}")
+    return np.where(allowed, logits, -np.inf)

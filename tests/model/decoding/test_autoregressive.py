@@ -1,0 +1,79 @@
+"""Tokens one after another, on a real small decoder."""
+
+import numpy as np
+import pytest
+import torch
+
+from model.decoding.autoregressive import NextTokenOptions, continue_tokens
+from model.transformer.config import DecoderConfig
+from model.transformer.decoder import Decoder
+from model.transformer.session import TorchNextTokenSession
+
+VOCABULARY = 24
+PROMPTS = np.random.default_rng(0).integers(0, VOCABULARY, (3, 5))
+FREE = np.zeros((3, 2), dtype=np.int64)
+HOT = NextTokenOptions(temperature=1.0)
+
+
+@pytest.fixture(scope="module")
+def session() -> TorchNextTokenSession:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return TorchNextTokenSession(
+        Decoder(DecoderConfig(vocab_size=VOCABULARY, num_key_value_heads=2, head_dim=8, **shape))
+    )
+
+
+def test_the_cache_changes_time_and_nothing_else(session):
+    drawn = [continue_tokens(session, PROMPTS, 12, HOT, [1, 2, 3], cache=cache) for cache in (True, False)]
+    assert (drawn[0] == drawn[1]).all()
+
+
+def test_guidance_with_a_cache_is_guidance_without(session):
+    options = NextTokenOptions(temperature=1.0, guidance=3.0)
+    drawn = [
+        continue_tokens(session, PROMPTS, 8, options, [1, 2, 3], unconditional=FREE, cache=cache)
+        for cache in (True, False)
+    ]
+    assert (drawn[0] == drawn[1]).all()
+    assert (drawn[0] != continue_tokens(session, PROMPTS, 8, HOT, [1, 2, 3])).any()
+
+
+def test_a_row_depends_on_its_prompt_and_seed_alone(session):
+    together = continue_tokens(session, PROMPTS, 10, HOT, [7, 8, 9])
+    for row, seed in enumerate((7, 8, 9)):
+        assert (continue_tokens(session, PROMPTS[row : row + 1], 10, HOT, [seed]) == together[row]).all()
+    assert (continue_tokens(session, PROMPTS, 10, HOT, [17, 18, 19]) != together).any()
+
+
+def test_at_temperature_0_each_token_is_the_most_likely_one(session):
+    drawn = continue_tokens(session, PROMPTS, 6, NextTokenOptions(temperature=0), [1, 2, 3])
+    known = np.concatenate([PROMPTS, drawn], 1)
+    for position in range(6):
+        logits, _ = session.next_logits(known[:, : 5 + position], None)
+        assert (logits.argmax(-1) == drawn[:, position]).all()
+
+
+def test_first_tokens_are_distributed_as_the_model_says(session):
+    prompt = np.repeat(PROMPTS[:1], 4000, 0)
+    drawn = continue_tokens(session, prompt, 1, HOT, list(range(4000)))[:, 0]
+    logits, _ = session.next_logits(PROMPTS[:1], None)
+    expected = np.exp(logits[0]) / np.exp(logits[0]).sum()
+    counts = np.bincount(drawn, minlength=VOCABULARY)
+    chi_square = ((counts - 4000 * expected) ** 2 / (4000 * expected)).sum()
+    assert chi_square < 49.7  # the .999 quantile at 23 degrees of freedom
+
+
+def test_only_what_is_allowed_at_a_place_is_drawn_there(session):
+    even = np.arange(VOCABULARY) % 2 == 0
+    drawn = continue_tokens(
+        session, PROMPTS, 10, HOT, [1, 2, 3], allowed=lambda position: even if position < 5 else ~even
+    )
+    assert (drawn[:, :5] % 2 == 0).all() and (drawn[:, 5:] % 2 == 1).all()
+
+
+def test_what_cannot_be_drawn_is_an_error(session):
+    with pytest.raises(ValueError, match="unconditional prompt"):
+        continue_tokens(session, PROMPTS, 1, NextTokenOptions(guidance=2.0), [1, 2, 3])
+    with pytest.raises(ValueError, match="no token is allowed at position 0"):
+        continue_tokens(session, PROMPTS, 1, HOT, [1, 2, 3], allowed=lambda _: np.zeros(VOCABULARY, bool))
