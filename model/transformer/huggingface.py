@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 SHARD_BYTES = 4 << 30
+_BODY = "model"
+"""What all of their names but the head's begin with."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 _REQUIRED = {"hidden_act": "silu", "attention_bias": False, "rope_scaling": None, "use_sliding_window": False}
 """What our decoder is, where a configuration says anything about it."""
@@ -163,9 +165,9 @@ def _weight_files(folder: Path) -> dict[str, Path]:
 def _targets(config: DecoderConfig) -> list[_Target]:
     hidden, inner, vocabulary = config.hidden_size, config.intermediate_size, config.vocab_size
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    targets = [_Target("embedding.weight", ("model.embed_tokens.weight",), ((vocabulary, hidden),))]
+    targets = [_Target("embedding.weight", (f"{_BODY}.embed_tokens.weight",), ((vocabulary, hidden),))]
     for layer in range(config.num_hidden_layers):
-        ours, theirs = f"blocks.{layer}.", f"model.layers.{layer}."
+        ours, theirs = f"blocks.{layer}.", f"{_BODY}.layers.{layer}."
         attention, mlp = theirs + "self_attn.", theirs + "mlp."
         targets += [
             _Target(ours + "attention_norm.weight", (theirs + "input_layernorm.weight",), ((hidden,),)),
@@ -185,7 +187,7 @@ def _targets(config: DecoderConfig) -> list[_Target]:
             ),
             _Target(ours + "mlp.down_proj.weight", (mlp + "down_proj.weight",), ((hidden, inner),)),
         ]
-    targets.append(_Target("norm.weight", ("model.norm.weight",), ((hidden,),)))
+    targets.append(_Target("norm.weight", (f"{_BODY}.norm.weight",), ((hidden,),)))
     if not config.tie_word_embeddings:
         targets.append(_Target("head.weight", ("lm_head.weight",), ((vocabulary, hidden),)))
     return targets
