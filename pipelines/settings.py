@@ -95,6 +95,15 @@ class Settings(SettingsTree):
             )
         return self
 
+    @model_validator(mode="after")
+    def _guidance_was_trained(self) -> Self:
+        if self.decoding.guidance != 1 and not self.training.masking.unconditional_share:
+            raise ValueError(
+                f"decoding.guidance {self.decoding.guidance} takes a model that was trained without prompts, too: set "
+                "training.masking.unconditional_share (0.1 is usual)"
+            )
+        return self
+
     def section_parameters(self) -> dict[str, str]:
         """The sections as parameters of the pipeline: `training_settings` and so on, each as JSON."""
         names = [name for name in type(self).model_fields if name != "platform"]

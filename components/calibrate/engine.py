@@ -87,6 +87,7 @@ def generator_description(config: GeneratorConfig, tokenizers: TokenizerBundle) 
         "special": tokenizers.text.special,
         "coarse_grid": [rows, columns],
         "fine_grid": fine,
+        "plan_tokens": config.plan_tokens,
         "visual_vocabulary": config.visual_vocabulary,
         "mask_id": config.visual_vocabulary,
         "image_size": [side * tokenizers.visual.config.patch_size for side in fine],

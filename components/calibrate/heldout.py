@@ -1,11 +1,12 @@
 """The held-out loss of the exported graphs: what is served is what is scored, in each precision."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from common.files import sha256_bytes
 from components.calibrate.settings import CalibrationSettings
@@ -13,21 +14,26 @@ from model.data.shards import Shards
 from model.decoding.loop import pack_blocks
 from model.decoding.samplers import log_softmax
 from model.decoding.session import Session
-from model.objectives.heldout import fixed_masks
+from model.objectives.heldout import fixed_masks, plan_codes
+from model.transformer.model import Generator
 from serving.package.runtime.engine import EngineSession
 
 PRECISIONS = ("fp32", "int8")
+Plans = Callable[[np.ndarray], np.ndarray | None]
+"""Sketches, int64 [n, coarse_tokens], to their plans, int64 [n, plan_tokens]; to None for a model without a plan."""
 
 
 @dataclass(frozen=True)
 class Questions:
     """Held-out samples with the tokens that are hidden of each: int64 `text_ids` [n, text_length], `coarse`
-    [n, coarse_tokens] and `fine` [n, coarse_tokens, 4], bool `hidden` [n, draws, coarse_tokens]."""
+    [n, coarse_tokens] and `fine` [n, coarse_tokens, 4], bool `hidden` [n, draws, coarse_tokens]; the model's own `plan`
+    of each, int64 [n, plan_tokens], None where it has none."""
 
     text_ids: np.ndarray
     coarse: np.ndarray
     fine: np.ndarray
     hidden: np.ndarray
+    plan: np.ndarray | None
     samples_digest: str
     """sha256 over the ids of the samples, in their order."""
     masks_digest: str
@@ -39,18 +45,19 @@ class Questions:
             coarse=self.coarse[start:stop],
             fine=self.fine[start:stop],
             hidden=self.hidden[start:stop],
+            plan=None if self.plan is None else self.plan[start:stop],
         )
 
 
 def describe_heldout(
-    settings: CalibrationSettings, engine: Path, generator: Mapping[str, Any], heldout: Shards
+    settings: CalibrationSettings, engine: Path, generator: Mapping[str, Any], heldout: Shards, plans: Plans
 ) -> dict[str, Any]:
     """`heldout` of `calibration.json`: the loss of each sample in both precisions of `engine`, and what it is about.
 
-    `generator` is the content of `generator.json`. Two records may be compared only where everything but the losses is
+    `generator` is the content of `generator.json`, `plans` gives the model's plans of true sketches. Two records may be compared only where everything but the losses is
     equal.
     """
-    asked = heldout_questions(heldout, settings.heldout_samples)
+    asked = heldout_questions(heldout, settings.heldout_samples, plans)
     losses = {}
     for precision in PRECISIONS:
         session = EngineSession(engine / precision, generator, threads=1)
@@ -65,7 +72,7 @@ def describe_heldout(
     }
 
 
-def heldout_questions(heldout: Shards, count: int) -> Questions:
+def heldout_questions(heldout: Shards, count: int, plans: Plans) -> Questions:
     """Up to `count` samples, spread evenly over all, each under the masks that training scores it with."""
     rows = np.unique(np.linspace(0, len(heldout) - 1, min(count, len(heldout))).round().astype(np.int64))
     batch = heldout.batch(rows)
@@ -76,9 +83,16 @@ def heldout_questions(heldout: Shards, count: int) -> Questions:
         coarse=batch["coarse"],
         fine=pack_blocks(batch["fine"], *heldout.layout.coarse_grid),
         hidden=masks,
+        plan=plans(batch["coarse"]),
         samples_digest=sha256_bytes(bytes.fromhex(ids)),
         masks_digest=sha256_bytes(np.packbits(masks).tobytes()),
     )
+
+
+def plans_of(generator: Generator, coarse: np.ndarray) -> np.ndarray | None:
+    """`Plans` of a checkpoint: the graphs hold no encoder."""
+    plan = plan_codes(generator, torch.from_numpy(coarse))
+    return None if plan is None else plan.numpy()
 
 
 def graph_losses(session: Session, asked: Questions, batch_size: int) -> list[float | None]:
@@ -93,12 +107,14 @@ def graph_losses(session: Session, asked: Questions, batch_size: int) -> list[fl
 def _batch_losses(session: Session, asked: Questions) -> np.ndarray:
     """[n] losses; sketch and details weigh as in training: by their tokens in a 2x2 block and its cell."""
     unknown = session.visual_vocabulary
-    past = session.prefill(asked.text_ids)
+    past, plan_logits = session.prefill(asked.text_ids)
     sketch = np.zeros(len(asked.coarse))
+    if plan_logits is not None and asked.plan is not None:
+        sketch += _cross_entropy(plan_logits, asked.plan).sum(1) / asked.coarse.shape[1]
     draws = asked.hidden.shape[1]
     for draw in range(draws):
         hidden = asked.hidden[:, draw]
-        each = _cross_entropy(session.coarse(past, np.where(hidden, unknown, asked.coarse)), asked.coarse)
+        each = _cross_entropy(session.coarse(past, np.where(hidden, unknown, asked.coarse), asked.plan), asked.coarse)
         sketch += (each * hidden).sum(1) / hidden.sum(1) / draws
     details = _cross_entropy(session.fine(past, asked.coarse, np.full_like(asked.fine, unknown)), asked.fine)
     weight = 1 / (1 + asked.fine.shape[-1])

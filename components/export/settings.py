@@ -9,17 +9,30 @@ from model.decoding.loop import DecodingOptions
 class DecodingSettings(Section):
     """How an image is drawn; the defaults of a request that names nothing else."""
 
-    coarse_steps: int = Field(default=2, ge=1, le=64, description="parallel passes over the sketch")
+    coarse_steps: int = Field(default=1, ge=1, le=64, description="parallel passes over the sketch")
     temperature: float = Field(
-        default=0.5,
+        default=0.3,
         ge=0,
         le=2,
         description="of the sketch's first pass; it falls linearly over the passes, 0 is greedy",
     )
+    plan_temperature: float = Field(
+        default=1.0, ge=0, le=2, description="of the plan, where the model has one; 0: one look for all seeds"
+    )
     fine_temperature: float = Field(default=0.0, ge=0, le=2, description="of the details")
     top_k: int = Field(default=0, ge=0, description="only the k most likely tokens are drawn; 0 is all")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="only the nucleus of this probability is drawn; 1 is all")
     confidence_weight: float = Field(
         default=0.0, ge=0, le=100, description="0 fixes tokens in random order, large values the surest first"
+    )
+    redraw_below: float = Field(
+        default=0.0, ge=0, lt=1, description="cells drawn with less than this probability are drawn again, once"
+    )
+    guidance: float = Field(
+        default=1.0,
+        ge=0,
+        le=20,
+        description="classifier-free guidance; other than 1 takes training.masking.unconditional_share above 0",
     )
 
     def options(self) -> DecodingOptions:

@@ -34,7 +34,9 @@ class BatchSource:
 
 
 def grids(shards: Shards, rows: list[int], coarse_grid: tuple[int, int]) -> Grids:
-    """The named rows as tensors."""
+    """The named rows as tensors; for a model that has the image's own grid for a sketch, there are no details."""
     batch = shards.batch(rows)
-    fine = pack_blocks(batch["fine"], *coarse_grid)
-    return Grids(torch.from_numpy(batch["text_ids"]), torch.from_numpy(batch["coarse"]), torch.from_numpy(fine))
+    text, coarse, fine = (torch.from_numpy(batch[name]) for name in ("text_ids", "coarse", "fine"))
+    if coarse_grid != shards.layout.coarse_grid:
+        return Grids(text, fine, torch.empty(len(rows), 0, 4, dtype=torch.long))
+    return Grids(text, coarse, torch.from_numpy(pack_blocks(batch["fine"], *coarse_grid)))

@@ -17,6 +17,7 @@ class Job(Section):
     shards: Path
     shards_digest: str
     tokenizers_digest: str
+    unconditional_prompt: tuple[int, ...]
     parent_checkpoint: Path | None
     work: Path
 

@@ -11,6 +11,10 @@ from model.objectives.settings import MaskingSettings
 class TrainingSettings(Section):
     """How a generator is trained."""
 
+    objective: Literal["parallel", "next_token"] = Field(
+        default="parallel",
+        description="how the sketch is predicted: all cells at once, or one after another (then the step `adapt` follows)",
+    )
     steps: int = Field(default=1500, ge=1, description="optimizer steps")
     seed: int = Field(default=0, ge=0, description="of the initial weights, the order of the data and the masks")
     processes: int = Field(default=2, ge=1, description="data-parallel ranks on this machine")
@@ -21,6 +25,7 @@ class TrainingSettings(Section):
         default=0.5, gt=0, le=1, description="share of the batch whose details are trained then"
     )
     fine_loss_weight: float = Field(default=0.5, gt=0)
+    plan_loss_weight: float = Field(default=0.2, gt=0)
     learning_rate: float = Field(default=5e-3, gt=0)
     warmup_steps: int = Field(default=40, ge=0)
     constant_share: float = Field(

@@ -68,6 +68,7 @@ def train(
         shards=shards.resolve(),
         shards_digest=shards_digest,
         tokenizers_digest=bundle.digest,
+        unconditional_prompt=tuple(bundle.text.unconditional_prompt(cut.layout.text_length)),
         parent_checkpoint=parent_checkpoint.resolve() if parent_checkpoint else None,
         work=work.resolve(),
     )

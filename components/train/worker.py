@@ -28,8 +28,9 @@ from components.train.resume import load_state, save_state
 from components.train.settings import TrainingSettings
 from model.checkpoint import load_checkpoint, save_tensors
 from model.data.shards import Shards
-from model.objectives.heldout import heldout_losses
-from model.objectives.masked import Grids, coarse_loss, fine_loss
+from model.objectives.heldout import heldout_losses, heldout_next_token_losses
+from model.objectives.masked import Grids, coarse_loss, drop_prompts, fine_loss
+from model.objectives.next_token import next_token_loss
 from model.transformer.model import Generator
 
 _log = logging.getLogger(__name__)
@@ -45,9 +46,14 @@ class Objective(nn.Module):
     def forward(self, batch: Grids, masks: torch.Generator, with_fine: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted loss, and its parts in nats per token."""
         settings = self.settings
-        losses = {"coarse_loss": coarse_loss(self.generator, batch, settings.masking, masks)}
+        if settings.objective == "next_token":
+            losses = {"coarse_loss": next_token_loss(self.generator, batch, settings.masking, masks)}
+        else:
+            losses = coarse_loss(self.generator, batch, settings.masking, masks)
         total = losses["coarse_loss"]
-        if with_fine:
+        if "plan_loss" in losses:
+            total = total + settings.plan_loss_weight * losses["plan_loss"]
+        if with_fine and self.generator.config.fine_layers:
             rows = max(1, round(len(batch.coarse) * settings.fine_batch_share))
             part = Grids(batch.text_ids[:rows], batch.coarse[:rows], batch.fine[:rows])
             losses["fine_loss"] = fine_loss(self.generator, part, settings.masking, masks)
@@ -71,8 +77,9 @@ def run(job: Job) -> None:
 
     for step in range(first_step, settings.steps):
         optimizer.set_learning_rate(learning_rate_at(step, settings))
-        batch = move(batches.batch(step), device)
         masks = torch.Generator().manual_seed(((settings.seed * 1_000_003 + step) * 4096 + rank) % 2**63)
+        share = settings.masking.unconditional_share
+        batch = move(drop_prompts(batches.batch(step), share, job.unconditional_prompt, masks), device)
         loss, parts = engine(batch, masks, step % settings.fine_every_steps == 0)
         stop_unless_finite(loss, step, rank)
         engine.backward(loss)
@@ -191,7 +198,8 @@ def finish(job: Job, generator: Generator, meter: Meter, first_step: int) -> Non
     """Write the final weights and what is known about them."""
     generator.eval()
     heldout = Shards(job.shards, "heldout")
-    losses = heldout_losses(generator.cpu(), grids(heldout, list(range(len(heldout))), job.model.coarse_grid))
+    score = heldout_next_token_losses if job.training.objective == "next_token" else heldout_losses
+    losses = score(generator.cpu(), grids(heldout, list(range(len(heldout))), job.model.coarse_grid))
     save_tensors(job.work / "final.safetensors", generator.state_dict())
     write_json(
         job.work / "training.json",

@@ -1,33 +1,42 @@
-"""From a prompt to an image, coarse to fine: a sketch in a few parallel steps, then one pass for the details."""
+"""From a prompt to an image, coarse to fine: a plan, a sketch in a few parallel steps, one pass for the details."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from .samplers import gumbel_noise, sample, streams
+from .samplers import guide, gumbel_noise, sample, streams
 from .schedule import known_after_step
-from .session import Session
+from .session import Prefix, Session
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingOptions:
     """How an image is drawn."""
 
-    coarse_steps: int = 2
+    coarse_steps: int = 1
     """Parallel passes over the sketch."""
-    temperature: float = 0.5
+    temperature: float = 0.3
     """Sampling temperature of the sketch's first pass; it falls linearly over the passes. 0 is greedy."""
+    plan_temperature: float = 1.0
+    """Sampling temperature of the plan, where the model has one. 0 gives every seed the same plan."""
     fine_temperature: float = 0.0
     """Sampling temperature of the details."""
     top_k: int = 0
     """Only the k most likely tokens are drawn; 0 is all."""
+    top_p: float = 1.0
+    """Only the nucleus of this probability is drawn; 1 is all."""
     confidence_weight: float = 0.0
     """How much the surest tokens come first: 0 fixes tokens in random order, large values strictly by confidence.
 
     Confidence first draws the empty background first and leaves little to chance; random order keeps variety.
     """
+    redraw_below: float = 0.0
+    """Cells of the finished sketch that were drawn with less than this probability are drawn again, once, given all
+    others; 0 redraws none."""
+    guidance: float = 1.0
+    """Classifier-free guidance of the sketch; anything but 1 needs an unconditional prompt."""
 
 
 @dataclass(frozen=True)
@@ -42,41 +51,102 @@ class Stage:
     """Since the loop began."""
 
 
-def generate(session: Session, text_ids: np.ndarray, options: DecodingOptions, seeds: list[int]) -> Iterator[Stage]:
+def generate(
+    session: Session,
+    text_ids: np.ndarray,
+    options: DecodingOptions,
+    seeds: list[int],
+    unconditional_ids: np.ndarray | None = None,
+) -> Iterator[Stage]:
     """Draw one image per prompt and yield each stage as it is done.
 
-    `text_ids` int64 [batch, text_length]; `seeds` one per prompt: an image depends on its prompt, its seed and
-    the options alone, not on the batch it is drawn in.
+    `text_ids` int64 [batch, text_length]; `seeds` one per prompt: an image depends on its prompt, its seed and the
+    options alone, not on the batch it is drawn in. `unconditional_ids` int64 [text_length] is the prompt that says
+    nothing, for guidance; raises `ValueError` for guidance without it.
     """
     start = time.perf_counter()
     rows, columns = session.coarse_grid
     generators = streams(seeds)
-    past = session.prefill(text_ids)
-    sketch = refine_sketch(session, past, options, generators)
+    prefix = session.prefill(text_ids)
+    free = None
+    if options.guidance != 1:
+        if unconditional_ids is None:
+            raise ValueError(f"guidance {options.guidance} needs an unconditional prompt")
+        free = session.prefill(np.broadcast_to(unconditional_ids, text_ids.shape).copy())
+    sketch = refine_sketch(session, prefix, options, generators, free)
+    if not session.has_details:
+        yield Stage("final", session.decode_image(sketch.reshape(-1, rows, columns)), time.perf_counter() - start)
+        return
     yield Stage("coarse", session.decode_image(sketch.reshape(-1, rows, columns)), time.perf_counter() - start)
-    details = draw_details(session, past, sketch, options, generators)
+    # A stream of their own: how often the sketch drew must not change them.
+    details = draw_details(session, prefix[0], sketch, options, streams(seeds, stage=1))
     yield Stage("final", session.decode_image(unpack_blocks(details, rows, columns)), time.perf_counter() - start)
 
 
 def refine_sketch(
-    session: Session, past: np.ndarray, options: DecodingOptions, generators: list[np.random.Generator]
+    session: Session,
+    prefix: Prefix,
+    options: DecodingOptions,
+    generators: list[np.random.Generator],
+    free: Prefix | None = None,
 ) -> np.ndarray:
-    """Fill the sketch in `coarse_steps` parallel passes: int64 [batch, coarse_tokens]."""
-    batch, tokens = len(generators), session.coarse_grid[0] * session.coarse_grid[1]
-    unknown = session.visual_vocabulary
-    ids = np.full((batch, tokens), unknown, dtype=np.int64)
+    """Settle the plan, then fill the sketch in `coarse_steps` parallel passes: int64 [batch, coarse_tokens].
+
+    `free` is the unconditional prompt, where the options ask for guidance.
+    """
+    tokens, unknown = session.coarse_grid[0] * session.coarse_grid[1], session.visual_vocabulary
+    logits = _sketch_logits(session, prefix, free, options, generators)
+    ids = np.full((len(generators), tokens), unknown, dtype=np.int64)
+    certainty = np.zeros(ids.shape, dtype=np.float32)
     for step in range(options.coarse_steps):
         temperature = options.temperature * (1 - step / options.coarse_steps)
-        drawn, confidence = sample(session.coarse(past, ids), temperature, generators, options.top_k)
-        missing = ids == unknown
-        if step == options.coarse_steps - 1:
-            return np.where(missing, drawn, ids)
-        priority = options.confidence_weight * confidence + gumbel_noise(generators, (tokens,))
-        priority = np.where(missing, priority, np.inf)
-        known = known_after_step(step, options.coarse_steps, tokens)
-        threshold = np.partition(priority, tokens - known, axis=-1)[:, tokens - known, None]
-        ids = np.where(missing & (priority >= threshold), drawn, ids)
+        drawn, confidence = sample(logits(ids), temperature, generators, options.top_k, options.top_p)
+        fixed = ids == unknown
+        if step < options.coarse_steps - 1:
+            fixed &= _first_in_line(fixed, confidence, step, options, generators)
+        ids, certainty = np.where(fixed, drawn, ids), np.where(fixed, confidence, certainty)
+    unsure = certainty < np.log(options.redraw_below) if options.redraw_below > 0 else np.zeros(ids.shape, dtype=bool)
+    if unsure.any():
+        again = logits(np.where(unsure, unknown, ids))
+        drawn, _ = sample(again, options.temperature / 2, generators, options.top_k, options.top_p)
+        ids = np.where(unsure, drawn, ids)
     return ids
+
+
+def _sketch_logits(
+    session: Session,
+    prefix: Prefix,
+    free: Prefix | None,
+    options: DecodingOptions,
+    generators: list[np.random.Generator],
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The sketch's logits as a function of what is known of it, under a plan that is drawn here."""
+    past, plan_logits = prefix
+    plan = None
+    if plan_logits is not None:
+        plan, _ = sample(plan_logits, options.plan_temperature, generators)
+
+    def logits(ids: np.ndarray) -> np.ndarray:
+        conditional = session.coarse(past, ids, plan)
+        return conditional if free is None else guide(conditional, session.coarse(free[0], ids, plan), options.guidance)
+
+    return logits
+
+
+def _first_in_line(
+    missing: np.ndarray,
+    confidence: np.ndarray,
+    step: int,
+    options: DecodingOptions,
+    generators: list[np.random.Generator],
+) -> np.ndarray:
+    """Which tokens are known after this step: bool [batch, tokens]."""
+    tokens = missing.shape[1]
+    priority = options.confidence_weight * confidence + gumbel_noise(generators, (tokens,))
+    priority = np.where(missing, priority, np.inf)
+    known = known_after_step(step, options.coarse_steps, tokens)
+    threshold = np.partition(priority, tokens - known, axis=-1)[:, tokens - known, None]
+    return priority >= threshold
 
 
 def draw_details(
@@ -88,7 +158,9 @@ def draw_details(
 ) -> np.ndarray:
     """All fine tokens in one pass from the sketch: int64 [batch, coarse_tokens, 4]."""
     blank = np.full((*sketch.shape, 4), session.visual_vocabulary, dtype=np.int64)
-    ids, _ = sample(session.fine(past, sketch, blank), options.fine_temperature, generators, options.top_k)
+    ids, _ = sample(
+        session.fine(past, sketch, blank), options.fine_temperature, generators, options.top_k, options.top_p
+    )
     return ids
 
 

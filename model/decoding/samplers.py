@@ -3,9 +3,9 @@
 import numpy as np
 
 
-def streams(seeds: list[int]) -> list[np.random.Generator]:
-    """One independent, reproducible random stream per image."""
-    return [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
+def streams(seeds: list[int], stage: int = 0) -> list[np.random.Generator]:
+    """One independent, reproducible random stream per image, and another one for every `stage` of it."""
+    return [np.random.Generator(np.random.Philox(key=np.array([seed, stage], dtype=np.uint64))) for seed in seeds]
 
 
 def gumbel_noise(generators: list[np.random.Generator], shape: tuple[int, ...]) -> np.ndarray:

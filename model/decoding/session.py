@@ -4,6 +4,10 @@ from typing import Protocol
 
 import numpy as np
 
+Prefix = tuple[np.ndarray, np.ndarray | None]
+"""A prompt that was read: its keys and values, float32 [layers, 2, batch, kv_heads, text_length, head_dim], and what it
+says of the plan, float32 [batch, plan_tokens, visual_vocabulary] or None without a plan."""
+
 
 class Session(Protocol):
     """A model that can be decoded: torch while training, onnxruntime inside a package."""
@@ -14,12 +18,18 @@ class Session(Protocol):
     coarse_grid: tuple[int, int]
     """Rows and columns of the coarse sketch; each cell holds a 2x2 block of fine tokens."""
 
-    def prefill(self, text_ids: np.ndarray) -> np.ndarray:
-        """Keys and values of the prompt: int64 [batch, text_length] -> [layers, 2, batch, kv_heads, text_length, head_dim]."""
+    has_details: bool
+    """Whether a pass for the details follows; without it the sketch is the whole image."""
+
+    def prefill(self, text_ids: np.ndarray) -> Prefix:
+        """Read prompts: int64 [batch, text_length]."""
         ...
 
-    def coarse(self, past: np.ndarray, coarse_ids: np.ndarray) -> np.ndarray:
-        """Logits of the sketch: int64 [batch, coarse_tokens] -> float32 [batch, coarse_tokens, visual_vocabulary]."""
+    def coarse(self, past: np.ndarray, coarse_ids: np.ndarray, plan_ids: np.ndarray | None) -> np.ndarray:
+        """Logits of the sketch: int64 [batch, coarse_tokens] -> float32 [batch, coarse_tokens, visual_vocabulary].
+
+        `plan_ids` int64 [batch, plan_tokens], None without a plan.
+        """
         ...
 
     def fine(self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray) -> np.ndarray:

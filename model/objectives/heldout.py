@@ -33,8 +33,9 @@ def fixed_masks(samples: int, tokens: int, draws: int = DRAWS) -> Iterator[Tenso
 def heldout_losses(model: Generator, grids: Grids, draws: int = DRAWS) -> list[float]:
     """Cross-entropy in nats per token of each sample, coarse and fine averaged by their token counts.
 
-    Every sketch is scored under `draws` of the `fixed_masks`; the details are scored from a blank grid, as decoding asks
-    for them. Across tokenizers the numbers mean nothing.
+    Every sketch is scored under `draws` of the `fixed_masks`, given its own plan, and pays for the plan as well: for a
+    blank sketch the sum bounds its loss from above, so models with other plans, or none, compare. The details are scored
+    from a blank grid, as decoding asks for them. Across tokenizers the numbers mean nothing.
     """
     config, unknown = model.config, model.config.visual_vocabulary
     losses: list[np.ndarray] = []
@@ -42,12 +43,19 @@ def heldout_losses(model: Generator, grids: Grids, draws: int = DRAWS) -> list[f
     for batch, masks in enumerate(fixed_masks(samples, tokens, draws)):
         part = slice(batch * _BATCH, (batch + 1) * _BATCH)
         text, coarse, fine = grids.text_ids[part], grids.coarse[part], grids.fine[part]
-        past = model.prefill(text)
+        past, plan_logits = model.prefill(text)
+        plan = plan_codes(model, coarse)
         coarse_mean = torch.zeros(len(coarse))
+        if plan is not None and plan_logits is not None:
+            each = F.cross_entropy(plan_logits.flatten(0, 1), plan.flatten(), reduction="none").view_as(plan)
+            coarse_mean += each.sum(1) / tokens
         for hidden in masks:
-            logits = model.coarse_logits(past, torch.where(hidden, unknown, coarse))
+            logits = model.coarse_logits(past, torch.where(hidden, unknown, coarse), plan)
             each = F.cross_entropy(logits.flatten(0, 1), coarse.flatten(), reduction="none").view_as(coarse)
             coarse_mean += (each * hidden).sum(1) / hidden.sum(1) / draws
+        if not config.fine_layers:
+            losses.append(coarse_mean.numpy())
+            continue
         logits = model.fine_logits(past, coarse, torch.full_like(fine, unknown))
         each = F.cross_entropy(logits.flatten(0, 2), fine.flatten(), reduction="none").view(len(fine), -1)
         weight = 1 / (1 + fine.shape[-1])
@@ -55,3 +63,20 @@ def heldout_losses(model: Generator, grids: Grids, draws: int = DRAWS) -> list[f
     if not losses:
         raise ValueError(f"no sample to score; the model has {config.num_hidden_layers} layers")
     return [float(loss) for loss in np.concatenate(losses)]
+
+
+@torch.no_grad()
+def plan_codes(model: Generator, coarse: Tensor) -> Tensor | None:
+    """The plans of true sketches, int64 [n, tokens] -> int64 [n, plan_tokens]; None for a shape without a plan."""
+    return None if model.plan is None else model.plan.quantizer.to_codes(model.plan.encode(coarse))
+
+
+@torch.no_grad()
+def heldout_next_token_losses(model: Generator, grids: Grids) -> list[float]:
+    """Cross-entropy in nats per sketch token of each sample, each token given the true ones before it."""
+    losses: list[Tensor] = []
+    for start in range(0, len(grids.coarse), _BATCH):
+        text, coarse = grids.text_ids[start : start + _BATCH], grids.coarse[start : start + _BATCH]
+        logits = model.train_next(text, coarse).flatten(0, 1)
+        losses.append(F.cross_entropy(logits, coarse.flatten(), reduction="none").view_as(coarse).mean(1))
+    return torch.cat(losses).tolist()

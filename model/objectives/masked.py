@@ -6,7 +6,8 @@ are replaced by random ones, because decoding feeds the model its own mistakes.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -42,14 +43,31 @@ def corrupt(ids: Tensor, share: float, vocabulary: int, generator: torch.Generat
     return torch.where(replaced.to(ids.device), random.to(ids.device), ids)
 
 
-def coarse_loss(model: Generator, grids: Grids, settings: MaskingSettings, generator: torch.Generator) -> Tensor:
-    """Mean cross-entropy (nats) of the sketch's masked tokens."""
+def drop_prompts(grids: Grids, share: float, unconditional: Sequence[int], generator: torch.Generator) -> Grids:
+    """The batch with `share` of its prompts replaced by the one that says nothing, int64 [text_length]."""
+    if not share:
+        return grids
+    dropped = torch.rand(len(grids.text_ids), 1, generator=generator) < share
+    nothing = torch.tensor(unconditional, device=grids.text_ids.device)
+    return replace(grids, text_ids=torch.where(dropped.to(nothing.device), nothing, grids.text_ids))
+
+
+def coarse_loss(
+    model: Generator, grids: Grids, settings: MaskingSettings, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Mean cross-entropies (nats a token): `coarse_loss` of the sketch's masked tokens given the plan, and `plan_loss`
+    of the plan given the prompt, for a shape that has one."""
     unknown = model.config.visual_vocabulary
     batch, tokens = grids.coarse.shape
     hidden = draw_mask(batch, tokens, settings.coarse_blank_share, generator).to(grids.coarse.device)
     visible = corrupt(grids.coarse, settings.corruption, unknown, generator)
-    logits = model.train_coarse(grids.text_ids, torch.where(hidden, unknown, visible))
-    return F.cross_entropy(logits[hidden].float(), grids.coarse[hidden], label_smoothing=settings.label_smoothing)
+    plan = model.plan.encode(grids.coarse) if model.plan is not None else None
+    logits, last = model.train_coarse(grids.text_ids, torch.where(hidden, unknown, visible), plan)
+    targets = grids.coarse[hidden]
+    losses = {"coarse_loss": F.cross_entropy(logits[hidden].float(), targets, label_smoothing=settings.label_smoothing)}
+    if model.plan is not None and plan is not None:
+        losses["plan_loss"] = model.plan.prediction_loss(last, plan)
+    return losses
 
 
 def fine_loss(model: Generator, grids: Grids, settings: MaskingSettings, generator: torch.Generator) -> Tensor:

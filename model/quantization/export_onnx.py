@@ -4,8 +4,9 @@ import ast
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -13,22 +14,58 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from model.quantization.inference import CoarseGraph, FineGraph, ImageDecoderGraph, PrefillGraph
+from model.quantization.inference import (
+    CoarseGraph,
+    FineGraph,
+    ImageDecoderGraph,
+    NextGraph,
+    PrefillGraph,
+    SequenceGraph,
+)
 from model.tokenizers.visual import VisualTokenizer
 from model.transformer.model import FINE_PER_CELL, Generator
 
 OPSET = 21
 TRANSFORMER_GRAPHS = ("prefill", "coarse", "fine")
 GRAPHS = (*TRANSFORMER_GRAPHS, "image_decoder")
+"""What a package holds. `next` and `sequence` are for the autoregressive baselines of the benchmark."""
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _TRACED_BATCH = 2
 """Not 1: a traced size of 1 is taken for a constant."""
 
 
+class _Graph(NamedTuple):
+    """What the exporter is to be told of a graph."""
+
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+    dynamic: tuple
+    """Names of the axes that vary, by their number, for each input."""
+    outputs: list[str]
+
+
 def export_graphs(
-    generator: Generator, visual: VisualTokenizer, folder: Path, on_graph: Callable[[str], None] = lambda name: None
+    generator: Generator,
+    visual: VisualTokenizer,
+    folder: Path,
+    on_graph: Callable[[str], None] = lambda name: None,
+    names: Sequence[str] = GRAPHS,
 ) -> None:
-    """Write the four graphs, weights inside, batch dynamic. `on_graph` is told the name of each before it starts."""
+    """Write the named graphs, weights inside, batch dynamic. `on_graph` is told the name of each before it starts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    described = _describe(generator, visual)
+    for name in names:
+        on_graph(name)
+        graph = described[name]()
+        model = _export(graph)
+        _name_weights(model.graph, graph.module)
+        _name_nodes(model.graph)
+        _strip_traces(model)
+        onnx.save(model, folder / f"{name}.onnx")
+
+
+def _describe(generator: Generator, visual: VisualTokenizer) -> dict[str, Callable[[], _Graph]]:
+    """Every graph that there is, by name."""
     config = generator.config
     text_ids = torch.zeros(_TRACED_BATCH, config.text_length, dtype=torch.long)
     coarse_ids = torch.zeros(_TRACED_BATCH, config.coarse_tokens, dtype=torch.long)
@@ -36,31 +73,31 @@ def export_graphs(
     past = torch.zeros(
         config.num_hidden_layers, 2, _TRACED_BATCH, config.num_key_value_heads, config.text_length, config.head_dim
     )
+    previous, first = coarse_ids[:, :1], torch.zeros(1, dtype=torch.long)
     # Rows and columns differ, or the exporter would take them for one axis.
     codes = torch.zeros(_TRACED_BATCH, config.coarse_grid[0], config.coarse_grid[1] + 2, dtype=torch.long)
-    grid = {0: "batch", 1: "rows", 2: "columns"}
-    exports = {
-        "prefill": (PrefillGraph(generator), (text_ids,), ({0: "batch"},), "past"),
-        "coarse": (CoarseGraph(generator), (past, coarse_ids), ({2: "batch"}, {0: "batch"}), "logits"),
-        "fine": (
-            FineGraph(generator),
-            (past, coarse_ids, fine_ids),
-            ({2: "batch"}, {0: "batch"}, {0: "batch"}),
-            "logits",
+    rows, of_past, grid = {0: "batch"}, {2: "batch"}, {0: "batch", 1: "rows", 2: "columns"}
+    plan_ids = (torch.zeros(_TRACED_BATCH, config.plan_tokens, dtype=torch.long),) if config.plan_tokens else ()
+    prefix = ["past", *(["plan_logits"] if config.plan_tokens else [])]
+    sketch, sketch_axes = (past, coarse_ids, *plan_ids), (of_past, rows, *(rows for _ in plan_ids))
+    return {
+        "prefill": lambda: _Graph(PrefillGraph(generator), (text_ids,), (rows,), prefix),
+        "coarse": lambda: _Graph(CoarseGraph(generator), sketch, sketch_axes, ["logits"]),
+        "fine": lambda: _Graph(FineGraph(generator), (past, coarse_ids, fine_ids), (of_past, rows, rows), ["logits"]),
+        "image_decoder": lambda: _Graph(ImageDecoderGraph(visual), (codes,), (grid,), ["pixels"]),
+        "next": lambda: _Graph(
+            NextGraph(generator),
+            (past, previous, first),
+            ({2: "batch", 4: "known"}, rows, {}),
+            ["logits", "present"],
         ),
-        "image_decoder": (ImageDecoderGraph(visual), (codes,), (grid,), "pixels"),
+        "sequence": lambda: _Graph(
+            SequenceGraph(generator), (text_ids, coarse_ids[:, :3]), (rows, {0: "batch", 1: "known"}), ["logits"]
+        ),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, (module, inputs, dynamic, output) in exports.items():
-        on_graph(name)
-        model = _export(module.eval(), inputs, dynamic, output)
-        _name_weights(model.graph, module)
-        _name_nodes(model.graph)
-        _strip_traces(model)
-        onnx.save(model, folder / f"{name}.onnx")
 
 
-def _export(module: nn.Module, inputs: tuple[Tensor, ...], dynamic: tuple, output: str) -> onnx.ModelProto:
+def _export(graph: _Graph) -> onnx.ModelProto:
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns of every optional package that is absent
@@ -68,12 +105,12 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], dynamic: tuple, outpu
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                module,
-                inputs,
+                graph.module.eval(),
+                graph.inputs,
                 dynamo=True,
                 opset_version=OPSET,
-                output_names=[output],
-                dynamic_shapes=dynamic,
+                output_names=graph.outputs,
+                dynamic_shapes=graph.dynamic,
                 verbose=False,
             )
     finally:

@@ -35,8 +35,9 @@ class PrefillGraph(nn.Module):
         super().__init__()
         self.generator = generator
 
-    def forward(self, text_ids: Tensor) -> Tensor:
-        return self.generator.prefill(text_ids)
+    def forward(self, text_ids: Tensor) -> tuple[Tensor, ...]:
+        past, plan_logits = self.generator.prefill(text_ids)
+        return (past,) if plan_logits is None else (past, plan_logits)
 
 
 class CoarseGraph(nn.Module):
@@ -44,8 +45,30 @@ class CoarseGraph(nn.Module):
         super().__init__()
         self.generator = generator
 
-    def forward(self, past: Tensor, coarse_ids: Tensor) -> Tensor:
-        return self.generator.coarse_logits(past, coarse_ids)
+    def forward(self, past: Tensor, coarse_ids: Tensor, plan_ids: Tensor | None = None) -> Tensor:
+        return self.generator.coarse_logits(past, coarse_ids, plan_ids)
+
+
+class NextGraph(nn.Module):
+    """The next cell with the cache, for the autoregressive baselines."""
+
+    def __init__(self, generator: Generator):
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, past: Tensor, previous_ids: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        return self.generator.next_logits(past, previous_ids, first)
+
+
+class SequenceGraph(nn.Module):
+    """The next cell without a cache, for the naive baseline."""
+
+    def __init__(self, generator: Generator):
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, text_ids: Tensor, previous_ids: Tensor) -> Tensor:
+        return self.generator.sequence_logits(text_ids, previous_ids)[:, -1]
 
 
 class FineGraph(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from common.errors import QuantizationError
 from model.decoding.loop import DecodingOptions, draw_details, refine_sketch
 from model.decoding.samplers import streams
+from model.decoding.session import Prefix
 from model.quantization.layers import quantized_linears
 from model.transformer.model import Generator
 
@@ -34,14 +35,18 @@ class RecordingSession:
         self.generator, self.feeds = generator, feeds
         self.visual_vocabulary = generator.config.visual_vocabulary
         self.coarse_grid = generator.config.coarse_grid
+        self.has_details = generator.config.fine_layers > 0
 
-    def prefill(self, text_ids: np.ndarray) -> np.ndarray:
+    def prefill(self, text_ids: np.ndarray) -> Prefix:
         self.feeds["prefill"].append({"text_ids": text_ids})
-        return self.generator.prefill(torch.from_numpy(text_ids)).numpy()
+        past, plan_logits = self.generator.prefill(torch.from_numpy(text_ids))
+        return past.numpy(), None if plan_logits is None else plan_logits.numpy()
 
-    def coarse(self, past: np.ndarray, coarse_ids: np.ndarray) -> np.ndarray:
-        self.feeds["coarse"].append({"past": past, "coarse_ids": coarse_ids})
-        return self.generator.coarse_logits(torch.from_numpy(past), torch.from_numpy(coarse_ids)).numpy()
+    def coarse(self, past: np.ndarray, coarse_ids: np.ndarray, plan_ids: np.ndarray | None) -> np.ndarray:
+        plan = {} if plan_ids is None else {"plan_ids": plan_ids}
+        self.feeds["coarse"].append({"past": past, "coarse_ids": coarse_ids, **plan})
+        inputs = [torch.from_numpy(array) for array in (past, coarse_ids, *plan.values())]
+        return self.generator.coarse_logits(*inputs).numpy()
 
     def fine(self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray) -> np.ndarray:
         self.feeds["fine"].append({"past": past, "coarse_ids": coarse_ids, "fine_ids": fine_ids})
@@ -65,9 +70,9 @@ def observe(generator: Generator, prompts: Sequence[np.ndarray], options: Decodi
     try:
         for batch, text_ids in enumerate(prompts):
             random = streams([seed + batch * 100_003 + row for row in range(len(text_ids))])
-            past = session.prefill(text_ids)
-            sketch = refine_sketch(session, past, options, random)
-            draw_details(session, past, sketch, options, random)
+            prefix = session.prefill(text_ids)
+            sketch = refine_sketch(session, prefix, options, random)
+            draw_details(session, prefix[0], sketch, options, random)
     finally:
         for hook in hooks:
             hook.remove()

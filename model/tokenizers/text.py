@@ -89,6 +89,11 @@ class TextTokenizer:
             )
         return [special["pad"]] * (room - len(ids)) + [special["bos"], *ids, special["boi"]]
 
+    def unconditional_prompt(self, text_length: int) -> list[int]:
+        """The prompt that says nothing, for classifier-free guidance: `PAD… BOS UNCOND BOI`."""
+        special = self.special
+        return [special["pad"]] * (text_length - 3) + [special["bos"], special["uncond"], special["boi"]]
+
     def save(self, folder: Path) -> None:
         with atomic_path(folder) as temporary:
             temporary.mkdir()

@@ -17,7 +17,13 @@ class ModelSettings(Section):
     num_attention_heads: int = Field(default=4, ge=1)
     num_key_value_heads: int = Field(default=4, ge=1)
     rms_norm_eps: float = Field(default=1e-6, gt=0)
-    fine_layers: int = Field(default=2, ge=1, description="depth of the pass that adds the details")
+    fine_layers: int = Field(
+        default=2, ge=0, description="depth of the pass that adds the details; 0: the sketch is the whole image"
+    )
+    plan_tokens: int = Field(
+        default=8, ge=0, description="codes that settle what the whole image is to look like; 0: no plan"
+    )
+    rope_theta: float = Field(default=10_000, ge=0, description="base of the rotary positions; 0: none")
     fine_window: int = Field(default=2, ge=0, description="cells to each side that a detail attends to")
 
     @model_validator(mode="after")
@@ -42,7 +48,8 @@ class GeneratorConfig(ModelSettings):
         default=(8, 6, 5), description="levels of each FSQ channel; their product is the vocabulary"
     )
     coarse_grid: tuple[int, int] = Field(
-        default=(8, 8), description="rows and columns of the sketch; the image has twice as many"
+        default=(8, 8),
+        description="rows and columns of the sketch; the image has twice as many, or as many where there is no detail pass",
     )
 
     @property

@@ -1,8 +1,12 @@
-"""The generator: one decoder over a causal prompt and a bidirectional image block, coarse to fine.
+"""The generator: one decoder over a causal prompt and an image block, coarse to fine, with two ways to predict.
 
-The prompt's keys and values are computed once (`prefill`). The sketch's tokens see the prompt and each other;
-the details see the prompt and their neighbourhood, through the first `fine_layers` blocks only.
+The prompt's keys and values are computed once (`prefill`). The sketch's tokens are predicted all at once, each seeing
+the prompt and the other cells (`coarse_logits`), or one after another, each seeing what comes before it
+(`next_logits`): the same weights. The details see the prompt and their neighbourhood, through the first `fine_layers`
+blocks only; without such layers the sketch is the whole image.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +14,20 @@ from torch import Tensor, nn
 from model.transformer.config import GeneratorConfig
 from model.transformer.embeddings import FactoredHead, FactoredTable
 from model.transformer.layers import MASKED_SCORE, Block, RMSNorm
+from model.transformer.plan import Plan
+from model.transformer.rope import Rotation, rotation
 
 FINE_PER_CELL = 4
 """Fine tokens in a cell of the sketch: a 2x2 block, row by row."""
+
+
+class Prefix(NamedTuple):
+    """A prompt that was read: keys and values, and what it says of the plan."""
+
+    past: Tensor
+    """[layers, 2, b, kv_heads, t, head_dim]."""
+    plan_logits: Tensor | None
+    """[b, plan_tokens, codes]; None where the shape has no plan."""
 
 
 class Generator(nn.Module):
@@ -29,15 +44,17 @@ class Generator(nn.Module):
         self.column_position = nn.Parameter(torch.randn(columns, hidden) * 0.02)
         self.stage_embedding = nn.Parameter(torch.randn(2, hidden) * 0.02)
         self.code_embedding = FactoredTable(levels, hidden, extra=1)
-        self.sketch_embedding = FactoredTable(levels, hidden)
-        self.cell_scale = nn.Parameter(1 + torch.randn(FINE_PER_CELL, hidden) * 0.02)
+        if config.fine_layers:
+            self.sketch_embedding = FactoredTable(levels, hidden)
+            self.cell_scale = nn.Parameter(1 + torch.randn(FINE_PER_CELL, hidden) * 0.02)
+            self.fine_head = FactoredHead(levels, hidden, outputs=FINE_PER_CELL)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(hidden, config.rms_norm_eps)
         self.coarse_head = FactoredHead(levels, hidden)
-        self.fine_head = FactoredHead(levels, hidden, outputs=FINE_PER_CELL)
         self.register_buffer("text_bias", _causal_bias(config.text_length), persistent=False)
         self.register_buffer("fine_bias", _local_bias(config), persistent=False)
         self._initialise()
+        self.plan = Plan(config) if config.plan_tokens else None
 
     text_bias: Tensor
     fine_bias: Tensor
@@ -57,45 +74,99 @@ class Generator(nn.Module):
     def decoder_blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
 
-    def prefill(self, text_ids: Tensor) -> Tensor:
-        """Keys and values of a prompt: int64 [b, t] -> [layers, 2, b, kv_heads, t, head_dim]."""
+    def prefill(self, text_ids: Tensor) -> Prefix:
+        """Read a prompt, int64 [b, t]."""
         x, past = self._embed_text(text_ids), []
+        turn = self._turn(0, text_ids.shape[1])
         for block in self.decoder_blocks():
-            x, present = block(x, self.text_bias)
+            x, present = block(x, self.text_bias, None, turn)
             past.append(present)
-        return torch.stack(past)
+        return Prefix(torch.stack(past), self._plan_logits(x[:, -1]))
 
-    def coarse_logits(self, past: Tensor, coarse_ids: Tensor) -> Tensor:
-        """One pass over the sketch: int64 [b, n], the mask id where unknown -> [b, n, codes]."""
+    def coarse_logits(self, past: Tensor, coarse_ids: Tensor, plan_ids: Tensor | None = None) -> Tensor:
+        """One parallel pass over the sketch: int64 [b, n], the mask id where unknown -> [b, n, codes].
+
+        `plan_ids` int64 [b, plan_tokens], for a shape that has a plan.
+        """
         x = self._embed_coarse(coarse_ids)
+        if self.plan is not None:
+            assert plan_ids is not None, "this shape decodes by a plan"
+            x = x + self.plan.embed_codes(plan_ids)
+        turn = self._turn(self.config.text_length, coarse_ids.shape[1])
         for block, block_past in zip(self.decoder_blocks(), past, strict=True):
-            x, _ = block(x, None, block_past)
+            x, _ = block(x, None, block_past, turn)
         return self.coarse_head(self.norm(x))
+
+    def next_logits(self, past: Tensor, previous_ids: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """The next cell, each cell given the ones before it, in raster order.
+
+        `past` [layers, 2, b, kv_heads, t + first, head_dim] of the prompt and the cells so far; `previous_ids` int64
+        [b, 1] is the cell before the asked one (the mask id before the first); `first` int64 [1] is the number of the
+        asked cell. Returns [b, codes], and `past` with one more.
+        """
+        x = self.code_embedding(previous_ids) + nn.functional.embedding(first, self._coarse_place())
+        turn = self._turn_at(first + self.config.text_length)
+        presents = []
+        for block, block_past in zip(self.decoder_blocks(), past, strict=True):
+            x, present = block(x, None, block_past, turn)
+            presents.append(present)
+        return self.coarse_head(self.norm(x))[:, 0], torch.cat([past, torch.stack(presents)], -2)
 
     def fine_logits(self, past: Tensor, coarse_ids: Tensor, fine_ids: Tensor) -> Tensor:
         """One pass over the details: int64 [b, n] and [b, n, 4] -> [b, n, 4, codes]."""
         x = self._embed_fine(coarse_ids, fine_ids)
         bias = self.fine_bias[self.config.text_length :]
+        turn = self._turn(self.config.text_length, coarse_ids.shape[1])
         for index, block in enumerate(self.decoder_blocks()[: self.config.fine_layers]):
-            x, _ = block(x, bias, past[index])
+            x, _ = block(x, bias, past[index], turn)
         return self._split_cells(self.fine_head(self.norm(x)))
 
-    def train_coarse(self, text_ids: Tensor, coarse_ids: Tensor) -> Tensor:
-        """`prefill` and `coarse_logits` in one pass, for training; the same numbers."""
-        x = torch.cat([self._embed_text(text_ids), self._embed_coarse(coarse_ids)], 1)
-        bias = self._joint_bias(self.fine_bias.new_zeros(coarse_ids.shape[1], coarse_ids.shape[1]))
-        for block in self.blocks:
-            x, _ = block(x, bias)
-        return self.coarse_head(self.norm(x[:, self.config.text_length :]))
+    def train_coarse(
+        self, text_ids: Tensor, coarse_ids: Tensor, plan_values: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`prefill` and `coarse_logits` in one pass, for training; the same numbers.
+
+        `plan_values` [b, plan_tokens, channels] as `Plan.encode` gives them. Returns [b, n, codes], and the last hidden
+        state of the prompt [b, hidden], from which the plan is predicted.
+        """
+        cells = self._embed_coarse(coarse_ids)
+        if self.plan is not None:
+            assert plan_values is not None, "this shape is trained with a plan"
+            cells = cells + self.plan.embed(plan_values)
+        tokens = coarse_ids.shape[1]
+        bias = self._joint_bias(self.fine_bias.new_zeros(tokens, tokens))
+        return self._train_sketch(torch.cat([self._embed_text(text_ids), cells], 1), bias)
+
+    def train_next(self, text_ids: Tensor, coarse_ids: Tensor) -> Tensor:
+        """Every cell's `next_logits` in one pass: int64 [b, n], the true cells -> [b, n, codes]."""
+        start = torch.full_like(coarse_ids[:, :1], self.config.visual_vocabulary)
+        return self.sequence_logits(text_ids, torch.cat([start, coarse_ids[:, :-1]], 1))
+
+    def sequence_logits(self, text_ids: Tensor, previous_ids: Tensor) -> Tensor:
+        """Next cells without a cache: int64 [b, t] and [b, k], the mask id and then the cells so far -> [b, k, codes]."""
+        x = torch.cat([self._embed_text(text_ids), self._embed_coarse(previous_ids)], 1)
+        return self._train_sketch(x, _causal_bias(x.shape[1]).to(x.device))[0]
 
     def train_fine(self, text_ids: Tensor, coarse_ids: Tensor, fine_ids: Tensor) -> Tensor:
         """`prefill` and `fine_logits` in one pass, for training; the same numbers."""
         text = self.config.text_length
         x = torch.cat([self._embed_text(text_ids), self._embed_fine(coarse_ids, fine_ids)], 1)
         bias = self._joint_bias(self.fine_bias[text:, text:])
+        turn = self._turn(0, x.shape[1])
         for block in self.decoder_blocks()[: self.config.fine_layers]:
-            x, _ = block(x, bias)
+            x, _ = block(x, bias, None, turn)
         return self._split_cells(self.fine_head(self.norm(x[:, text:])))
+
+    def _train_sketch(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the cells, and the prompt's last hidden state."""
+        text, turn = self.config.text_length, self._turn(0, x.shape[1])
+        for block in self.decoder_blocks():
+            x, _ = block(x, bias, None, turn)
+        x = self.norm(x)
+        return self.coarse_head(x[:, text:]), x[:, text - 1]
+
+    def _plan_logits(self, last: Tensor) -> Tensor | None:
+        return None if self.plan is None else self.plan.logits(self.norm(last))
 
     def _joint_bias(self, image: Tensor) -> Tensor:
         """The prompt is causal and sees no image; the image sees the prompt, and itself through `image` [n, n]."""
@@ -103,14 +174,24 @@ class Generator(nn.Module):
         above = torch.cat([self.text_bias, image.new_full((text, cells), MASKED_SCORE)], 1)
         return torch.cat([above, torch.cat([image.new_zeros(cells, text), image], 1)])
 
+    def _turn(self, first: int, tokens: int) -> Rotation | None:
+        return self._turn_at(torch.arange(first, first + tokens, device=self.text_bias.device))
+
+    def _turn_at(self, positions: Tensor) -> Rotation | None:
+        theta = self.config.rope_theta
+        return rotation(positions, self.config.head_dim, theta) if theta else None
+
     def _embed_text(self, text_ids: Tensor) -> Tensor:
         return self.text_embedding(text_ids) + self.text_position
 
     def _cell_position(self) -> Tensor:
         return (self.row_position[:, None] + self.column_position[None]).flatten(0, 1)
 
+    def _coarse_place(self) -> Tensor:
+        return self._cell_position() + self.stage_embedding[0]
+
     def _embed_coarse(self, coarse_ids: Tensor) -> Tensor:
-        return self.code_embedding(coarse_ids) + self._cell_position() + self.stage_embedding[0]
+        return self.code_embedding(coarse_ids) + self._coarse_place()[: coarse_ids.shape[1]]
 
     def _embed_fine(self, coarse_ids: Tensor, fine_ids: Tensor) -> Tensor:
         cell = (self.code_embedding(fine_ids) * self.cell_scale).sum(2) * FINE_PER_CELL**-0.5

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.decoding.session import Prefix
 from model.transformer.decoder import Decoder
 from model.transformer.model import Generator
 
@@ -28,18 +29,21 @@ class TorchSession:
         self.generator, self.image_decoder = generator.eval(), image_decoder
         self.visual_vocabulary = generator.config.visual_vocabulary
         self.coarse_grid = generator.config.coarse_grid
+        self.has_details = generator.config.fine_layers > 0
         self._device = next(generator.parameters()).device
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self._device)
 
     @torch.inference_mode()
-    def prefill(self, text_ids: np.ndarray) -> np.ndarray:
-        return self.generator.prefill(self._tensor(text_ids)).cpu().numpy()
+    def prefill(self, text_ids: np.ndarray) -> Prefix:
+        past, plan_logits = self.generator.prefill(self._tensor(text_ids))
+        return past.cpu().numpy(), None if plan_logits is None else plan_logits.cpu().numpy()
 
     @torch.inference_mode()
-    def coarse(self, past: np.ndarray, coarse_ids: np.ndarray) -> np.ndarray:
-        return self.generator.coarse_logits(self._tensor(past), self._tensor(coarse_ids)).cpu().numpy()
+    def coarse(self, past: np.ndarray, coarse_ids: np.ndarray, plan_ids: np.ndarray | None) -> np.ndarray:
+        plan = None if plan_ids is None else self._tensor(plan_ids)
+        return self.generator.coarse_logits(self._tensor(past), self._tensor(coarse_ids), plan).cpu().numpy()
 
     @torch.inference_mode()
     def fine(self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray) -> np.ndarray:

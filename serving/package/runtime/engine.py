@@ -6,11 +6,15 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from .decoding.session import Prefix
+
 GRAPHS = ("prefill", "coarse", "fine", "image_decoder")
 
 
 class EngineSession:
     """Four ONNX graphs that share nothing with any other session of the process, safe for one caller at a time."""
+
+    has_details = True
 
     def __init__(self, folder: Path, config: Mapping, *, threads: int):
         """Load `folder/*.onnx`; `config` is the content of `generator.json`, `threads` the threads of one operator."""
@@ -19,12 +23,17 @@ class EngineSession:
         self.coarse_grid = (rows, columns)
         sessions = [_load(folder / f"{name}.onnx", threads) for name in GRAPHS]
         self._prefill, self._coarse, self._fine, self._image_decoder = sessions
+        self._plan_tokens: int = config["plan_tokens"]
 
-    def prefill(self, text_ids: np.ndarray) -> np.ndarray:
-        return _run(self._prefill, "past", text_ids=text_ids)
+    def prefill(self, text_ids: np.ndarray) -> Prefix:
+        if not self._plan_tokens:
+            return _run(self._prefill, "past", text_ids=text_ids), None
+        past, plan_logits = self._prefill.run(["past", "plan_logits"], {"text_ids": text_ids})
+        return np.asarray(past), np.asarray(plan_logits)
 
-    def coarse(self, past: np.ndarray, coarse_ids: np.ndarray) -> np.ndarray:
-        return _run(self._coarse, "logits", past=past, coarse_ids=coarse_ids)
+    def coarse(self, past: np.ndarray, coarse_ids: np.ndarray, plan_ids: np.ndarray | None) -> np.ndarray:
+        plan = {} if plan_ids is None else {"plan_ids": plan_ids}
+        return _run(self._coarse, "logits", past=past, coarse_ids=coarse_ids, **plan)
 
     def fine(self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray) -> np.ndarray:
         return _run(self._fine, "logits", past=past, coarse_ids=coarse_ids, fine_ids=fine_ids)

@@ -37,6 +37,7 @@ class Generator:
         self.options = DecodingOptions(**config["decoding"])
         self._text_length: int = config["text_length"]
         self._special: dict[str, int] = config["special"]
+        self._unconditional = self._prompt([self._special["uncond"]])[0] if self.options.guidance != 1 else None
         self._image_shape = (*config["image_size"], 3)
         self._tokenizer = TextTokenizer.load(folder / "tokenizer.json")
         self._session = EngineSession(folder / "engine", config, threads=runtime["threads"])
@@ -47,7 +48,10 @@ class Generator:
         room = self._text_length - 2
         if len(text) > room:
             raise RequestError(f"'prompt' has {len(text)} tokens, more than {room}")
-        padding = [self._special["pad"]] * (room - len(text))
+        return self._prompt(text)
+
+    def _prompt(self, text: list[int]) -> np.ndarray:
+        padding = [self._special["pad"]] * (self._text_length - 2 - len(text))
         return np.array([[*padding, self._special["bos"], *text, self._special["boi"]]], dtype=np.int64)
 
     def images(self, request: Request) -> Iterator[Image]:
@@ -57,7 +61,7 @@ class Generator:
         asked = {"coarse_steps": request.coarse_steps, "temperature": request.temperature}
         options = replace(self.options, **{name: value for name, value in asked.items() if value is not None})
         timings: dict[str, float] = {}
-        for stage in generate(self._session, text_ids, options, [request.seed]):
+        for stage in generate(self._session, text_ids, options, [request.seed], self._unconditional):
             timings[stage.name] = round(1000 * (time.perf_counter() - start), 3)
             yield Image(stage.name, stage.pixels[0], dict(timings))
 

@@ -107,6 +107,7 @@ def test_generator_json_describes_the_graphs(engine, inputs):
         "special": bundle.text.special,
         "coarse_grid": [4, 4],
         "fine_grid": [8, 8],
+        "plan_tokens": 8,
         "visual_vocabulary": 12,
         "mask_id": 12,
         "image_size": [32, 32],
@@ -122,11 +123,12 @@ def test_both_precisions_compute_the_checkpoint(engine, inputs, precision):
     generator = load_checkpoint(inputs / "checkpoint")
     text_ids = Shards(inputs / "shards", "heldout").batch([0, 1, 2])["text_ids"]
     coarse_ids = np.full((3, 16), 12)
+    plan = np.random.default_rng(0).integers(0, generator.config.visual_vocabulary, (3, 8))
     past = run(folder / precision / "prefill.onnx", text_ids=text_ids)
-    logits = run(folder / precision / "coarse.onnx", past=past, coarse_ids=coarse_ids)
+    logits = run(folder / precision / "coarse.onnx", past=past, coarse_ids=coarse_ids, plan_ids=plan)
     with torch.no_grad():
-        reference = generator.prefill(torch.from_numpy(text_ids))
-        expected = generator.coarse_logits(reference, torch.from_numpy(coarse_ids)).numpy()
+        reference = generator.prefill(torch.from_numpy(text_ids)).past
+        expected = generator.coarse_logits(reference, torch.from_numpy(coarse_ids), torch.from_numpy(plan)).numpy()
     error = np.linalg.norm(logits - expected) / np.linalg.norm(expected)
     assert error < (1e-5 if precision == "fp32" else 0.15)
 
@@ -159,9 +161,10 @@ def test_the_graphs_lose_what_the_checkpoint_loses_under_the_same_masks(engine, 
 def test_heldout_samples_beyond_the_bound_are_thinned_out_and_keep_their_masks(tmp_path, inputs):
     write_shards(tmp_path, TokenizerBundle.load(inputs / "tokenizers"), heldout=150)
     heldout = Shards(tmp_path, "heldout")
-    whole, thinned = heldout_questions(heldout, 150), heldout_questions(heldout, 40)
+    whole, thinned = (heldout_questions(heldout, count, lambda coarse: coarse[:, :2]) for count in (150, 40))
     rows = np.linspace(0, 149, 40).round().astype(int)
-    assert np.array_equal(thinned.coarse, whole.coarse[rows]) and np.array_equal(thinned.hidden, whole.hidden[rows])
+    for name in ("coarse", "hidden", "plan"):
+        assert np.array_equal(getattr(thinned, name), getattr(whole, name)[rows]), name
     assert thinned.samples_digest != whole.samples_digest and thinned.masks_digest != whole.masks_digest
     masks = np.concatenate([batch.numpy() for batch in fixed_masks(150, 16)], axis=1)
     assert np.array_equal(whole.hidden, masks.transpose(1, 0, 2)) and whole.hidden.any(2).all()

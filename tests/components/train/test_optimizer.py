@@ -38,7 +38,7 @@ def train_steps(model: Generator, optimizer: MuonWithAdamW, steps: range) -> Non
     for step in steps:
         text = torch.randint(512, (2, 16), generator=torch.Generator().manual_seed(step))
         coarse = torch.randint(240, (2, 64), generator=torch.Generator().manual_seed(step))
-        model.train_coarse(text, coarse).logsumexp(-1).mean().backward()
+        model.train_next(text, coarse).logsumexp(-1).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -7,6 +7,7 @@ import torch
 
 from model.objectives.heldout import heldout_losses
 from model.objectives.masked import Grids, coarse_loss, corrupt, draw_mask, fine_loss
+from model.objectives.next_token import next_token_loss
 from model.objectives.settings import MaskingSettings
 from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
@@ -44,8 +45,12 @@ def test_corruption_replaces_the_share_it_names():
 def test_an_untrained_model_is_about_as_unsure_as_chance():
     torch.manual_seed(0)
     model, grids = Generator(CONFIG), random_grids(8)
-    for loss in (coarse_loss, fine_loss):
-        assert loss(model, grids, MaskingSettings(), rng()).item() == pytest.approx(math.log(240), rel=0.15)
+    losses = coarse_loss(model, grids, MaskingSettings(), rng())
+    losses["fine_loss"] = fine_loss(model, grids, MaskingSettings(), rng())
+    losses["next_token_loss"] = next_token_loss(model, grids, MaskingSettings(), rng())
+    assert losses.keys() == {"coarse_loss", "plan_loss", "fine_loss", "next_token_loss"}
+    for loss in losses.values():
+        assert loss.item() == pytest.approx(math.log(240), rel=0.15)
 
 
 def test_both_losses_fall_when_a_batch_is_learned():
@@ -54,9 +59,8 @@ def test_both_losses_fall_when_a_batch_is_learned():
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     first = last = 0.0
     for step in range(60):
-        loss = coarse_loss(model, grids, MaskingSettings(), rng(step)) + fine_loss(
-            model, grids, MaskingSettings(), rng(step)
-        )
+        parallel = coarse_loss(model, grids, MaskingSettings(), rng(step))
+        loss = parallel["coarse_loss"] + fine_loss(model, grids, MaskingSettings(), rng(step))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

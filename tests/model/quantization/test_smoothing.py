@@ -48,10 +48,12 @@ def test_the_fold_changes_no_output(generator, prompts, alpha):
     coarse = torch.randint(0, 13, (3, 8), generator=random)
     fine = torch.randint(0, 13, (3, 8, 4), generator=random)
     coarse_for_fine = coarse.clamp(max=11)
+    plan = torch.randint(0, 12, (3, generator.config.plan_tokens), generator=random)
     with torch.no_grad():
         for model_output in (
-            lambda model: model.coarse_logits(model.prefill(text_ids), coarse),
-            lambda model: model.fine_logits(model.prefill(text_ids), coarse_for_fine, fine),
+            lambda model: model.coarse_logits(model.prefill(text_ids).past, coarse, plan),
+            lambda model: model.fine_logits(model.prefill(text_ids).past, coarse_for_fine, fine),
+            lambda model: model.prefill(text_ids).plan_logits,
         ):
             expected, found = model_output(generator), model_output(folded)
             assert (found - expected).norm() / expected.norm() < 3e-6

@@ -30,27 +30,62 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_cached_and_joint_passes_agree(model, inputs):
     text, coarse, fine = inputs
-    past = model.prefill(text)
+    past, plan_logits = model.prefill(text)
     assert past.shape == (3, 2, 2, 2, 16, 8)
-    torch.testing.assert_close(
-        model.coarse_logits(past, coarse), model.train_coarse(text, coarse), atol=1e-5, rtol=1e-5
-    )
+    values = model.plan.encode(coarse)
+    plan = model.plan.quantizer.to_codes(values)
+    logits, last = model.train_coarse(text, coarse, values)
+    torch.testing.assert_close(model.coarse_logits(past, coarse, plan), logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(plan_logits, model.plan.logits(last), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(
         model.fine_logits(past, coarse, fine), model.train_fine(text, coarse, fine), atol=1e-5, rtol=1e-5
     )
 
 
+def test_one_token_after_another_agrees_with_and_without_a_cache(model, inputs):
+    text, coarse, _ = inputs
+    together = model.train_next(text, coarse)
+    past, _ = model.prefill(text)
+    previous = torch.full((2, 1), 240)
+    for cell in range(12):
+        logits, past = model.next_logits(past, previous, torch.tensor([cell]))
+        torch.testing.assert_close(logits, together[:, cell], atol=1e-5, rtol=1e-5)
+        previous = coarse[:, cell : cell + 1]
+    known = torch.cat([torch.full((2, 1), 240), coarse[:, :11]], 1)
+    torch.testing.assert_close(model.sequence_logits(text, known)[:, -1], together[:, 11], atol=1e-5, rtol=1e-5)
+
+
+def test_a_next_token_sees_nothing_that_comes_later(model, inputs):
+    text, coarse, _ = inputs
+    changed = coarse.clone()
+    changed[:, 20] = (changed[:, 20] + 1) % 240
+    before, after = model.train_next(text, coarse), model.train_next(text, changed)
+    assert torch.equal(before[:, :21], after[:, :21])
+    assert not torch.equal(before[:, 21:], after[:, 21:])
+
+
+def test_without_details_or_plan_the_sketch_is_the_whole_image(inputs):
+    text, coarse, _ = inputs
+    model = Generator(CONFIG.model_copy(update={"fine_layers": 0, "plan_tokens": 0})).eval()
+    assert not [name for name in model.state_dict() if "fine" in name or "plan" in name or "sketch" in name]
+    past, plan_logits = model.prefill(text)
+    assert plan_logits is None
+    torch.testing.assert_close(
+        model.coarse_logits(past, coarse), model.train_coarse(text, coarse)[0], atol=1e-5, rtol=1e-5
+    )
+
+
 def test_training_and_evaluation_norms_agree(model, inputs):
     text, coarse, _ = inputs
-    evaluated = model.train_coarse(text, coarse)
-    torch.testing.assert_close(model.train().train_coarse(text, coarse), evaluated, atol=1e-5, rtol=1e-5)
+    evaluated = model.train_next(text, coarse)
+    torch.testing.assert_close(model.train().train_next(text, coarse), evaluated, atol=1e-5, rtol=1e-5)
 
 
 def test_the_prompt_is_causal(model, inputs):
     text, *_ = inputs
     changed = text.clone()
     changed[:, 10] = (changed[:, 10] + 1) % 512
-    before, after = model.prefill(text), model.prefill(changed)
+    before, after = model.prefill(text).past, model.prefill(changed).past
     assert torch.equal(before[..., :10, :], after[..., :10, :])
     assert not torch.equal(before[..., 10:, :], after[..., 10:, :])
 
@@ -59,7 +94,7 @@ def test_a_detail_sees_only_its_neighbourhood(inputs):
     text, coarse, fine = inputs
     torch.manual_seed(0)
     model = Generator(CONFIG.model_copy(update={"fine_layers": 1})).eval()
-    past, changed = model.prefill(text), fine.clone()
+    past, changed = model.prefill(text).past, fine.clone()
     changed[:, 0] = (changed[:, 0] + 1) % 240
     difference = (
         (model.fine_logits(past, coarse, fine) - model.fine_logits(past, coarse, changed)).abs().amax((0, 2, 3))
@@ -82,7 +117,7 @@ def test_checkpoint_round_trip(model, inputs, tmp_path):
     save_checkpoint(tmp_path / "checkpoint", model, tmp_path / "tokenizers", {"steps": 1})
     loaded = load_checkpoint(tmp_path / "checkpoint")
     assert loaded.config == CONFIG
-    assert torch.equal(loaded.train_coarse(text, coarse), model.train_coarse(text, coarse))
+    assert torch.equal(loaded.train_next(text, coarse), model.train_next(text, coarse))
 
 
 def test_fault_06_a_pickle_where_weights_are_expected_is_refused(model, tmp_path):
