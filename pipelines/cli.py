@@ -17,6 +17,8 @@ from common.home import Home
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Make the built-in data.")
 app.add_typer(data_app, name="data")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure what is promised; exit code 1 where a bound is missed.")
+app.add_typer(bench_app, name="bench")
 console = Console()
 
 HomeOption = Annotated[
@@ -29,6 +31,7 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
+BenchJsonOption = Annotated[Path | None, typer.Option("--json", help="The file to write the result to.")]
 _DEFAULT_HOME = Path("runs")
 _DEFAULT_PRESET = "quickstart"
 
@@ -46,7 +49,7 @@ def run(
     from pipelines import local
     from pipelines.display import closing_table
     from pipelines.settings import load, seed_overrides
-    from pipelines.steps import STEPS
+    from pipelines.steps import steps_of
 
     if resume:
         foreign = [name for name in overrides or [] if not name.startswith("platform.")]
@@ -63,7 +66,7 @@ def run(
         preset = preset or _DEFAULT_PRESET
         settings = load(preset, [*(seed_overrides(seed) if seed is not None else []), *(overrides or [])], data)
         record = local.run(settings, preset=preset, home=Home(home), console=console)
-    console.print(closing_table(vars(record), STEPS), crop=False)
+    console.print(closing_table(vars(record), steps_of(record.settings)), crop=False)
 
 
 @app.command()
@@ -197,6 +200,21 @@ def digit_world(
     console.print(
         f"{made.folder}: {len(made.tars)} tars, {made.training_scenes} training and {made.evaluation_scenes} evaluation scenes"
     )
+
+
+@bench_app.command(name="decode")
+def bench_decode(
+    json_file: BenchJsonOption = None,
+    home: HomeOption = _DEFAULT_HOME,
+    rounds: Annotated[int, typer.Option(min=20, help="Timed images of each decoder.")] = 25,
+    seeds: Annotated[int, typer.Option(min=5, help="Images of each held-out caption.")] = 12,
+) -> None:
+    """Progressive against autoregressive decoding: time, accuracy, variety."""
+    from benchmarks import decode
+
+    amount = decode.Amount(rounds=rounds, seeds=seeds)
+    if not decode.run(Home(home).cache, console, json_file, amount):
+        sys.exit(1)
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import yaml
 
@@ -11,9 +10,6 @@ from common.errors import UsageError
 from common.files import atomic_path
 from pipelines.provenance import describe_run
 from pipelines.settings import Settings
-
-if TYPE_CHECKING:
-    from kfp.dsl.base_component import BaseComponent
 
 _BY_DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
 
@@ -49,12 +45,12 @@ def compile_pipeline(
     from kfp.compiler import Compiler
 
     from components.interface import IMAGE, TRITON_IMAGE
-    from pipelines.retrain import retrain
+    from pipelines.retrain import pipeline
 
     with atomic_path(output) as temporary:
         package = temporary.with_suffix(output.suffix)
         Compiler().compile(
-            cast("BaseComponent", retrain),  # what the decorator makes of it; its annotation does not say so
+            pipeline(adapted=settings.adaptation.enabled),
             str(package),
             pipeline_parameters={**settings.section_parameters(), "provenance": provenance},
         )

@@ -30,7 +30,7 @@ from pipelines.record import RunRecord, resumable_run
 from pipelines.run_folder import ARGUMENTS_FILE, SETTINGS_FILE
 from pipelines.settings import PlatformSettings, Settings
 from pipelines.signals import Interrupted, signals_raise
-from pipelines.steps import STEPS
+from pipelines.steps import steps_of
 from pipelines.supervise import supervise
 from pipelines.tracking import RunTracking
 
@@ -247,7 +247,7 @@ def _open_tracking(record: RunRecord, home: Home, connection: Connection) -> Run
         "emuflow.preset": record.preset,
     }
     artifacts = home.mlflow_artifacts if connection.local else None
-    tracking = RunTracking.open(record.run_id, STEPS, record.settings, tags, artifacts)
+    tracking = RunTracking.open(record.run_id, steps_of(record.settings), record.settings, tags, artifacts)
     record.tracking = {"parent": tracking.parent, "steps": tracking.runs}
     return tracking
 

@@ -5,6 +5,7 @@ second start on the same folder repeats no completed step. Its output is the run
 their own.
 """
 
+import json
 import signal
 import sys
 from functools import partial
@@ -28,9 +29,10 @@ def main(run_folder: Path) -> None:
     from kfp import local
 
     from pipelines.containers.runner import container_runner
-    from pipelines.retrain import retrain
+    from pipelines.retrain import pipeline
 
     arguments = read_json(run_folder / ARGUMENTS_FILE)
+    retrain = pipeline(adapted=json.loads(arguments["adaptation_settings"])["enabled"])
     local.init(
         container_runner(run_folder, arguments, platform.containers)
         if platform.runner == "containers"

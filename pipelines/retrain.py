@@ -1,9 +1,11 @@
 """The graph: data in, a verdict out. Each task is named after the folder under `components/` that does it."""
 
 import os
+from typing import Any
 
 from kfp import dsl
 
+from components.adapt.component import adapt
 from components.benchmark.component import benchmark
 from components.calibrate.component import calibrate
 from components.curate.component import curate
@@ -21,109 +23,126 @@ RUN_ID = os.environ.get("EMUFLOW_RUN_ID") or dsl.PIPELINE_JOB_ID_PLACEHOLDER
 """Of the run on this machine; on a cluster the platform puts its own in."""
 
 
-@dsl.pipeline(name=NAME, description="Retrain, shrink, measure against the champion, and promote what is proven.")
-def retrain(
-    # One section of the settings for each step, as JSON (`pipelines/settings.py`).
-    data_settings: str,
-    validation_settings: str,
-    curation_settings: str,
-    tokenizer_settings: str,
-    model_settings: str,
-    training_settings: str,
-    calibration_settings: str,
-    decoding_settings: str,
-    export_settings: str,
-    judge_settings: str,
-    benchmark_settings: str,
-    gate_settings: str,
-    release_settings: str,
-    # What the retraining starts from (empty: from nothing).
-    champion: str = "",
-    parent_tokenizers: str = "",
-    parent_checkpoint: str = "",
-    parent_evaluation_set: str = "",
-    # Who made this run, as JSON: what `serving.package.manifest.Provenance` holds and no step knows.
-    provenance: str = "",
-    # Where things are kept that outlive the run.
-    work: str = "/emuflow/work",
-    cache: str = "/emuflow/cache",
-    data_docs: str = "/emuflow/data-docs",
-    package_store: str = "/emuflow/packages",
-    key_folder: str = "/emuflow/keys",
-    serving: str = "/emuflow/serving",
-) -> None:
-    data = ingest(settings=data_settings, parent_evaluation_set=parent_evaluation_set, work=work, run_id=RUN_ID)
-    samples, evaluation_set = data.outputs["samples"], data.outputs["evaluation_set"]
+def pipeline(*, adapted: bool = False) -> Any:
+    """The graph as a KFP pipeline; `adapted` puts the step `adapt` after the training of a next-token checkpoint."""
 
-    raw_validation = validate(settings=validation_settings, stage="raw", table=samples, data_docs=data_docs).outputs[
-        "validation"
-    ]
+    @dsl.pipeline(name=NAME, description="Retrain, shrink, measure against the champion, and promote what is proven.")
+    def retrain(
+        # One section of the settings for each step, as JSON (`pipelines/settings.py`).
+        data_settings: str,
+        validation_settings: str,
+        curation_settings: str,
+        tokenizer_settings: str,
+        model_settings: str,
+        training_settings: str,
+        adaptation_settings: str,
+        calibration_settings: str,
+        decoding_settings: str,
+        export_settings: str,
+        judge_settings: str,
+        benchmark_settings: str,
+        gate_settings: str,
+        release_settings: str,
+        # What the retraining starts from (empty: from nothing).
+        champion: str = "",
+        parent_tokenizers: str = "",
+        parent_checkpoint: str = "",
+        parent_evaluation_set: str = "",
+        # Who made this run, as JSON: what `serving.package.manifest.Provenance` holds and no step knows.
+        provenance: str = "",
+        # Where things are kept that outlive the run.
+        work: str = "/emuflow/work",
+        cache: str = "/emuflow/cache",
+        data_docs: str = "/emuflow/data-docs",
+        package_store: str = "/emuflow/packages",
+        key_folder: str = "/emuflow/keys",
+        serving: str = "/emuflow/serving",
+    ) -> None:
+        data = ingest(settings=data_settings, parent_evaluation_set=parent_evaluation_set, work=work, run_id=RUN_ID)
+        samples, evaluation_set = data.outputs["samples"], data.outputs["evaluation_set"]
 
-    curated = curate(
-        settings=curation_settings, samples=samples, evaluation_set=evaluation_set, validation=raw_validation
-    ).outputs["curated"]
+        raw_validation = validate(
+            settings=validation_settings, stage="raw", table=samples, data_docs=data_docs
+        ).outputs["validation"]
 
-    validation = validate(settings=validation_settings, stage="curated", table=curated, data_docs=data_docs).outputs[
-        "validation"
-    ]
+        curated = curate(
+            settings=curation_settings, samples=samples, evaluation_set=evaluation_set, validation=raw_validation
+        ).outputs["curated"]
 
-    tokens = tokenize(
-        settings=tokenizer_settings,
-        parent_tokenizers=parent_tokenizers,
-        curated=curated,
-        validation=validation,
-        evaluation_set=evaluation_set,
-    )
-    tokenizers, shards = tokens.outputs["tokenizers"], tokens.outputs["shards"]
+        validation = validate(
+            settings=validation_settings, stage="curated", table=curated, data_docs=data_docs
+        ).outputs["validation"]
 
-    checkpoint = train(
-        settings=training_settings,
-        model=model_settings,
-        parent_checkpoint=parent_checkpoint,
-        work=work,
-        run_id=RUN_ID,
-        shards=shards,
-        tokenizers=tokenizers,
-    ).outputs["checkpoint"]
+        tokens = tokenize(
+            settings=tokenizer_settings,
+            parent_tokenizers=parent_tokenizers,
+            curated=curated,
+            validation=validation,
+            evaluation_set=evaluation_set,
+        )
+        tokenizers, shards = tokens.outputs["tokenizers"], tokens.outputs["shards"]
 
-    engine = calibrate(settings=calibration_settings, checkpoint=checkpoint, shards=shards).outputs["engine"]
+        checkpoint = train(
+            settings=training_settings,
+            model=model_settings,
+            parent_checkpoint=parent_checkpoint,
+            work=work,
+            run_id=RUN_ID,
+            shards=shards,
+            tokenizers=tokenizers,
+        ).outputs["checkpoint"]
+        if adapted:
+            checkpoint = adapt(
+                settings=adaptation_settings,
+                work=work,
+                run_id=RUN_ID,
+                trained=checkpoint,
+                shards=shards,
+                tokenizers=tokenizers,
+            ).outputs["checkpoint"]
 
-    exported = export(
-        settings=export_settings,
-        decoding=decoding_settings,
-        provenance=provenance,
-        run_id=RUN_ID,
-        key_folder=key_folder,
-        package_store=package_store,
-        engine=engine,
-        curated=curated,
-        evaluation_set=evaluation_set,
-    ).outputs["exported"]
+        engine = calibrate(settings=calibration_settings, checkpoint=checkpoint, shards=shards).outputs["engine"]
 
-    trained_judge = judge(settings=judge_settings, cache=cache, evaluation_set=evaluation_set).outputs["trained_judge"]
+        exported = export(
+            settings=export_settings,
+            decoding=decoding_settings,
+            provenance=provenance,
+            run_id=RUN_ID,
+            key_folder=key_folder,
+            package_store=package_store,
+            engine=engine,
+            curated=curated,
+            evaluation_set=evaluation_set,
+        ).outputs["exported"]
 
-    measured = benchmark(
-        settings=benchmark_settings,
-        champion=champion,
-        package_store=package_store,
-        key_folder=key_folder,
-        exported=exported,
-        evaluation_set=evaluation_set,
-        tokenizers=tokenizers,
-        judge=trained_judge,
-    )
-    decided = gate(settings=gate_settings, measurements=measured.outputs["measurements"])
+        trained_judge = judge(settings=judge_settings, cache=cache, evaluation_set=evaluation_set).outputs[
+            "trained_judge"
+        ]
 
-    promoted = promote(
-        settings=release_settings,
-        package_store=package_store,
-        key_folder=key_folder,
-        serving=serving,
-        verdict=decided.outputs["verdict"],
-        exported=exported,
-    )
+        measured = benchmark(
+            settings=benchmark_settings,
+            champion=champion,
+            package_store=package_store,
+            key_folder=key_folder,
+            exported=exported,
+            evaluation_set=evaluation_set,
+            tokenizers=tokenizers,
+            judge=trained_judge,
+        )
+        decided = gate(settings=gate_settings, measurements=measured.outputs["measurements"])
 
-    # A cluster's cache outlives a run. The source's path does not tell whether its data is new, and what measures,
-    # decides or promotes does so each time.
-    for task in (data, measured, decided, promoted):
-        task.set_caching_options(enable_caching=False)
+        promoted = promote(
+            settings=release_settings,
+            package_store=package_store,
+            key_folder=key_folder,
+            serving=serving,
+            verdict=decided.outputs["verdict"],
+            exported=exported,
+        )
+
+        # A cluster's cache outlives a run. The source's path does not tell whether its data is new, and what measures,
+        # decides or promotes does so each time.
+        for task in (data, measured, decided, promoted):
+            task.set_caching_options(enable_caching=False)
+
+    return retrain

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from common.errors import SettingsError
 from common.settings import Section
 from common.version import VERSION
+from components.adapt.settings import AdaptationSettings
 from components.benchmark.settings import BenchmarkSettings
 from components.calibrate.settings import CalibrationSettings
 from components.curate.settings import CurateSettings
@@ -73,6 +74,7 @@ class SettingsTree(Section):
     tokenizer: TokenizerSettings = TokenizerSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
+    adaptation: AdaptationSettings = AdaptationSettings()
     calibration: CalibrationSettings = CalibrationSettings()
     decoding: DecodingSettings = DecodingSettings()
     export: ExportSettings = ExportSettings()
@@ -92,6 +94,15 @@ class Settings(SettingsTree):
             raise ValueError(
                 f"tokenizer.image_size {self.tokenizer.image_size}: the digit world and its judge have {SCENE_SIDE}; "
                 "another size needs data.source (or --data) of your own"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _next_tokens_are_adapted(self) -> Self:
+        if self.adaptation.enabled != (self.training.objective == "next_token"):
+            raise ValueError(
+                f"training.objective {self.training.objective} with adaptation.enabled {self.adaptation.enabled}: what is "
+                "served predicts in parallel, so next_token and the step adapt go together"
             )
         return self
 

@@ -15,7 +15,7 @@ from pipelines.connection import connect, release_store
 from pipelines.display import closing_table, duration
 from pipelines.lock import run_is_alive
 from pipelines.record import FILE_NAME
-from pipelines.steps import STEPS
+from pipelines.steps import steps_of
 
 
 def read_status(home: Home) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def status_table(found: Mapping[str, Any]) -> Group:
         registered = f", version {version} in the registry" if version else ""
         lines += [
             Text(f"last run     {found['last_run']['run_id']}: {found['last_run']['status']}{registered}"),
-            closing_table(found["last_run"], STEPS),
+            closing_table(found["last_run"], steps_of(found["last_run"]["settings"])),
         ]
     return Group(*lines)
 

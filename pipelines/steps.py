@@ -1,5 +1,8 @@
 """The names of the steps, in the order of the graph."""
 
+from collections.abc import Mapping
+from typing import Any
+
 STEPS = (
     "ingest",
     "validate",
@@ -14,6 +17,14 @@ STEPS = (
     "gate",
     "promote",
 )
+
+
+def steps_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The steps of a run with these settings (as JSON): `adapt` is one of them where it is switched on."""
+    if not settings.get("adaptation", {}).get("enabled", False):
+        return STEPS
+    after_training = STEPS.index("train") + 1
+    return (*STEPS[:after_training], "adapt", *STEPS[after_training:])
 
 
 def step_of_task(task: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from common.errors import StepFailedError
+from common.files import read_json
 from common.processes import adopt_orphans, die_with_parent, end_descendants
 from common.redaction import redact_text
 from components.step import RUN_FOLDER_VARIABLE, STEP_RUNS_VARIABLE
@@ -20,8 +21,8 @@ from pipelines.containers.images import IMAGE_VARIABLES
 from pipelines.containers.step import container_log, read_end
 from pipelines.display import make_display
 from pipelines.provenance import CHECKOUT, code_digest
-from pipelines.run_folder import read_platform
-from pipelines.steps import STEPS
+from pipelines.run_folder import SETTINGS_FILE, read_platform
+from pipelines.steps import steps_of
 from pipelines.tracking import RunTracking
 from pipelines.watch import StepState, read_step
 
@@ -66,7 +67,10 @@ def supervise(
 
 def _read_steps(folder: Path, started: float, tracking: RunTracking) -> list[StepState]:
     """What the steps do now; those that have ended are told to the tracking server."""
-    states = [read_step(folder, step, now=time.time(), run_started=started) for step in STEPS]
+    states = [
+        read_step(folder, step, now=time.time(), run_started=started)
+        for step in steps_of(read_json(folder / SETTINGS_FILE))
+    ]
     for state in states:
         if state.record and state.status in ("succeeded", "failed"):
             tracking.step_ended(state.record, earlier=state.earlier)

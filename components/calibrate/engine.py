@@ -80,7 +80,8 @@ def engine_sizes(fp32: Path, int8: Path) -> PrecisionSizes:
 def generator_description(config: GeneratorConfig, tokenizers: TokenizerBundle) -> dict[str, Any]:
     """`generator.json`: what a runtime must know to feed the graphs."""
     rows, columns = config.coarse_grid
-    fine = [FINE_FACTOR * rows, FINE_FACTOR * columns]
+    factor = FINE_FACTOR if config.fine_layers else 1
+    fine = [factor * rows, factor * columns]
     return {
         "text_length": config.text_length,
         "text_vocabulary": config.text_vocabulary,

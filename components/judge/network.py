@@ -38,6 +38,11 @@ class Judge(nn.Module):
         )
         self.colour = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, len(COLOURS)))
 
+    def features(self, crops: Tensor) -> Tensor:
+        """The last convolution's channels, averaged over the crop, and the crop's mean colour: [n, 4 * width + 3]."""
+        maps = self.digit[:-3](crops.amax(1, keepdim=True) * 2 - 1)
+        return torch.cat([maps.mean((2, 3)), crops.mean((2, 3))], dim=1)
+
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         brightness = crops.amax(1, keepdim=True)
         ink = (brightness - _INK_THRESHOLD).clamp_min(0)
@@ -59,14 +64,17 @@ def slot_crops(images: Tensor) -> Tensor:
 
 
 class Reader(nn.Module):
-    """What is exported: uint8 images [n, 64, 64, 3] to int64 [n, 4, 2], digit and colour index, -1 where empty."""
+    """What is exported: uint8 images [n, 64, 64, 3] to int64 [n, 4, 2], digit and colour index, -1 where empty, and to
+    features, float32 [n, 4 * feature_size], in which images can be compared (a Fréchet distance)."""
 
     def __init__(self, judge: Judge):
         super().__init__()
         self.judge = judge
 
-    def forward(self, images: Tensor) -> Tensor:
-        digit_logits, colour_logits = self.judge(slot_crops(images))
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        crops = slot_crops(images)
+        digit_logits, colour_logits = self.judge(crops)
         digit = digit_logits.argmax(1) - 1
         colour = torch.where(digit == EMPTY, EMPTY, colour_logits.argmax(1))
-        return torch.stack([digit, colour], dim=1).view(-1, len(SLOTS), 2)
+        read = torch.stack([digit, colour], dim=1).view(-1, len(SLOTS), 2)
+        return read, self.judge.features(crops).view(len(images), -1)

@@ -7,7 +7,7 @@ import numpy as np
 
 from common.errors import DigestMismatchError
 from common.files import read_json, sha256_file
-from components.ingest.digit_world.scenes import EMPTY, SLOTS
+from components.ingest.digit_world.scenes import EMPTY
 from components.record import Record
 
 IMAGE_SIZE = 64
@@ -70,17 +70,24 @@ def load_judge(folder: Path) -> Judge | None:
 
 def read(graph: Path, images: np.ndarray) -> np.ndarray:
     """What stands in each slot: uint8 images [n, 64, 64, 3] to int64 [n, 4, 2], digit and colour index, -1 where empty."""
+    return _run(graph, images)[0]
+
+
+def features(graph: Path, images: np.ndarray) -> np.ndarray:
+    """Where the judge sees images: uint8 [n, 64, 64, 3] to float32 [n, features]."""
+    return _run(graph, images)[1]
+
+
+def _run(graph: Path, images: np.ndarray) -> list[np.ndarray]:
     import onnxruntime
 
     if images.dtype != np.uint8 or images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3):
         raise ValueError(f"the judge reads uint8 [n, {IMAGE_SIZE}, {IMAGE_SIZE}, 3], not {images.dtype} {images.shape}")
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    readings = [
-        np.asarray(session.run(None, {name: images[start : start + _BATCH]})[0])
-        for start in range(0, len(images), _BATCH)
-    ]
-    return np.concatenate(readings) if readings else np.empty((0, len(SLOTS), 2), dtype=np.int64)
+    batches = [images[start : start + _BATCH] for start in range(0, max(len(images), 1), _BATCH)]
+    answers = zip(*(session.run(None, {name: batch}) for batch in batches), strict=True)
+    return [np.concatenate([np.asarray(part) for part in answer]) for answer in answers]
 
 
 def compare(readings: np.ndarray, expected: np.ndarray) -> Correctness:

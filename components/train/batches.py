@@ -2,7 +2,7 @@
 
 import torch
 
-from components.train.settings import TrainingSettings
+from components.train.settings import OptimizationSettings
 from model.data.shards import Shards, epoch_order
 from model.decoding.loop import pack_blocks
 from model.objectives.masked import Grids
@@ -11,7 +11,9 @@ from model.objectives.masked import Grids
 class BatchSource:
     """Reads a rank's share of every step's batch from memory-mapped shards."""
 
-    def __init__(self, shards: Shards, settings: TrainingSettings, coarse_grid: tuple[int, int], rank: int, ranks: int):
+    def __init__(
+        self, shards: Shards, settings: OptimizationSettings, coarse_grid: tuple[int, int], rank: int, ranks: int
+    ):
         if settings.global_batch_size % ranks:
             raise ValueError(f"global_batch_size {settings.global_batch_size} is not a multiple of {ranks} ranks")
         self.shards, self.settings, self.coarse_grid = shards, settings, coarse_grid

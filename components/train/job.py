@@ -5,20 +5,22 @@ from typing import Self
 
 from common.files import read_json, write_json
 from common.settings import Section
-from components.train.settings import TrainingSettings
+from components.train.settings import Objective, OptimizationSettings
 from model.transformer.config import GeneratorConfig
 
 
 class Job(Section):
     """A training's inputs. All paths are absolute."""
 
-    training: TrainingSettings
+    training: OptimizationSettings
+    objective: Objective
     model: GeneratorConfig
     shards: Path
     shards_digest: str
     tokenizers_digest: str
     unconditional_prompt: tuple[int, ...]
-    parent_checkpoint: Path | None
+    start_from: Path | None
+    """A checkpoint of the same shape; None starts from random weights."""
     work: Path
 
     @classmethod

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.train.settings import TrainingSettings
+from components.train.settings import OptimizationSettings
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -17,7 +17,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
     square, so that both share one learning rate (Liu et al. 2025, "Muon is Scalable for LLM Training").
     """
 
-    def __init__(self, model: nn.Module, settings: TrainingSettings):
+    def __init__(self, model: nn.Module, settings: OptimizationSettings):
         matrices, others = split_parameters(model)
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
@@ -71,7 +71,7 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     return matrices, others
 
 
-def learning_rate_at(step: int, settings: TrainingSettings) -> float:
+def learning_rate_at(step: int, settings: OptimizationSettings) -> float:
     """Linear warm-up, constant until `constant_share` of the steps, then a cosine to the final ratio."""
     warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
     start = settings.constant_share

@@ -1,4 +1,4 @@
-"""Settings section `training`."""
+"""Settings section `training`, and what it has in common with `adaptation`."""
 
 from typing import Literal
 
@@ -7,14 +7,12 @@ from pydantic import Field
 from common.settings import Section
 from model.objectives.settings import MaskingSettings
 
+Objective = Literal["parallel", "next_token"]
 
-class TrainingSettings(Section):
-    """How a generator is trained."""
 
-    objective: Literal["parallel", "next_token"] = Field(
-        default="parallel",
-        description="how the sketch is predicted: all cells at once, or one after another (then the step `adapt` follows)",
-    )
+class OptimizationSettings(Section):
+    """How weights are made better, whatever they start from and are to predict."""
+
     steps: int = Field(default=1500, ge=1, description="optimizer steps")
     seed: int = Field(default=0, ge=0, description="of the initial weights, the order of the data and the masks")
     processes: int = Field(default=2, ge=1, description="data-parallel ranks on this machine")
@@ -39,9 +37,18 @@ class TrainingSettings(Section):
         default="auto", description="auto: bf16 autocast where the processor has it"
     )
     masking: MaskingSettings = MaskingSettings()
-    initialize_from: Literal["scratch", "parent"] = Field(
-        default="scratch", description="parent: start from the champion's weights"
-    )
     checkpoint_every_steps: int = Field(default=200, ge=1, description="how often the state for a resume is saved")
     log_every_steps: int = Field(default=20, ge=1)
     step_timeout_s: float = Field(default=300, gt=0, description="a collective that takes longer is a hang")
+
+
+class TrainingSettings(OptimizationSettings):
+    """How a generator is trained."""
+
+    objective: Objective = Field(
+        default="parallel",
+        description="how the sketch is predicted: all cells at once, or one after another (then the step `adapt` follows)",
+    )
+    initialize_from: Literal["scratch", "parent"] = Field(
+        default="scratch", description="parent: start from the champion's weights"
+    )

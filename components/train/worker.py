@@ -25,7 +25,7 @@ from components.train.curves import Curves
 from components.train.job import Job
 from components.train.optimizer import MuonWithAdamW, learning_rate_at
 from components.train.resume import load_state, save_state
-from components.train.settings import TrainingSettings
+from components.train.settings import Objective, OptimizationSettings
 from model.checkpoint import load_checkpoint, save_tensors
 from model.data.shards import Shards
 from model.objectives.heldout import heldout_losses, heldout_next_token_losses
@@ -36,17 +36,17 @@ from model.transformer.model import Generator
 _log = logging.getLogger(__name__)
 
 
-class Objective(nn.Module):
+class LossOfStep(nn.Module):
     """The generator with its loss, so that one forward pass of the DeepSpeed engine is one training step."""
 
-    def __init__(self, generator: Generator, settings: TrainingSettings):
+    def __init__(self, generator: Generator, objective: Objective, settings: OptimizationSettings):
         super().__init__()
-        self.generator, self.settings = generator, settings
+        self.generator, self.objective, self.settings = generator, objective, settings
 
     def forward(self, batch: Grids, masks: torch.Generator, with_fine: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted loss, and its parts in nats per token."""
         settings = self.settings
-        if settings.objective == "next_token":
+        if self.objective == "next_token":
             losses = {"coarse_loss": next_token_loss(self.generator, batch, settings.masking, masks)}
         else:
             losses = coarse_loss(self.generator, batch, settings.masking, masks)
@@ -69,7 +69,7 @@ def run(job: Job) -> None:
     optimizer = MuonWithAdamW(generator, settings)
     first_step = load_state(job.work, fingerprint(job), generator, optimizer)
     _log.info("rank %d of %d trains steps %d to %d", rank, ranks, first_step + 1, settings.steps)
-    engine = deepspeed_engine(Objective(generator, settings), optimizer, settings)
+    engine = deepspeed_engine(LossOfStep(generator, job.objective, settings), optimizer, settings)
     shards = Shards(job.shards, "train")
     batches = BatchSource(shards, settings, job.model.coarse_grid, rank, ranks)
     curves = Curves(job.work / "curves.jsonl", first_step) if rank == 0 else None
@@ -108,17 +108,17 @@ def rank_device() -> torch.device:
 
 
 def initial_model(job: Job) -> Generator:
-    """The same weights on every rank: the parent's, or drawn from the seed."""
+    """The same weights on every rank: those of a checkpoint, or drawn from the seed."""
     torch.manual_seed(job.training.seed)
-    if job.training.initialize_from == "parent" and job.parent_checkpoint is not None:
-        parent = load_checkpoint(job.parent_checkpoint)
-        if parent.config != job.model:
+    if job.start_from is not None:
+        start = load_checkpoint(job.start_from)
+        if start.config != job.model:
             raise TrainingError(
-                "the parent has another shape",
-                where=str(job.parent_checkpoint),
+                "the checkpoint to start from has another shape",
+                where=str(job.start_from),
                 fix="set training.initialize_from=scratch",
             )
-        return parent.train()
+        return start.train()
     return Generator(job.model).train()
 
 
@@ -127,6 +127,8 @@ def fingerprint(job: Job) -> str:
     return digest_json(
         {
             "training": job.training.model_dump(mode="json"),
+            "objective": job.objective,
+            "start_from": str(job.start_from),
             "model": job.model.model_dump(mode="json"),
             "shards": job.shards_digest,
             "code": os.environ.get("EMUFLOW_IMAGE", ""),
@@ -135,7 +137,7 @@ def fingerprint(job: Job) -> str:
 
 
 def deepspeed_engine(
-    objective: Objective, optimizer: MuonWithAdamW, settings: TrainingSettings
+    objective: LossOfStep, optimizer: MuonWithAdamW, settings: OptimizationSettings
 ) -> deepspeed.DeepSpeedEngine:
     """Data parallel (ZeRO-0: the state of 1M parameters is smaller than what sharding it would cost)."""
     config = {
@@ -149,7 +151,7 @@ def deepspeed_engine(
     return engine
 
 
-def use_bf16(settings: TrainingSettings) -> bool:
+def use_bf16(settings: OptimizationSettings) -> bool:
     if settings.precision != "auto":
         return settings.precision == "bf16"
     return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
@@ -172,7 +174,7 @@ def stop_unless_finite(loss: Tensor, step: int, rank: int) -> None:
 class Meter:
     """Means of the losses since the last point of the curve, and the speed."""
 
-    def __init__(self, first_step: int, settings: TrainingSettings):
+    def __init__(self, first_step: int, settings: OptimizationSettings):
         self._sums: dict[str, list[float]] = {}
         self._step, self._time, self._batch = first_step, time.monotonic(), settings.global_batch_size
         self.message = ""
@@ -198,12 +200,13 @@ def finish(job: Job, generator: Generator, meter: Meter, first_step: int) -> Non
     """Write the final weights and what is known about them."""
     generator.eval()
     heldout = Shards(job.shards, "heldout")
-    score = heldout_next_token_losses if job.training.objective == "next_token" else heldout_losses
+    score = heldout_next_token_losses if job.objective == "next_token" else heldout_losses
     losses = score(generator.cpu(), grids(heldout, list(range(len(heldout))), job.model.coarse_grid))
     save_tensors(job.work / "final.safetensors", generator.state_dict())
     write_json(
         job.work / "training.json",
         {
+            "objective": job.objective,
             "steps": job.training.steps,
             "first_step": first_step,
             "seconds": meter.seconds,

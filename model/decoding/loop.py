@@ -57,12 +57,15 @@ def generate(
     options: DecodingOptions,
     seeds: list[int],
     unconditional_ids: np.ndarray | None = None,
+    *,
+    previews: bool = True,
 ) -> Iterator[Stage]:
     """Draw one image per prompt and yield each stage as it is done.
 
     `text_ids` int64 [batch, text_length]; `seeds` one per prompt: an image depends on its prompt, its seed and the
     options alone, not on the batch it is drawn in. `unconditional_ids` int64 [text_length] is the prompt that says
-    nothing, for guidance; raises `ValueError` for guidance without it.
+    nothing, for guidance; raises `ValueError` for guidance without it. Without `previews` only the final stage is turned
+    into pixels.
     """
     start = time.perf_counter()
     rows, columns = session.coarse_grid
@@ -77,7 +80,8 @@ def generate(
     if not session.has_details:
         yield Stage("final", session.decode_image(sketch.reshape(-1, rows, columns)), time.perf_counter() - start)
         return
-    yield Stage("coarse", session.decode_image(sketch.reshape(-1, rows, columns)), time.perf_counter() - start)
+    if previews:
+        yield Stage("coarse", session.decode_image(sketch.reshape(-1, rows, columns)), time.perf_counter() - start)
     # A stream of their own: how often the sketch drew must not change them.
     details = draw_details(session, prefix[0], sketch, options, streams(seeds, stage=1))
     yield Stage("final", session.decode_image(unpack_blocks(details, rows, columns)), time.perf_counter() - start)

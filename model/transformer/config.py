@@ -17,9 +17,7 @@ class ModelSettings(Section):
     num_attention_heads: int = Field(default=4, ge=1)
     num_key_value_heads: int = Field(default=4, ge=1)
     rms_norm_eps: float = Field(default=1e-6, gt=0)
-    fine_layers: int = Field(
-        default=2, ge=0, description="depth of the pass that adds the details; 0: the sketch is the whole image"
-    )
+    fine_layers: int = Field(default=2, ge=1, description="depth of the pass that adds the details")
     plan_tokens: int = Field(
         default=8, ge=0, description="codes that settle what the whole image is to look like; 0: no plan"
     )
@@ -42,6 +40,7 @@ class ModelSettings(Section):
 class GeneratorConfig(ModelSettings):
     """The whole shape: `config.json` of a checkpoint. What is added here follows from the tokens it is trained on."""
 
+    fine_layers: int = Field(default=2, ge=0, description="0: no details, the sketch is the whole image")
     text_vocabulary: int = Field(default=512, ge=8, description="size of the text tokenizer's vocabulary")
     text_length: int = Field(default=16, ge=4, description="tokens of a prompt, padding included")
     visual_levels: tuple[int, ...] = Field(

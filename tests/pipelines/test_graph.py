@@ -11,9 +11,10 @@ import yaml
 from kfp.components import load_component_from_file
 from typer.testing import CliRunner
 
+from common.errors import SettingsError
 from pipelines.cli import app
 from pipelines.settings import load
-from pipelines.steps import STEPS, step_of_task
+from pipelines.steps import STEPS, step_of_task, steps_of
 
 IMAGE = "registry.example/emuflow@sha256:" + "a" * 64
 TRITON_IMAGE = "registry.example/emuflow-triton@sha256:" + "b" * 64
@@ -47,6 +48,24 @@ def test_kfp_reads_it_again(compiled):
 def test_its_tasks_are_the_steps(compiled):
     tasks = read(compiled)["root"]["dag"]["tasks"]
     assert sorted(step_of_task(name) for name in tasks) == sorted(STEPS)
+
+
+def test_the_step_adapt_is_in_the_graph_where_it_is_switched_on(tmp_path):
+    overrides = ("--set", "adaptation.enabled=true", "--set", "training.objective=next_token")
+    output = tmp_path / "pipeline.yaml"
+    done = compile_in_a_process(output, "--image", IMAGE, "--triton-image", TRITON_IMAGE, *overrides)
+    assert done.returncode == 0, done.stderr
+    tasks = read(output)["root"]["dag"]["tasks"]
+    expected = steps_of({"adaptation": {"enabled": True}})
+    assert sorted(step_of_task(name) for name in tasks) == sorted(expected) and len(expected) == len(STEPS) + 1
+    assert tasks["adapt"]["dependentTasks"] == ["tokenize", "train"]
+    assert "adapt" in tasks["calibrate"]["dependentTasks"] and "train" not in tasks["calibrate"]["dependentTasks"]
+
+
+@pytest.mark.parametrize("override", ["adaptation.enabled=true", "training.objective=next_token"])
+def test_next_tokens_and_their_adaptation_go_together(override):
+    with pytest.raises(SettingsError, match="go together"):
+        load("smoke", [override])
 
 
 def test_every_step_runs_in_its_image_and_installs_nothing(compiled):

@@ -8,21 +8,23 @@ import onnxruntime
 
 from .decoding.session import Prefix
 
-GRAPHS = ("prefill", "coarse", "fine", "image_decoder")
-
 
 class EngineSession:
-    """Four ONNX graphs that share nothing with any other session of the process, safe for one caller at a time."""
+    """A package's ONNX graphs: they share nothing with any other session of the process, and take one caller at a time.
 
-    has_details = True
+    Where the image's grid is the sketch's own, there is no graph for details.
+    """
 
     def __init__(self, folder: Path, config: Mapping, *, threads: int):
         """Load `folder/*.onnx`; `config` is the content of `generator.json`, `threads` the threads of one operator."""
         self.visual_vocabulary: int = config["visual_vocabulary"]
         rows, columns = config["coarse_grid"]
         self.coarse_grid = (rows, columns)
-        sessions = [_load(folder / f"{name}.onnx", threads) for name in GRAPHS]
-        self._prefill, self._coarse, self._fine, self._image_decoder = sessions
+        self.has_details: bool = config["fine_grid"] != config["coarse_grid"]
+        self._prefill, self._coarse, self._image_decoder = (
+            load_graph(folder / f"{name}.onnx", threads) for name in ("prefill", "coarse", "image_decoder")
+        )
+        self._fine = load_graph(folder / "fine.onnx", threads) if self.has_details else None
         self._plan_tokens: int = config["plan_tokens"]
 
     def prefill(self, text_ids: np.ndarray) -> Prefix:
@@ -36,6 +38,7 @@ class EngineSession:
         return _run(self._coarse, "logits", past=past, coarse_ids=coarse_ids, **plan)
 
     def fine(self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray) -> np.ndarray:
+        assert self._fine is not None, "this model draws no details"
         return _run(self._fine, "logits", past=past, coarse_ids=coarse_ids, fine_ids=fine_ids)
 
     def decode_image(self, codes: np.ndarray) -> np.ndarray:
@@ -46,7 +49,8 @@ def _run(session: onnxruntime.InferenceSession, output: str, **inputs: np.ndarra
     return np.asarray(session.run([output], inputs)[0])
 
 
-def _load(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def load_graph(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """One graph on the CPU, with `threads` for an operator."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

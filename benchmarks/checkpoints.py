@@ -1,0 +1,216 @@
+"""The checkpoints that benchmarks compare, kept under their digests, and how each is made again.
+
+    python -m benchmarks.checkpoints            verify what is kept
+    python -m benchmarks.checkpoints --retrain  make all of them anew (about an hour on two cores)
+
+All are trained by the pipeline's own step on the quickstart's data, with its recipe; they differ in what they predict
+and on which grid. They are kept in 16 bits, and computed in 32.
+"""
+
+import argparse
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from common.errors import DigestMismatchError, UsageError
+from common.files import atomic_path, read_json, sha256_file, write_json
+from components.train.settings import TrainingSettings
+from model.transformer.config import GeneratorConfig, ModelSettings
+
+STORE = Path(__file__).resolve().parent / "weights"
+_INDEX, _WEIGHTS, _TOKENIZERS = "index.json", "model.safetensors", "tokenizers"
+_COMMAND = "python -m benchmarks.checkpoints --retrain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a checkpoint is trained, where it differs from the quickstart."""
+
+    about: str
+    steps: int
+    objective: str = "parallel"
+    global_batch_size: int = 32
+    one_scale: bool = False
+    """The image's own 16x16 grid in one go, without details."""
+    adapts: str | None = None
+    """The checkpoint that it starts from."""
+    shape: dict[str, Any] = field(default_factory=dict)
+
+    def training(self) -> TrainingSettings:
+        return TrainingSettings.model_validate(
+            {
+                "objective": self.objective,
+                "steps": self.steps,
+                "global_batch_size": self.global_batch_size,
+                "initialize_from": "parent" if self.adapts else "scratch",
+            }
+        )
+
+
+RECIPES = {
+    "progressive": Recipe(about="ours: plan, sketch in parallel, details", steps=1500),
+    "next-token": Recipe(about="the sketch cell by cell, then the details", steps=1500, objective="next_token"),
+    "adapted": Recipe(about="next-token, adapted to parallel prediction", steps=150, adapts="next-token"),
+    "raster": Recipe(
+        about="all 256 cells one by one",
+        steps=10_000,
+        objective="next_token",
+        global_batch_size=16,
+        one_scale=True,
+        shape={"plan_tokens": 0},
+    ),
+    "one-scale": Recipe(
+        about="all 256 cells in parallel, without a sketch",
+        steps=3000,
+        global_batch_size=16,
+        one_scale=True,
+        shape={"plan_tokens": 0},
+    ),
+}
+"""In the order in which they are trained: a checkpoint that another one adapts comes before it."""
+
+
+def load(name: str, store: Path = STORE):
+    """The generator `name` in fp32. Raises `DigestMismatchError` where it is not the one that was kept."""
+    from model.checkpoint import load_checkpoint
+
+    folder, kept = store / name, _index(store)["checkpoints"][name]
+    if sha256_file(folder / _WEIGHTS) != kept["sha256"]:
+        raise DigestMismatchError("the weights are not those that were kept", where=str(folder), fix=_COMMAND)
+    return load_checkpoint(folder)
+
+
+def load_tokenizers(store: Path = STORE):
+    """The tokenizers that every checkpoint was trained with. Raises `DigestMismatchError` likewise."""
+    from model.tokenizers.bundle import TokenizerBundle
+
+    bundle = TokenizerBundle.load(store / _TOKENIZERS)
+    if bundle.digest != _index(store)["tokenizers_digest"]:
+        raise DigestMismatchError(
+            "the tokenizers are not those that were kept", where=str(store / _TOKENIZERS), fix=_COMMAND
+        )
+    return bundle
+
+
+def describe(name: str, store: Path = STORE) -> dict[str, Any]:
+    """What is known of a checkpoint: digest, steps, seconds, parameters, commit."""
+    return _index(store)["checkpoints"][name]
+
+
+def _index(store: Path) -> dict[str, Any]:
+    return read_json(store / _INDEX)
+
+
+def retrain(work: Path, store: Path = STORE, only: list[str] | None = None) -> None:
+    """Make the named checkpoints (all, if none is named) and their data anew; `work` may hold the data of an earlier
+    call, which is then used."""
+    names = only or list(RECIPES)
+    unknown = sorted(set(names) - RECIPES.keys())
+    if unknown:
+        raise UsageError(f"there is no checkpoint {', '.join(unknown)}", fix=f"name some of {', '.join(RECIPES)}")
+    if not (work / "data" / "shards").exists():
+        make_data(work / "data")
+    shards, tokenizers = work / "data" / "shards", work / "data" / _TOKENIZERS
+    for name in names:
+        _train(name, shards, tokenizers, work)
+        _keep(name, work / name, tokenizers, store)
+
+
+def make_data(folder: Path) -> None:
+    """The quickstart's tokens, by the pipeline's own steps: `folder/{tokenizers,shards}`."""
+    from components.curate.curate import curate
+    from components.ingest.ingest import ingest
+    from components.tokenize.tokenize import tokenize
+    from components.validate.validate import validate
+    from pipelines.settings import load as load_settings
+
+    settings = load_settings("quickstart")
+    made = {name: folder / name for name in ("samples", "evaluation_set", "raw", "curated", "valid", "docs", "source")}
+    ingest(settings.data, made["source"], made["samples"], made["evaluation_set"])
+    validate(settings.validation, made["samples"], made["raw"], made["docs"], curated=False)
+    curate(settings.curation, made["samples"], made["evaluation_set"], made["raw"], made["curated"])
+    validate(settings.validation, made["curated"], made["valid"], made["docs"], curated=True)
+    tokenize(
+        settings.tokenizer,
+        made["curated"],
+        made["valid"],
+        made["evaluation_set"],
+        None,
+        folder / _TOKENIZERS,
+        folder / "shards",
+    )
+
+
+def _train(name: str, shards: Path, tokenizers: Path, work: Path) -> None:
+    from components.train.train import generator_config, train
+    from model.data.shards import Shards
+    from model.tokenizers.bundle import TokenizerBundle
+
+    recipe = RECIPES[name]
+    shape = generator_config(
+        ModelSettings.model_validate(recipe.shape), TokenizerBundle.load(tokenizers), Shards(shards, "train")
+    )
+    if recipe.one_scale:
+        rows, columns = shape.coarse_grid
+        shape = GeneratorConfig.model_validate(
+            shape.model_dump() | {"coarse_grid": (2 * rows, 2 * columns), "fine_layers": 0}
+        )
+    parent = work / recipe.adapts if recipe.adapts else None
+    shutil.rmtree(work / name, ignore_errors=True)
+    train(recipe.training(), shape, shards, tokenizers, parent, work / f"{name}-work", work / name)
+
+
+def _keep(name: str, checkpoint: Path, tokenizers: Path, store: Path) -> None:
+    """Copy a checkpoint into the store in 16 bits, and write what is known of it."""
+    import torch
+
+    from benchmarks.report import commit
+    from model.checkpoint import load_tensors, save_tensors
+    from model.tokenizers.bundle import TokenizerBundle
+
+    weights = load_tensors(checkpoint / _WEIGHTS)
+    halved = {key: value.half() if value.dtype == torch.float32 else value for key, value in weights.items()}
+    with atomic_path(store / name) as folder:
+        folder.mkdir(parents=True)
+        save_tensors(folder / _WEIGHTS, halved)
+        shutil.copyfile(checkpoint / "config.json", folder / "config.json")
+    if not (store / _TOKENIZERS).exists():
+        shutil.copytree(tokenizers, store / _TOKENIZERS)
+    training = read_json(checkpoint / "training.json")
+    index: dict[str, Any] = _index(store) if (store / _INDEX).exists() else {"checkpoints": {}}
+    index["tokenizers_digest"] = TokenizerBundle.load(tokenizers).digest
+    index["checkpoints"][name] = {
+        "sha256": sha256_file(store / name / _WEIGHTS),
+        "bytes": (store / name / _WEIGHTS).stat().st_size,
+        "about": RECIPES[name].about,
+        "commit": commit(),
+        "command": f"{_COMMAND} --only {name}",
+        **{key: training[key] for key in ("steps", "seconds", "ranks", "precision", "parameters", "heldout_loss")},
+    }
+    write_json(store / _INDEX, index)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Verify the checkpoints of the benchmarks, or make them anew.")
+    parser.add_argument("--retrain", action="store_true")
+    parser.add_argument("--only", nargs="+", help="some of them")
+    parser.add_argument("--work", type=Path, help="a folder that keeps the data and the whole checkpoints")
+    chosen = parser.parse_args(arguments)
+    if chosen.retrain:
+        started = time.monotonic()
+        with TemporaryDirectory(prefix="emuflow-checkpoints-") as temporary:
+            retrain(chosen.work or Path(temporary), only=chosen.only)
+        print(f"{(time.monotonic() - started) / 60:.0f} minutes")
+    load_tokenizers()
+    for name in _index(STORE)["checkpoints"]:
+        load(name)
+        print(f"{name}: {describe(name)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,273 @@
+"""How much faster is a coarse-to-fine image, at the quality and variety of the fastest autoregressive one?
+
+    emuflow bench decode --json FILE
+
+Every decoder runs on onnxruntime in fp32, on one thread, in this process. Quality is measured first, on held-out captions
+that all decoders answer with the same seeds; then all are timed in turn, one image each a round. The temperatures below
+were chosen with `python -m benchmarks.tune_decode`, on other captions than those that are measured.
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks import checkpoints
+from benchmarks.decoders import Decoder, Engine, engine
+from benchmarks.image_quality import BOOTSTRAP, Gaussian, Questions, paired_difference, variety
+from benchmarks.report import Check, Report, Row, command_line
+from components.judge.reading import GRAPH_NAME
+from components.judge.settings import JudgeSettings
+from components.judge.training import trained_judge
+from model.decoding.autoregressive import NextTokenOptions
+from model.decoding.loop import DecodingOptions
+
+OURS, VARIED, GREEDY, ADAPTED, PLAIN = (
+    "progressive",
+    "progressive, varied",
+    "progressive, one step, greedy",
+    "progressive, adapted",
+    "progressive, redrawn where unsure",
+)
+BEST_AR, BEST_AR_VARIED, RASTER, NAIVE = (
+    "next token + details, KV cache",
+    "next token + details, varied",
+    "next token, raster, KV cache",
+    "next token, raster, no cache (naive)",
+)
+ONE_SCALE = {steps: f"one scale, {steps} parallel steps" for steps in (1, 2, 4, 8, 16)}
+PARALLEL = {
+    OURS: ("progressive", DecodingOptions(temperature=0.3)),
+    VARIED: ("progressive", DecodingOptions(temperature=0.5)),
+    GREEDY: ("progressive", DecodingOptions(temperature=0.0, plan_temperature=0.0)),
+    PLAIN: ("progressive", DecodingOptions(temperature=0.5, redraw_below=0.1)),
+    ADAPTED: ("adapted", DecodingOptions(temperature=0.3)),
+    **{name: ("one-scale", DecodingOptions(coarse_steps=steps, temperature=0.7)) for steps, name in ONE_SCALE.items()},
+}
+"""Checkpoint and settings of each parallel decoder."""
+AUTOREGRESSIVE = {
+    BEST_AR: ("next-token", NextTokenOptions(temperature=0.5), True),
+    BEST_AR_VARIED: ("next-token", NextTokenOptions(temperature=0.7), True),
+    RASTER: ("raster", NextTokenOptions(temperature=0.5), True),
+    NAIVE: ("raster", NextTokenOptions(temperature=0.5), False),
+}
+"""Checkpoint, settings and whether keys and values are kept, of each autoregressive decoder."""
+_BATCH = 32
+_EQUAL = 0.01
+"""Two rows are of equal quality where the 95% interval of their difference in accuracy lies within this."""
+_VARIETY_KEPT = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amount:
+    """How much is measured."""
+
+    rounds: int = 25
+    """Timed images of each decoder."""
+    seeds: int = 12
+    """Images of each caption."""
+    frechet_images: int = 5000
+    captions: int | None = None
+    """Held-out captions; None is all of them."""
+
+
+@dataclass
+class Measured:
+    """A decoder with what was found of it."""
+
+    decoder: Decoder
+    correct: np.ndarray
+    """float64 [seeds, captions]."""
+    variety: float
+    """Relative to real scenes."""
+    frechet: float
+    times_ms: list[float] = field(default_factory=list)
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct.mean())
+
+
+def run(cache: Path, console: Console, file: Path | None, amount: Amount | None = None) -> bool:
+    """Measure, print, and write `file`; whether every bound holds. `cache` keeps the judge between calls."""
+    amount = amount or Amount()
+    report = Report("decode", command_line())
+    with console.status("the judge"):
+        judge = trained_judge(JudgeSettings(), cache).folder / GRAPH_NAME
+    with ExitStack() as stack, console.status("") as status:
+        status.update("exporting the graphs")
+        engines = open_engines(stack)
+        decoders = open_decoders(engines)
+        questions = Questions.of(
+            checkpoints.load_tokenizers().text, engines["progressive"].generator.config.text_length, amount.captions
+        )
+        bench = Bench(questions, judge, amount)
+        for number, (name, decoder) in enumerate(decoders.items()):
+            status.update(f"quality, {number + 1} of {len(decoders)}: {name}")
+            bench.measure(name, decoder)
+        status.update("the best autoregressive decoder with other seeds")
+        spread = bench.frechet_spread(decoders[BEST_AR])
+        status.update(f"timing {amount.rounds} rounds")
+        bench.time()
+        bench.fill(report, spread)
+    return report.finish(console, file)
+
+
+def open_engines(stack: ExitStack, threads: int = 1) -> dict[str, Engine]:
+    """Every checkpoint's graphs, until `stack` closes."""
+    tokenizers, engines = checkpoints.load_tokenizers(), {}
+    for name, recipe in checkpoints.RECIPES.items():
+        context = engine(
+            checkpoints.load(name), tokenizers, next_token=recipe.objective == "next_token", threads=threads
+        )
+        engines[name] = stack.enter_context(context)
+    return engines
+
+
+def open_decoders(engines: dict[str, Engine]) -> dict[str, Decoder]:
+    """Every row's decoder, by name."""
+    parallel = {name: engines[kept].parallel(name, options) for name, (kept, options) in PARALLEL.items()}
+    one_by_one = {
+        name: engines[kept].autoregressive(name, options, cache=cache)
+        for name, (kept, options, cache) in AUTOREGRESSIVE.items()
+    }
+    return parallel | one_by_one
+
+
+class Bench:
+    """The measurements of one run."""
+
+    def __init__(self, questions: Questions, judge: Path, amount: Amount):
+        self.questions, self.judge, self.amount = questions, judge, amount
+        self.rows: dict[str, Measured] = {}
+        real = questions.real(amount.seeds)
+        self.real_variety = variety(real, len(questions.scenes))
+        self.real = Gaussian.of(judge, real[: amount.frechet_images])
+
+    def draw(self, decoder: Decoder, first_seed: int = 0) -> np.ndarray:
+        """All images of a decoder, seed by seed: uint8 [seeds * captions, height, width, 3]."""
+        prompts = self.questions.prompts(self.amount.seeds)
+        seeds = list(range(first_seed, first_seed + len(prompts)))
+        batches = range(0, len(prompts), _BATCH)
+        return np.concatenate([decoder.draw(prompts[i : i + _BATCH], seeds[i : i + _BATCH]) for i in batches])
+
+    def measure(self, name: str, decoder: Decoder) -> None:
+        """Accuracy, variety and Fréchet distance. The naive decoder draws what the one with a cache draws."""
+        if name == NAIVE:
+            cached = self.rows[RASTER]
+            self.rows[name] = Measured(decoder, cached.correct, cached.variety, cached.frechet)
+            return
+        images = self.draw(decoder)
+        captions = len(self.questions.scenes)
+        self.rows[name] = Measured(
+            decoder,
+            self.questions.correct(self.judge, images),
+            variety(images, captions) / self.real_variety,
+            self.frechet(images),
+        )
+
+    def frechet(self, images: np.ndarray) -> float:
+        return Gaussian.of(self.judge, images[: self.amount.frechet_images]).distance(self.real)
+
+    def frechet_spread(self, decoder: Decoder) -> float:
+        """Largest minus smallest Fréchet distance of one decoder under three series of seeds."""
+        count = self.amount.seeds * len(self.questions.scenes)
+        others = [self.frechet(self.draw(decoder, first_seed=series * count)) for series in (1, 2)]
+        distances = [self.rows[decoder.name].frechet, *others]
+        return max(distances) - min(distances)
+
+    def time(self) -> None:
+        """One image of each decoder a round, in an order that turns round each time; the first round is not counted."""
+        names = list(self.rows)
+        for number in range(self.amount.rounds + 1):
+            prompt = self.questions.text_ids[number % len(self.questions.text_ids)][None]
+            for name in names if number % 2 else reversed(names):
+                start = perf_counter()
+                self.rows[name].decoder.draw(prompt, [number])
+                if number:
+                    self.rows[name].times_ms.append(1000 * (perf_counter() - start))
+
+    def fill(self, report: Report, spread: float) -> None:
+        """Rows and checks of what was measured."""
+        ours = self.rows[OURS]
+        for name, row in self.rows.items():
+            difference, interval = paired_difference(row.correct, ours.correct)
+            report.rows.append(
+                Row(
+                    name,
+                    float(np.median(row.times_ms)),
+                    float(np.quantile(row.times_ms, 0.95)),
+                    row.accuracy,
+                    row.correct.size,
+                    {
+                        "variety": row.variety,
+                        "frechet": row.frechet,
+                        "accuracy_minus_ours": difference,
+                        "low": interval.low,
+                        "high": interval.high,
+                        "parameters": row.decoder.parameters,
+                    },
+                )
+            )
+        report.checks += [*self.speed_checks(), *self.quality_checks(spread)]
+        report.notes["real_scenes"] = {"variety_pixels": self.real_variety, "frechet_spread_of_seeds": spread}
+
+    def speedup(self, name: str, bound: float, aim: float, check: str) -> Check:
+        """Median over the rounds of the other decoder's time over ours, with its interval."""
+        theirs, ours = self.rows[name].times_ms, self.rows[OURS].times_ms
+        ratios = [there / here for there, here in zip(theirs, ours, strict=True)]
+        interval = BOOTSTRAP.quantile([[ratio] for ratio in ratios], 0.5)
+        return Check(check, float(np.median(ratios)), bound, aim, len(ratios), low=interval.low, high=interval.high)
+
+    def speed_checks(self) -> list[Check]:
+        one_scale = self.equal_one_scale()
+        return [
+            self.speedup(BEST_AR, 5, 20, "speedup_vs_best_ar"),
+            self.speedup(RASTER, 15, 40, "speedup_vs_ar_cached"),
+            self.speedup(NAIVE, 20, 200, "speedup_vs_ar"),
+            self.speedup(one_scale, 4, 8, "speedup_vs_one_scale"),
+        ]
+
+    def equal_one_scale(self) -> str:
+        """The one-scale decoder with the fewest steps that is as accurate and as varied as ours; else the best one."""
+        ours = self.rows[OURS]
+        for name in ONE_SCALE.values():
+            _, interval = paired_difference(self.rows[name].correct, ours.correct)
+            if interval.high >= -_EQUAL and self.rows[name].variety >= _VARIETY_KEPT * ours.variety:
+                return name
+        return max(ONE_SCALE.values(), key=lambda name: self.rows[name].accuracy)
+
+    def quality_checks(self, spread: float) -> list[Check]:
+        ours, best, adapted = self.rows[OURS], self.rows[BEST_AR], self.rows[ADAPTED]
+        n = ours.correct.size
+        kept = ours.accuracy / best.accuracy
+        varied, best_varied = self.rows[VARIED], self.rows[BEST_AR_VARIED]
+        steps = checkpoints.describe("adapted")["steps"] / checkpoints.describe("progressive")["steps"]
+        return [
+            Check("quality_kept_accuracy", kept, 0.987, 1.0, n),
+            self.equality(BEST_AR, "equal_quality_best_ar"),
+            self.equality(RASTER, "equal_quality_raster_ar"),
+            Check(
+                "frechet_excess_in_seed_spreads",
+                (ours.frechet - best.frechet) / spread,
+                1,
+                0,
+                self.amount.frechet_images,
+                at_least=False,
+            ),
+            Check("variety_kept", ours.variety / best.variety, _VARIETY_KEPT, 1.0, n),
+            Check("accuracy_where_varied", min(varied.accuracy, best_varied.accuracy), 0.9, 0.9, n),
+            Check("variety_vs_best_ar", varied.variety / best_varied.variety, 0.9, 1.1, n),
+            Check("variety_vs_real", varied.variety, 0.0, 0.9, n),
+            Check("adapted_quality_kept", adapted.accuracy / ours.accuracy, 0.987, 1.0, n),
+            Check("adapt_cost_share", steps, 0.3, 0.1, n, at_least=False),
+        ]
+
+    def equality(self, name: str, check: str) -> Check:
+        """How far the interval of the difference to ours reaches from zero, in points of accuracy."""
+        _, interval = paired_difference(self.rows[name].correct, self.rows[OURS].correct)
+        reach = 100 * max(abs(interval.low), abs(interval.high))
+        return Check(check, reach, 100 * _EQUAL, 100 * _EQUAL, self.rows[name].correct.size, at_least=False)

@@ -1,0 +1,115 @@
+"""The ways to draw an image that are compared: each on onnxruntime, in fp32, with the same threads.
+
+The graphs are exported from the checkpoints as the pipeline does it, and decoded by `model.decoding`: what is timed is
+what is served, and the baselines run the same samplers on the same engine.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from components.calibrate.engine import generator_description
+from model.decoding.autoregressive import NextTokenOptions, continue_tokens
+from model.decoding.loop import DecodingOptions, draw_details, generate, unpack_blocks
+from model.decoding.samplers import streams
+from model.quantization.export_onnx import GRAPHS, export_graphs
+from model.quantization.inference import with_plain_tables
+from model.tokenizers.bundle import TokenizerBundle
+from model.transformer.model import Generator
+from serving.package.runtime.engine import EngineSession, load_graph
+
+Draw = Callable[[np.ndarray, list[int]], np.ndarray]
+"""Prompts int64 [n, text_length] and a seed each -> images uint8 [n, height, width, 3]."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """One row of the comparison."""
+
+    name: str
+    parameters: int
+    draw: Draw
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A checkpoint's graphs in a folder."""
+
+    folder: Path
+    generator: Generator
+    session: EngineSession
+    threads: int
+
+    def parallel(self, name: str, options: DecodingOptions) -> Decoder:
+        """Every pass predicts all cells at once; coarse to fine where the model has details."""
+
+        def draw(text_ids: np.ndarray, seeds: list[int]) -> np.ndarray:
+            *_, final = generate(self.session, text_ids, options, seeds, previews=False)
+            return final.pixels
+
+        return Decoder(name, self.parameters, draw)
+
+    def autoregressive(self, name: str, options: NextTokenOptions, *, cache: bool) -> Decoder:
+        """One cell after another in raster order, then the details in one pass where the model has them."""
+        cells = NextCellSession(self.folder, self.generator, cache=cache, threads=self.threads)
+        rows, columns = self.session.coarse_grid
+        details = DecodingOptions()
+
+        def draw(text_ids: np.ndarray, seeds: list[int]) -> np.ndarray:
+            sketch = continue_tokens(cells, text_ids, rows * columns, options, seeds, cache=cache)
+            if not self.session.has_details:
+                return self.session.decode_image(sketch.reshape(-1, rows, columns))
+            past, _ = self.session.prefill(text_ids)
+            fine = draw_details(self.session, past, sketch, details, streams(seeds, stage=1))
+            return self.session.decode_image(unpack_blocks(fine, rows, columns))
+
+        return Decoder(name, self.parameters, draw)
+
+    @property
+    def parameters(self) -> int:
+        """Weights that decoding uses: the plan's encoder serves training alone."""
+        plan = self.generator.plan
+        unused = 0 if plan is None else sum(p.numel() for m in (plan.cells, plan.encoder) for p in m.parameters())
+        return sum(parameter.numel() for parameter in self.generator.parameters()) - unused
+
+
+class NextCellSession:
+    """The next cell of an image's grid on onnxruntime; see `model.decoding.autoregressive.NextTokenSession`.
+
+    A sequence is the prompt's `text_length` ids, then the cells so far in their own vocabulary.
+    """
+
+    def __init__(self, folder: Path, generator: Generator, *, cache: bool, threads: int):
+        self._text, self._start = generator.config.text_length, generator.config.visual_vocabulary
+        names = ("prefill", "next") if cache else ("sequence",)
+        self._graphs = {name: load_graph(folder / f"{name}.onnx", threads) for name in names}
+
+    def next_logits(self, ids: np.ndarray, past: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        if "sequence" in self._graphs:
+            text, cells = ids[:, : self._text], ids[:, self._text :]
+            previous = np.concatenate([np.full((len(ids), 1), self._start, dtype=np.int64), cells], 1)
+            feeds = {"text_ids": np.ascontiguousarray(text), "previous_ids": previous}
+            return np.asarray(self._graphs["sequence"].run(["logits"], feeds)[0]), None
+        if past is None:
+            past = np.asarray(self._graphs["prefill"].run(["past"], {"text_ids": ids})[0])
+            ids = np.full((len(ids), 1), self._start, dtype=np.int64)
+        first = np.array([past.shape[-2] - self._text])
+        logits, present = self._graphs["next"].run(
+            ["logits", "present"], {"past": past, "previous_ids": ids, "first": first}
+        )
+        return np.asarray(logits), np.asarray(present)
+
+
+@contextmanager
+def engine(generator: Generator, tokenizers: TokenizerBundle, *, next_token: bool, threads: int) -> Iterator[Engine]:
+    """Export the graphs that the decoders of a checkpoint need, for as long as the block lasts."""
+    baseline = ("next", "sequence") if next_token else ()
+    shown = [name for name in GRAPHS if name != "fine" or generator.config.fine_layers]
+    with TemporaryDirectory(prefix="emuflow-bench-") as folder:
+        export_graphs(with_plain_tables(generator), tokenizers.visual, Path(folder), names=(*shown, *baseline))
+        session = EngineSession(Path(folder), generator_description(generator.config, tokenizers), threads=threads)
+        yield Engine(Path(folder), generator, session, threads)

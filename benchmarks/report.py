@@ -1,0 +1,136 @@
+"""The one form of every benchmark's result: rows of measurements, and checks of what is promised."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from common.files import write_json
+from components.benchmark.machine import MachineWatch
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that was measured. `more` holds the benchmark's own columns."""
+
+    name: str
+    median_ms: float | None = None
+    p95_ms: float | None = None
+    accuracy: float | None = None
+    n: int = 0
+    """What the accuracy is over."""
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        own = {"name": self.name, "median_ms": self.median_ms, "p95_ms": self.p95_ms}
+        return own | {"accuracy": self.accuracy, "n": self.n} | self.more
+
+
+@dataclass(frozen=True)
+class Check:
+    """A promise: the bound is what must hold, the aim is what we came for; `n` is what the value rests on."""
+
+    name: str
+    value: float
+    bound: float
+    aim: float
+    n: int
+    at_least: bool = True
+    low: float | None = None
+    high: float | None = None
+    """The 95% interval of the value, where one was computed."""
+
+    @property
+    def ok(self) -> bool:
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+    @property
+    def reached(self) -> bool:
+        """Whether the aim is reached, too."""
+        return self.value >= self.aim if self.at_least else self.value <= self.aim
+
+    def describe(self) -> dict[str, Any]:
+        own = {"name": self.name, "value": self.value, "bound": self.bound, "aim": self.aim}
+        return own | {"ok": self.ok, "n": self.n, "at_least": self.at_least, "low": self.low, "high": self.high}
+
+
+@dataclass
+class Report:
+    """A benchmark while it runs, and its result."""
+
+    benchmark: str
+    command: str
+    rows: list[Row] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+    watch: MachineWatch = field(default_factory=MachineWatch.start)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "benchmark": self.benchmark,
+            "commit": commit(),
+            "command": self.command,
+            "machine": self.watch.finish().model_dump() | {"threads": os.environ.get("OMP_NUM_THREADS")},
+            "rows": [row.describe() for row in self.rows],
+            "checks": [check.describe() for check in self.checks],
+            **self.notes,
+        }
+
+    def finish(self, console: Console, file: Path | None) -> bool:
+        """Print both tables, write the JSON form where one is asked for; whether every bound holds."""
+        console.print(_row_table(self.rows), crop=False)
+        console.print(_check_table(self.checks), crop=False)
+        if file is not None:
+            write_json(file, self.describe())
+        return all(check.ok for check in self.checks)
+
+
+def commit() -> str:
+    """The commit that is measured, with `-dirty` behind it where files differ from it."""
+    told = subprocess.run(
+        ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return told.stdout.strip() or "unknown"
+
+
+def command_line() -> str:
+    return " ".join(["emuflow", *sys.argv[1:]])
+
+
+def _row_table(rows: list[Row]) -> Table:
+    names = list(dict.fromkeys(name for row in rows for name in row.more))
+    table = Table("", "median ms", "p95 ms", "accuracy", "n", *(name.replace("_", " ") for name in names))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        values = [row.median_ms, row.p95_ms, row.accuracy, row.n or None, *(row.more.get(name) for name in names)]
+        table.add_row(row.name, *(_shown(value) for value in values))
+    return table
+
+
+def _check_table(checks: list[Check]) -> Table:
+    table = Table("check", "value", "bound", "aim", "n", "")
+    for column in table.columns[1:5]:
+        column.justify = "right"
+    for check in checks:
+        sign = "≥" if check.at_least else "≤"
+        verdict = "[green]aim reached[/]" if check.reached else "[green]ok[/]" if check.ok else "[bold red]missed[/]"
+        limits = (f"{sign} {_shown(check.bound)}", f"{sign} {_shown(check.aim)}")
+        table.add_row(check.name, _shown(check.value), *limits, str(check.n), verdict)
+    return table
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,33 @@
+"""KFP interface of the adapt step."""
+
+from kfp.dsl import Dataset, Input, Model, Output
+
+from components.interface import component
+
+
+@component()
+def adapt(
+    settings: str,
+    work: str,
+    run_id: str,
+    trained: Input[Model],
+    shards: Input[Dataset],
+    tokenizers: Input[Model],
+    checkpoint: Output[Model],
+):
+    """Make a next-token checkpoint a parallel one; an interrupted adaptation goes on from the newest state in `work`."""
+    from pathlib import Path
+
+    from components.adapt.adapt import adapt as run
+    from components.adapt.settings import AdaptationSettings
+    from components.step import step
+
+    with step("adapt", settings, checkpoint=checkpoint.path) as record:
+        record.result = run(
+            AdaptationSettings.parse_json(settings),
+            Path(trained.path),
+            Path(shards.path),
+            Path(tokenizers.path),
+            Path(work) / run_id / "adapt",
+            Path(checkpoint.path),
+        )
