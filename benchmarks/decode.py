@@ -7,6 +7,7 @@ that all decoders answer with the same seeds; then all are timed in turn, one im
 were chosen with `python -m benchmarks.tune_decode`, on other captions than those that are measured.
 """
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,13 +117,14 @@ def run(cache: Path, console: Console, file: Path | None, amount: Amount | None 
     return report.finish(console, file)
 
 
-def open_engines(stack: ExitStack, threads: int = 1) -> dict[str, Engine]:
-    """Every checkpoint's graphs, until `stack` closes."""
+def open_engines(
+    stack: ExitStack, names: Iterable[str] = tuple(checkpoints.RECIPES), threads: int = 1
+) -> dict[str, Engine]:
+    """The graphs of the named checkpoints, until `stack` closes."""
     tokenizers, engines = checkpoints.load_tokenizers(), {}
-    for name, recipe in checkpoints.RECIPES.items():
-        context = engine(
-            checkpoints.load(name), tokenizers, next_token=recipe.objective == "next_token", threads=threads
-        )
+    for name in names:
+        one_by_one = checkpoints.RECIPES[name].objective == "next_token"
+        context = engine(checkpoints.load(name), tokenizers, next_token=one_by_one, threads=threads)
         engines[name] = stack.enter_context(context)
     return engines
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from components.benchmark.statistics import Bootstrap, Interval
-from components.ingest.digit_world.build import evaluation_scenes
 from components.ingest.digit_world.digits import load_split
+from components.ingest.digit_world.holdout import is_evaluation_caption
 from components.ingest.digit_world.render import render_scenes
-from components.ingest.digit_world.scenes import Scene, label_arrays
+from components.ingest.digit_world.scenes import Scene, all_scenes, label_arrays
 from components.judge.reading import compare, features, read
 from model.tokenizers.text import TextTokenizer
 
@@ -28,9 +28,14 @@ class Questions:
     """int64 [captions, 4, 2], what a judge should read."""
 
     @classmethod
-    def of(cls, tokenizer: TextTokenizer, text_length: int, captions: int | None = None) -> "Questions":
-        """Up to `captions` held-out captions, spread evenly over all; None asks all of them."""
-        scenes = evaluation_scenes()
+    def of(
+        cls, tokenizer: TextTokenizer, text_length: int, captions: int | None = None, *, held_out: bool = True
+    ) -> "Questions":
+        """Up to `captions` held-out captions, spread evenly over all; None asks all of them.
+
+        Those that are not held out are for choosing settings: what is measured must not choose them.
+        """
+        scenes = [scene for scene in all_scenes() if is_evaluation_caption(scene.caption) == held_out]
         if captions is not None:
             scenes = [scenes[row] for row in np.linspace(0, len(scenes) - 1, captions).round().astype(int)]
         ids = np.array([tokenizer.encode_prompt(scene.caption, text_length) for scene in scenes])

@@ -1,5 +1,7 @@
 """The decode loop, on a real (tiny, random) generator."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -64,3 +66,63 @@ def test_blocks_and_grid_are_inverse():
     assert blocks.shape == (2, 64, 4)
     assert blocks[0, 9].tolist() == [grid[0, 2, 2], grid[0, 2, 3], grid[0, 3, 2], grid[0, 3, 3]]
     assert (unpack_blocks(blocks, 8, 8) == grid).all()
+
+
+def test_the_plan_alone_tells_seeds_apart(session):
+    """Without a temperature nothing but the plan is drawn."""
+    text = prompts(1)
+    varied = DecodingOptions(temperature=0, plan_temperature=1.0)
+    assert (final(session, text, varied, [4]) != final(session, text, varied, [5])).any()
+    fixed = DecodingOptions(temperature=0, plan_temperature=0)
+    assert (final(session, text, fixed, [4]) == final(session, text, fixed, [5])).all()
+
+
+def test_guidance_needs_a_prompt_that_says_nothing_and_moves_the_image(session):
+    text, nothing = prompts(2), np.full(16, 7)
+    with pytest.raises(ValueError, match=r"guidance 3\.0 needs"):
+        final(session, text, DecodingOptions(guidance=3.0), [1, 2])
+    options = DecodingOptions(temperature=0)
+    plain = final(session, text, options, [1, 2])
+    (*_, guided) = generate(session, text, replace(options, guidance=3.0), [1, 2], nothing)
+    assert (guided.pixels != plain).any()
+
+
+class Counting:
+    """A session that counts its passes over the sketch and remembers what it was asked."""
+
+    def __init__(self, session: TorchSession):
+        self.asked: list[np.ndarray] = []
+        self._session = session
+
+    def __getattr__(self, name: str):
+        return getattr(self._session, name)
+
+    def coarse(self, past, coarse_ids, plan_ids):
+        self.asked.append(coarse_ids)
+        return self._session.coarse(past, coarse_ids, plan_ids)
+
+
+def test_what_was_drawn_against_the_odds_is_drawn_again_once(session):
+    counting = Counting(session)
+    options = DecodingOptions(temperature=1.0, redraw_below=0.005)
+    redrawn = final(counting, prompts(1), options, [3])
+    assert len(counting.asked) == 2
+    again = counting.asked[1] == session.visual_vocabulary
+    assert 0 < again.sum() < again.size  # an untrained model gives each of 240 codes about 0.4%
+    assert (redrawn != final(session, prompts(1), replace(options, redraw_below=0), [3])).any()
+    sure = Counting(session)
+    final(sure, prompts(1), replace(options, redraw_below=1e-9), [3])
+    assert len(sure.asked) == 1
+
+
+def test_a_redraw_of_one_image_leaves_the_others_alone(session):
+    text = prompts(3)
+    options = DecodingOptions(temperature=1.0, fine_temperature=1.0, redraw_below=0.004)
+    together = final(session, text, options, [1, 2, 3])
+    alone = final(session, text[1:2], options, [2])
+    assert (together[1] == alone[0]).mean() > 0.98
+
+
+def test_without_previews_only_the_final_stage_comes(session):
+    stages = list(generate(session, prompts(1), DecodingOptions(), [1], previews=False))
+    assert [stage.name for stage in stages] == ["final"]

@@ -1,0 +1,64 @@
+"""Accuracy and variety over temperatures, on captions that are not held out: `python -m benchmarks.tune_decode`.
+
+What `benchmarks.decode` measures must not choose its own settings.
+"""
+
+import argparse
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks import checkpoints
+from benchmarks.decode import Amount, Bench, open_engines
+from benchmarks.decoders import Decoder, Engine
+from benchmarks.image_quality import Questions
+from components.judge.reading import GRAPH_NAME
+from components.judge.settings import JudgeSettings
+from components.judge.training import trained_judge
+from model.decoding.autoregressive import NextTokenOptions
+from model.decoding.loop import DecodingOptions
+
+TEMPERATURES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+ONE_SCALE_STEPS = (1, 2, 4, 8, 16)
+
+
+def decoders(name: str, engine: Engine) -> list[Decoder]:
+    """Every setting of a checkpoint that is worth looking at."""
+    if checkpoints.RECIPES[name].objective == "next_token":
+        return [
+            engine.autoregressive(f"{name}, {t}", NextTokenOptions(temperature=t), cache=True) for t in TEMPERATURES
+        ]
+    found = []
+    for steps in ONE_SCALE_STEPS if name == "one-scale" else (1, 2):
+        for t in TEMPERATURES:
+            options = DecodingOptions(coarse_steps=steps, temperature=t)
+            found.append(engine.parallel(f"{name}, {steps} steps, {t}", options))
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--only", nargs="+", default=list(checkpoints.RECIPES), help="checkpoints")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="where the judge is kept")
+    parser.add_argument("--captions", type=int, default=250)
+    parser.add_argument("--threads", type=int, default=2)
+    chosen = parser.parse_args(arguments)
+    judge = trained_judge(JudgeSettings(), chosen.cache).folder / GRAPH_NAME
+    with ExitStack() as stack:
+        engines = open_engines(stack, chosen.only, threads=chosen.threads)
+        text_length = next(iter(engines.values())).generator.config.text_length
+        questions = Questions.of(checkpoints.load_tokenizers().text, text_length, chosen.captions, held_out=False)
+        bench = Bench(questions, judge, Amount(seeds=6, frechet_images=6 * chosen.captions))
+        for name, engine in engines.items():
+            for decoder in decoders(name, engine):
+                bench.measure(decoder.name, decoder)
+                row = bench.rows[decoder.name]
+                print(
+                    f"{decoder.name:32} accuracy {row.accuracy:.4f} variety {row.variety:.3f} frechet {row.frechet:.3f}",
+                    flush=True,
+                )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""The one form of a benchmark's result."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from benchmarks.report import Check, Report, Row
+
+
+@pytest.mark.parametrize(
+    ("value", "at_least", "ok", "reached"),
+    [(5.0, True, True, False), (4.9, True, False, False), (20.0, True, True, True), (5.0, False, True, True)],
+)
+def test_a_check_knows_its_bound_and_its_aim(value, at_least, ok, reached):
+    check = Check("speedup", value, 5, 20, 25, at_least=at_least)
+    assert (check.ok, check.reached) == (ok, reached)
+
+
+def test_the_json_form_and_the_tables(tmp_path):
+    report = Report("decode", "emuflow bench decode")
+    report.rows.append(Row("progressive", 2.5, 3.0, 0.95, 3000, {"variety": 0.6}))
+    report.checks += [Check("fast", 8.0, 5, 20, 25, low=7.5, high=8.5), Check("kept", 0.9, 0.987, 1, 3000)]
+    shown = io.StringIO()
+    assert not report.finish(Console(file=shown, width=200), tmp_path / "decode.json")
+    assert "progressive" in shown.getvalue() and "missed" in shown.getvalue() and "ok" in shown.getvalue()
+    content = json.loads((tmp_path / "decode.json").read_text())
+    assert {"benchmark", "commit", "command", "machine", "rows", "checks"} <= content.keys()
+    assert content["rows"] == [
+        {"name": "progressive", "median_ms": 2.5, "p95_ms": 3.0, "accuracy": 0.95, "n": 3000, "variety": 0.6}
+    ]
+    assert [check["ok"] for check in content["checks"]] == [True, False]
+    assert content["checks"][0]["low"] == 7.5 and content["machine"]["cores"] >= 1
