@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks import checkpoints
+from benchmarks.decode_plot import Shown, plot
 from benchmarks.decoders import Decoder, Engine, engine
 from benchmarks.image_quality import BOOTSTRAP, Gaussian, Questions, paired_difference, variety
 from benchmarks.report import Check, Report, Row, command_line
@@ -26,7 +27,7 @@ from components.judge.training import trained_judge
 from model.decoding.autoregressive import NextTokenOptions
 from model.decoding.loop import DecodingOptions
 
-OURS, VARIED, GREEDY, ADAPTED, PLAIN = (
+OURS, VARIED, GREEDY, ADAPTED, REDRAWN = (
     "progressive",
     "progressive, varied",
     "progressive, one step, greedy",
@@ -44,7 +45,7 @@ PARALLEL = {
     OURS: ("progressive", DecodingOptions(temperature=0.3)),
     VARIED: ("progressive", DecodingOptions(temperature=0.5)),
     GREEDY: ("progressive", DecodingOptions(temperature=0.0, plan_temperature=0.0)),
-    PLAIN: ("progressive", DecodingOptions(temperature=0.5, redraw_below=0.1)),
+    REDRAWN: ("progressive", DecodingOptions(temperature=0.5, redraw_below=0.1)),
     ADAPTED: ("adapted", DecodingOptions(temperature=0.3)),
     **{name: ("one-scale", DecodingOptions(coarse_steps=steps, temperature=0.7)) for steps, name in ONE_SCALE.items()},
 }
@@ -57,6 +58,8 @@ AUTOREGRESSIVE = {
 }
 """Checkpoint, settings and whether keys and values are kept, of each autoregressive decoder."""
 _BATCH = 32
+_SHOWN = 8
+"""Captions whose images are in the picture."""
 _EQUAL = 0.01
 """Two rows are of equal quality where the 95% interval of their difference in accuracy lies within this."""
 _VARIETY_KEPT = 0.9
@@ -70,6 +73,8 @@ class Amount:
     """Timed images of each decoder."""
     seeds: int = 12
     """Images of each caption."""
+    one_scale_seeds: int = 5
+    """The same of the one-scale decoders, which take most of the time."""
     frechet_images: int = 5000
     captions: int | None = None
     """Held-out captions; None is all of them."""
@@ -85,6 +90,8 @@ class Measured:
     variety: float
     """Relative to real scenes."""
     frechet: float
+    examples: np.ndarray
+    """uint8 [captions, height, width, 3]: the first seed's images of a few captions."""
     times_ms: list[float] = field(default_factory=list)
 
     @property
@@ -93,7 +100,7 @@ class Measured:
 
 
 def run(cache: Path, console: Console, file: Path | None, amount: Amount | None = None) -> bool:
-    """Measure, print, and write `file`; whether every bound holds. `cache` keeps the judge between calls."""
+    """Measure, print, and write `file` with a picture beside it; whether every bound holds. `cache` keeps the judge between calls."""
     amount = amount or Amount()
     report = Report("decode", command_line())
     with console.status("the judge"):
@@ -114,6 +121,8 @@ def run(cache: Path, console: Console, file: Path | None, amount: Amount | None 
         status.update(f"timing {amount.rounds} rounds")
         bench.time()
         bench.fill(report, spread)
+        if file is not None:
+            bench.picture(file.with_suffix(".png"))
     return report.finish(console, file)
 
 
@@ -145,13 +154,15 @@ class Bench:
     def __init__(self, questions: Questions, judge: Path, amount: Amount):
         self.questions, self.judge, self.amount = questions, judge, amount
         self.rows: dict[str, Measured] = {}
+        self.shown = np.linspace(0, len(questions.scenes) - 1, _SHOWN).round().astype(int)
         real = questions.real(amount.seeds)
         self.real_variety = variety(real, len(questions.scenes))
         self.real = Gaussian.of(judge, real[: amount.frechet_images])
 
     def draw(self, decoder: Decoder, first_seed: int = 0) -> np.ndarray:
         """All images of a decoder, seed by seed: uint8 [seeds * captions, height, width, 3]."""
-        prompts = self.questions.prompts(self.amount.seeds)
+        one_scale = decoder.name in ONE_SCALE.values()
+        prompts = self.questions.prompts(self.amount.one_scale_seeds if one_scale else self.amount.seeds)
         seeds = list(range(first_seed, first_seed + len(prompts)))
         batches = range(0, len(prompts), _BATCH)
         return np.concatenate([decoder.draw(prompts[i : i + _BATCH], seeds[i : i + _BATCH]) for i in batches])
@@ -160,7 +171,7 @@ class Bench:
         """Accuracy, variety and Fréchet distance. The naive decoder draws what the one with a cache draws."""
         if name == NAIVE:
             cached = self.rows[RASTER]
-            self.rows[name] = Measured(decoder, cached.correct, cached.variety, cached.frechet)
+            self.rows[name] = Measured(decoder, cached.correct, cached.variety, cached.frechet, cached.examples)
             return
         images = self.draw(decoder)
         captions = len(self.questions.scenes)
@@ -169,6 +180,7 @@ class Bench:
             self.questions.correct(self.judge, images),
             variety(images, captions) / self.real_variety,
             self.frechet(images),
+            images[self.shown],
         )
 
     def frechet(self, images: np.ndarray) -> float:
@@ -216,6 +228,13 @@ class Bench:
             )
         report.checks += [*self.speed_checks(), *self.quality_checks(spread)]
         report.notes["real_scenes"] = {"variety_pixels": self.real_variety, "frechet_spread_of_seeds": spread}
+
+    def picture(self, file: Path) -> None:
+        rows = {
+            name: Shown(float(np.median(row.times_ms)), row.accuracy, row.variety, row.examples)
+            for name, row in self.rows.items()
+        }
+        plot(rows, [self.questions.scenes[caption].caption for caption in self.shown], file)
 
     def speedup(self, name: str, bound: float, aim: float, check: str) -> Check:
         """Median over the rounds of the other decoder's time over ours, with its interval."""
