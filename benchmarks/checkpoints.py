@@ -52,12 +52,12 @@ class Recipe:
 
 
 RECIPES = {
-    "progressive": Recipe(about="ours: plan, sketch in parallel, details", steps=1500),
-    "next-token": Recipe(about="the sketch cell by cell, then the details", steps=1500, objective="next_token"),
-    "adapted": Recipe(about="next-token, adapted to parallel prediction", steps=150, adapts="next-token"),
+    "progressive": Recipe(about="ours: plan, sketch in parallel, details", steps=2200),
+    "next-token": Recipe(about="the sketch cell by cell, then the details", steps=2200, objective="next_token"),
+    "adapted": Recipe(about="next-token, adapted to parallel prediction", steps=220, adapts="next-token"),
     "raster": Recipe(
         about="all 256 cells one by one",
-        steps=10_000,
+        steps=2500,
         objective="next_token",
         global_batch_size=16,
         one_scale=True,
