@@ -18,19 +18,18 @@ from components.judge.training import trained_judge
 from model.decoding.autoregressive import NextTokenOptions
 from model.decoding.loop import DecodingOptions
 
-TEMPERATURES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 ONE_SCALE_STEPS = (1, 2, 4, 8, 16)
 
 
-def decoders(name: str, engine: Engine) -> list[Decoder]:
+def decoders(name: str, engine: Engine, temperatures: list[float]) -> list[Decoder]:
     """Every setting of a checkpoint that is worth looking at."""
     if checkpoints.RECIPES[name].objective == "next_token":
         return [
-            engine.autoregressive(f"{name}, {t}", NextTokenOptions(temperature=t), cache=True) for t in TEMPERATURES
+            engine.autoregressive(f"{name}, {t}", NextTokenOptions(temperature=t), cache=True) for t in temperatures
         ]
     found = []
     for steps in ONE_SCALE_STEPS if name == "one-scale" else (1, 2):
-        for t in TEMPERATURES:
+        for t in temperatures:
             options = DecodingOptions(coarse_steps=steps, temperature=t)
             found.append(engine.parallel(f"{name}, {steps} steps, {t}", options))
     return found
@@ -41,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=list(checkpoints.RECIPES), help="checkpoints")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="where the judge is kept")
     parser.add_argument("--captions", type=int, default=250)
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.1 * tenth for tenth in range(10)])
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args(arguments)
     judge = trained_judge(JudgeSettings(), chosen.cache).folder / GRAPH_NAME
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         questions = Questions.of(checkpoints.load_tokenizers().text, text_length, chosen.captions, held_out=False)
         bench = Bench(questions, judge, Amount(seeds=6, frechet_images=6 * chosen.captions))
         for name, engine in engines.items():
-            for decoder in decoders(name, engine):
+            for decoder in decoders(name, engine, chosen.temperatures):
                 bench.measure(decoder.name, decoder)
                 row = bench.rows[decoder.name]
                 print(

@@ -1,4 +1,4 @@
-"""The command line: `emuflow run`, `serve`, `generate`, `status`, `history`, `compile`, `data`.
+"""The command line: `emuflow run`, `serve`, `generate`, `status`, `history`, `compile`, `import`, `data`, `bench`.
 
 Exit codes: 0 done (promoted, or rejected as it should be), 1 failed, 2 wrong use, 128 + n ended by signal n.
 """
@@ -210,7 +210,12 @@ def bench_decode(
     seeds: Annotated[int, typer.Option(min=5, help="Images of each held-out caption.")] = 12,
 ) -> None:
     """Progressive against autoregressive decoding: time, accuracy, variety."""
-    from benchmarks import decode
+    try:
+        from benchmarks import decode
+    except ModuleNotFoundError:
+        raise UsageError(
+            "the benchmarks are no part of this installation", where="emuflow bench", fix="run it in a checkout"
+        ) from None
 
     amount = decode.Amount(rounds=rounds, seeds=seeds)
     if not decode.run(Home(home).cache, console, json_file, amount):

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .samplers import guide, sample, streams
+from .samplers import draw, guide, streams
 
 
 class NextTokenSession(Protocol):
@@ -65,7 +65,7 @@ def continue_tokens(
         if guided is not None:
             logits = guide(logits, guided.logits(), options.guidance)
         logits = _only(logits, allowed(position), position)
-        token, _ = sample(logits[:, None], options.temperature, generators, options.top_k, options.top_p)
+        token = draw(logits[:, None], options.temperature, generators, options.top_k, options.top_p)
         drawn[:, position] = token[:, 0]
         for stream in (plain, guided):
             if stream is not None:

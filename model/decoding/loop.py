@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .samplers import guide, gumbel_noise, sample, streams
+from .samplers import draw, guide, gumbel_noise, sample, streams
 from .schedule import known_after_step
 from .session import Prefix, Session
 
@@ -101,6 +101,8 @@ def refine_sketch(
     tokens, unknown = session.coarse_grid[0] * session.coarse_grid[1], session.visual_vocabulary
     logits = _sketch_logits(session, prefix, free, options, generators)
     ids = np.full((len(generators), tokens), unknown, dtype=np.int64)
+    if options.coarse_steps == 1 and not options.redraw_below:  # nobody asks how certain the tokens are
+        return draw(logits(ids), options.temperature, generators, options.top_k, options.top_p)
     certainty = np.zeros(ids.shape, dtype=np.float32)
     for step in range(options.coarse_steps):
         temperature = options.temperature * (1 - step / options.coarse_steps)
@@ -112,7 +114,7 @@ def refine_sketch(
     unsure = certainty < np.log(options.redraw_below) if options.redraw_below > 0 else np.zeros(ids.shape, dtype=bool)
     if unsure.any():
         again = logits(np.where(unsure, unknown, ids))
-        drawn, _ = sample(again, options.temperature / 2, generators, options.top_k, options.top_p)
+        drawn = draw(again, options.temperature / 2, generators, options.top_k, options.top_p)
         ids = np.where(unsure, drawn, ids)
     return ids
 
@@ -128,7 +130,7 @@ def _sketch_logits(
     past, plan_logits = prefix
     plan = None
     if plan_logits is not None:
-        plan, _ = sample(plan_logits, options.plan_temperature, generators)
+        plan = draw(plan_logits, options.plan_temperature, generators)
 
     def logits(ids: np.ndarray) -> np.ndarray:
         conditional = session.coarse(past, ids, plan)
@@ -162,10 +164,8 @@ def draw_details(
 ) -> np.ndarray:
     """All fine tokens in one pass from the sketch: int64 [batch, coarse_tokens, 4]."""
     blank = np.full((*sketch.shape, 4), session.visual_vocabulary, dtype=np.int64)
-    ids, _ = sample(
-        session.fine(past, sketch, blank), options.fine_temperature, generators, options.top_k, options.top_p
-    )
-    return ids
+    logits = session.fine(past, sketch, blank)
+    return draw(logits, options.fine_temperature, generators, options.top_k, options.top_p)
 
 
 def pack_blocks(fine: np.ndarray, rows: int, columns: int) -> np.ndarray:

@@ -55,6 +55,23 @@ def guide(conditional: np.ndarray, unconditional: np.ndarray, scale: float) -> n
     return free + np.float32(scale) * (given - free)
 
 
+def draw(
+    logits: np.ndarray,
+    temperature: float,
+    generators: list[np.random.Generator],
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> np.ndarray:
+    """Draw one token per position: float [batch, ..., vocabulary] -> ids [batch, ...].
+
+    `temperature` 0 takes the most likely token. Otherwise the draw is exact by the Gumbel-max identity:
+    argmax(logits / temperature + Gumbel noise) is distributed as softmax(logits / temperature), after `top_k` and then
+    `top_p` of that distribution were kept.
+    """
+    kept = _kept(logits, temperature, top_k, top_p)
+    return (kept if temperature <= 0 else kept + gumbel_noise(generators, logits.shape[1:])).argmax(axis=-1)
+
+
 def sample(
     logits: np.ndarray,
     temperature: float,
@@ -62,17 +79,13 @@ def sample(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one token per position: float [batch, ..., vocabulary] -> ids and log-probabilities [batch, ...].
-
-    `temperature` 0 takes the most likely token. Otherwise the draw is exact by the Gumbel-max identity:
-    argmax(log p + Gumbel noise) is distributed as p = softmax(logits / temperature), after `top_k` and then `top_p` of
-    that distribution were kept.
-    """
-    if temperature <= 0:
-        log_probabilities = log_softmax(logits)
-        ids = logits.argmax(axis=-1)
-    else:
-        kept = keep_top_p(keep_top_k(logits, top_k) / np.float32(temperature), top_p)
-        log_probabilities = log_softmax(kept)
-        ids = (log_probabilities + gumbel_noise(generators, logits.shape[1:])).argmax(axis=-1)
+    """`draw`, and the log-probability of each token under the distribution that it was drawn from: twice [batch, ...]."""
+    ids = draw(logits, temperature, generators, top_k, top_p)
+    log_probabilities = log_softmax(_kept(logits, temperature, top_k, top_p))
     return ids, np.take_along_axis(log_probabilities, ids[..., None], axis=-1)[..., 0]
+
+
+def _kept(logits: np.ndarray, temperature: float, top_k: int, top_p: float) -> np.ndarray:
+    if temperature <= 0:
+        return logits
+    return keep_top_p(keep_top_k(logits, top_k) / np.float32(temperature), top_p)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from common.errors import SettingsError, UntrustedFileError
-from model.checkpoint import load_checkpoint, save_checkpoint
+from common.errors import DataError, SettingsError, UntrustedFileError
+from model.checkpoint import load_checkpoint, save_checkpoint, save_tensors
 from model.transformer.config import GeneratorConfig
 from model.transformer.embeddings import code_levels
 from model.transformer.model import Generator
@@ -137,3 +137,33 @@ def test_an_impossible_shape_is_refused():
         GeneratorConfig.parse({"hidden_size": 30, "num_attention_heads": 4})
     with pytest.raises(SettingsError, match="did you mean 'hidden_size'"):
         GeneratorConfig.parse({"hiden_size": 32})
+
+
+def spoil_shape(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["norm.weight"] = torch.ones(33)
+
+
+def spoil_missing(tensors: dict[str, torch.Tensor]) -> None:
+    del tensors["blocks.1.mlp.down_proj.weight"]
+
+
+def spoil_extra(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["blocks.7.norm.weight"] = torch.ones(32)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (spoil_shape, r"norm\.weight.*\[33\].*\[32\]"),
+        (spoil_missing, r"Missing.*blocks\.1\.mlp\.down_proj\.weight"),
+        (spoil_extra, r"Unexpected.*blocks\.7\.norm\.weight"),
+    ],
+)
+def test_weights_that_do_not_fit_their_config_are_named(model, tmp_path, spoil, named):
+    (tmp_path / "tokenizers").mkdir()
+    save_checkpoint(tmp_path / "checkpoint", model, tmp_path / "tokenizers", {})
+    tensors = dict(model.state_dict())
+    spoil(tensors)
+    save_tensors(tmp_path / "checkpoint" / "model.safetensors", tensors)
+    with pytest.raises(DataError, match=rf"(?s){named}"):
+        load_checkpoint(tmp_path / "checkpoint")

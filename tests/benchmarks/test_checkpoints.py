@@ -1,0 +1,46 @@
+"""The kept checkpoints are what their index says, and fit what is claimed of them."""
+
+import shutil
+
+import pytest
+
+from benchmarks import checkpoints
+from benchmarks.checkpoints import RECIPES, STORE
+from common.errors import DigestMismatchError, UsageError
+
+_MIB = 2**20
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_its_checkpoint(name):
+    kept = checkpoints.describe(name)
+    assert kept["bytes"] == (STORE / name / "model.safetensors").stat().st_size < 4 * _MIB
+    assert kept["steps"] == RECIPES[name].steps and kept["command"].endswith(f"--only {name}")
+    generator = checkpoints.load(name)
+    assert sum(parameter.numel() for parameter in generator.parameters()) == kept["parameters"]
+    assert generator.config.coarse_grid == ((16, 16) if RECIPES[name].one_scale else (8, 8))
+
+
+def test_no_baseline_has_more_parameters_than_ours():
+    ours = checkpoints.describe("progressive")["parameters"]
+    assert all(checkpoints.describe(name)["parameters"] <= ours for name in RECIPES)
+
+
+def test_all_were_trained_with_the_kept_tokenizers():
+    assert checkpoints.load_tokenizers().text.special.keys() == {"pad", "bos", "boi", "uncond"}
+
+
+def test_one_altered_byte_is_noticed(tmp_path):
+    store = shutil.copytree(STORE, tmp_path / "weights")
+    weights = store / "raster" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(DigestMismatchError, match="not those that were kept"):
+        checkpoints.load("raster", store)
+    assert checkpoints.load("progressive", store).config.fine_layers == 2
+
+
+def test_a_checkpoint_that_nobody_knows_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="there is no checkpoint rasta"):
+        checkpoints.retrain(tmp_path, tmp_path, ["rasta"])
