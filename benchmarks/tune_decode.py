@@ -18,21 +18,18 @@ from components.judge.training import trained_judge
 from model.decoding.autoregressive import NextTokenOptions
 from model.decoding.loop import DecodingOptions
 
-ONE_SCALE_STEPS = (1, 2, 4, 8, 16)
 
-
-def decoders(name: str, engine: Engine, temperatures: list[float]) -> list[Decoder]:
+def decoders(name: str, engine: Engine, steps: list[int], temperatures: list[float]) -> list[Decoder]:
     """Every setting of a checkpoint that is worth looking at."""
     if checkpoints.RECIPES[name].objective == "next_token":
         return [
             engine.autoregressive(f"{name}, {t}", NextTokenOptions(temperature=t), cache=True) for t in temperatures
         ]
-    found = []
-    for steps in ONE_SCALE_STEPS if name == "one-scale" else (1, 2):
-        for t in temperatures:
-            options = DecodingOptions(coarse_steps=steps, temperature=t)
-            found.append(engine.parallel(f"{name}, {steps} steps, {t}", options))
-    return found
+    return [
+        engine.parallel(f"{name}, {count} steps, {t}", DecodingOptions(coarse_steps=count, temperature=t))
+        for count in steps
+        for t in temperatures
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=list(checkpoints.RECIPES), help="checkpoints")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="where the judge is kept")
     parser.add_argument("--captions", type=int, default=250)
+    parser.add_argument("--steps", type=int, nargs="+", default=[1], help="parallel passes over the sketch")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.1 * tenth for tenth in range(10)])
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args(arguments)
@@ -50,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         questions = Questions.of(checkpoints.load_tokenizers().text, text_length, chosen.captions, held_out=False)
         bench = Bench(questions, judge, Amount(seeds=6, frechet_images=6 * chosen.captions))
         for name, engine in engines.items():
-            for decoder in decoders(name, engine, chosen.temperatures):
+            for decoder in decoders(name, engine, chosen.steps, chosen.temperatures):
                 bench.measure(decoder.name, decoder)
                 row = bench.rows[decoder.name]
                 print(
