@@ -43,7 +43,7 @@ BEST_AR, BEST_AR_VARIED, RASTER, NAIVE = (
 ONE_SCALE = {steps: f"one scale, {steps} parallel steps" for steps in (1, 2, 4, 8, 16)}
 PARALLEL = {
     OURS: ("progressive", DecodingOptions(temperature=0.3)),
-    VARIED: ("progressive", DecodingOptions(temperature=0.5)),
+    VARIED: ("progressive", DecodingOptions(temperature=0.4, plan_temperature=1.0)),
     GREEDY: ("progressive", DecodingOptions(temperature=0.0, plan_temperature=0.0)),
     REDRAWN: ("progressive", DecodingOptions(temperature=0.5, redraw_below=0.1)),
     ADAPTED: ("adapted", DecodingOptions(temperature=0.3)),
@@ -51,7 +51,7 @@ PARALLEL = {
 }
 """Checkpoint and settings of each parallel decoder."""
 AUTOREGRESSIVE = {
-    BEST_AR: ("next-token", NextTokenOptions(temperature=0.5), True),
+    BEST_AR: ("next-token", NextTokenOptions(temperature=0.4), True),
     BEST_AR_VARIED: ("next-token", NextTokenOptions(temperature=0.7), True),
     RASTER: ("raster", NextTokenOptions(temperature=0.5), True),
     NAIVE: ("raster", NextTokenOptions(temperature=0.5), False),
