@@ -11,5 +11,5 @@ class AdaptationSettings(OptimizationSettings):
     enabled: bool = Field(
         default=False, description="whether the graph has this step; training.objective is next_token then"
     )
-    steps: int = Field(default=220, ge=1, description="optimizer steps; a tenth of the quickstart's training is enough")
+    steps: int = Field(default=150, ge=1, description="optimizer steps; a tenth of the quickstart's training is enough")
     warmup_steps: int = Field(default=20, ge=0)

@@ -13,7 +13,7 @@ Objective = Literal["parallel", "next_token"]
 class OptimizationSettings(Section):
     """How weights are made better, whatever they start from and are to predict."""
 
-    steps: int = Field(default=2200, ge=1, description="optimizer steps")
+    steps: int = Field(default=1500, ge=1, description="optimizer steps")
     seed: int = Field(default=0, ge=0, description="of the initial weights, the order of the data and the masks")
     processes: int = Field(default=2, ge=1, description="data-parallel ranks on this machine")
     threads_per_process: int = Field(default=1, ge=1)
