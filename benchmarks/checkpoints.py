@@ -14,12 +14,16 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.errors import DigestMismatchError, UsageError
 from common.files import atomic_path, read_json, sha256_file, write_json
 from components.train.settings import TrainingSettings
 from model.transformer.config import GeneratorConfig, ModelSettings
+
+if TYPE_CHECKING:
+    from model.tokenizers.bundle import TokenizerBundle
+    from model.transformer.model import Generator
 
 STORE = Path(__file__).resolve().parent / "weights"
 _INDEX, _WEIGHTS, _TOKENIZERS = "index.json", "model.safetensors", "tokenizers"
@@ -74,17 +78,22 @@ RECIPES = {
 """In the order in which they are trained: a checkpoint that another one adapts comes before it."""
 
 
-def load(name: str, store: Path = STORE):
+def load(name: str, store: Path = STORE) -> "Generator":
     """The generator `name` in fp32. Raises `DigestMismatchError` where it is not the one that was kept."""
     from model.checkpoint import load_checkpoint
 
-    folder, kept = store / name, _index(store)["checkpoints"][name]
+    folder, index = store / name, _index(store)
+    kept = index["checkpoints"][name]
+    if kept["tokenizers_digest"] != index["tokenizers_digest"]:
+        raise DigestMismatchError(
+            "it was trained with other tokenizers than those that are kept", where=str(folder), fix=_COMMAND
+        )
     if sha256_file(folder / _WEIGHTS) != kept["sha256"]:
         raise DigestMismatchError("the weights are not those that were kept", where=str(folder), fix=_COMMAND)
     return load_checkpoint(folder)
 
 
-def load_tokenizers(store: Path = STORE):
+def load_tokenizers(store: Path = STORE) -> "TokenizerBundle":
     """The tokenizers that every checkpoint was trained with. Raises `DigestMismatchError` likewise."""
     from model.tokenizers.bundle import TokenizerBundle
 
@@ -189,7 +198,10 @@ def _keep(name: str, checkpoint: Path, tokenizers: Path, store: Path) -> None:
         "about": RECIPES[name].about,
         "commit": commit(),
         "command": f"{_COMMAND} --only {name}",
-        **{key: training[key] for key in ("steps", "seconds", "ranks", "precision", "parameters", "heldout_loss")},
+        **{
+            key: training[key]
+            for key in ("steps", "seconds", "ranks", "precision", "parameters", "heldout_loss", "tokenizers_digest")
+        },
     }
     write_json(store / _INDEX, index)
 

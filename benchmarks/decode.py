@@ -7,9 +7,10 @@ that all decoders answer with the same seeds; then all are timed in turn, one im
 were chosen with `python -m benchmarks.tune_decode`, on other captions than those that are measured.
 """
 
+import math
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -20,7 +21,7 @@ from benchmarks import checkpoints
 from benchmarks.decode_plot import Shown, plot
 from benchmarks.decoders import Decoder, Engine, engine
 from benchmarks.image_quality import BOOTSTRAP, Gaussian, Questions, paired_difference, variety
-from benchmarks.report import Check, Report, Row, command_line
+from benchmarks.report import Announcer, Check, Report, Row, command_line
 from components.judge.reading import GRAPH_NAME
 from components.judge.settings import JudgeSettings
 from components.judge.training import trained_judge
@@ -51,7 +52,7 @@ PARALLEL = {
 }
 """Checkpoint and settings of each parallel decoder."""
 AUTOREGRESSIVE = {
-    BEST_AR: ("next-token", NextTokenOptions(temperature=0.4), True),
+    BEST_AR: ("next-token", NextTokenOptions(temperature=0.55), True),
     BEST_AR_VARIED: ("next-token", NextTokenOptions(temperature=0.7), True),
     RASTER: ("raster", NextTokenOptions(temperature=0.5), True),
     NAIVE: ("raster", NextTokenOptions(temperature=0.5), False),
@@ -63,6 +64,8 @@ _SHOWN = 8
 _EQUAL = 0.01
 """Two rows are of equal quality where the 95% interval of their difference in accuracy lies within this."""
 _VARIETY_KEPT = 0.9
+_QUALITY_KEPT = 0.987
+_SAME_PIXELS = 0.98
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,8 @@ class Measured:
     frechet: float
     examples: np.ndarray
     """uint8 [captions, height, width, 3]: the first seed's images of a few captions."""
+    first_batch: np.ndarray
+    """uint8 [n, height, width, 3]: the first seed's images of the first captions."""
     times_ms: list[float] = field(default_factory=list)
 
     @property
@@ -100,13 +105,15 @@ class Measured:
 
 
 def run(cache: Path, console: Console, file: Path | None, amount: Amount | None = None) -> bool:
-    """Measure, print, and write `file` with a picture beside it; whether every bound holds. `cache` keeps the judge between calls."""
+    """Measure, print, and write `file` with a picture beside it; whether every bound holds. `cache` keeps the judge between
+    calls."""
     amount = amount or Amount()
-    report = Report("decode", command_line())
-    with console.status("the judge"):
-        judge = trained_judge(JudgeSettings(), cache).folder / GRAPH_NAME
-    with ExitStack() as stack, console.status("") as status:
-        status.update("exporting the graphs")
+    report = Report("decode", command_line(), columns=("variety", "frechet"))
+    announce = Announcer(console)
+    announce("the judge")
+    judge = trained_judge(JudgeSettings(), cache).folder / GRAPH_NAME
+    with ExitStack() as stack:
+        announce("exporting the graphs")
         engines = open_engines(stack)
         decoders = open_decoders(engines)
         questions = Questions.of(
@@ -114,11 +121,11 @@ def run(cache: Path, console: Console, file: Path | None, amount: Amount | None 
         )
         bench = Bench(questions, judge, amount)
         for number, (name, decoder) in enumerate(decoders.items()):
-            status.update(f"quality, {number + 1} of {len(decoders)}: {name}")
+            announce(f"quality, {number + 1} of {len(decoders)}: {name}")
             bench.measure(name, decoder)
-        status.update("the best autoregressive decoder with other seeds")
+        announce("the best autoregressive decoder with other seeds")
         spread = bench.frechet_spread(decoders[BEST_AR])
-        status.update(f"timing {amount.rounds} rounds")
+        announce(f"timing {amount.rounds} rounds")
         bench.time()
         bench.fill(report, spread)
         if file is not None:
@@ -168,19 +175,28 @@ class Bench:
         return np.concatenate([decoder.draw(prompts[i : i + _BATCH], seeds[i : i + _BATCH]) for i in batches])
 
     def measure(self, name: str, decoder: Decoder) -> None:
-        """Accuracy, variety and Fréchet distance. The naive decoder draws what the one with a cache draws."""
+        """Accuracy, variety and Fréchet distance.
+
+        The naive decoder takes minutes for what the one with a cache draws in seconds. It draws one batch; where that
+        is the cached one's, pixel for pixel but for rounding, the cached one's other images stand for its own.
+        """
+        captions = len(self.questions.scenes)
         if name == NAIVE:
             cached = self.rows[RASTER]
-            self.rows[name] = Measured(decoder, cached.correct, cached.variety, cached.frechet, cached.examples)
+            images = decoder.draw(self.questions.text_ids[:_BATCH], list(range(min(_BATCH, captions))))
+            same = float((images == cached.first_batch).mean())
+            if same < _SAME_PIXELS:
+                raise ValueError(f"without a cache only {same:.1%} of the pixels are those with it")
+            self.rows[name] = replace(cached, decoder=decoder, times_ms=[])
             return
         images = self.draw(decoder)
-        captions = len(self.questions.scenes)
         self.rows[name] = Measured(
             decoder,
             self.questions.correct(self.judge, images),
             variety(images, captions) / self.real_variety,
             self.frechet(images),
             images[self.shown],
+            images[: min(_BATCH, captions)],
         )
 
     def frechet(self, images: np.ndarray) -> float:
@@ -253,7 +269,8 @@ class Bench:
         ]
 
     def equal_one_scale(self) -> str:
-        """The one-scale decoder with the fewest steps that is as accurate and as varied as ours; else the best one."""
+        """The one-scale decoder with the fewest steps that is not shown to be less accurate than ours by more than a
+        point, nor less varied; else the most accurate one."""
         ours = self.rows[OURS]
         for name in ONE_SCALE.values():
             _, interval = paired_difference(self.rows[name].correct, ours.correct)
@@ -266,9 +283,10 @@ class Bench:
         n = ours.correct.size
         kept = ours.accuracy / best.accuracy
         varied, best_varied = self.rows[VARIED], self.rows[BEST_AR_VARIED]
+        adapted_keeps = adapted.accuracy / ours.accuracy
         steps = checkpoints.describe("adapted")["steps"] / checkpoints.describe("progressive")["steps"]
         return [
-            Check("quality_kept_accuracy", kept, 0.987, 1.0, n),
+            Check("quality_kept_accuracy", kept, _QUALITY_KEPT, 1.0, n),
             self.equality(BEST_AR, "equal_quality_best_ar"),
             self.equality(RASTER, "equal_quality_raster_ar"),
             Check(
@@ -282,9 +300,12 @@ class Bench:
             Check("variety_kept", ours.variety / best.variety, _VARIETY_KEPT, 1.0, n),
             Check("accuracy_where_varied", min(varied.accuracy, best_varied.accuracy), 0.9, 0.9, n),
             Check("variety_vs_best_ar", varied.variety / best_varied.variety, 0.9, 1.1, n),
-            Check("variety_vs_real", varied.variety, 0.0, 0.9, n),
-            Check("adapted_quality_kept", adapted.accuracy / ours.accuracy, 0.987, 1.0, n),
-            Check("adapt_cost_share", steps, 0.3, 0.1, n, at_least=False),
+            Check("variety_vs_real", varied.variety, None, 0.9, n),
+            Check("adapted_quality_kept", adapted_keeps, _QUALITY_KEPT, 1.0, n),
+            # Steps that do not keep the quality buy nothing, however few they are.
+            Check(
+                "adapt_cost_share", steps if adapted_keeps >= _QUALITY_KEPT else math.inf, 0.3, 0.1, n, at_least=False
+            ),
         ]
 
     def equality(self, name: str, check: str) -> Check:

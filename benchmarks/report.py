@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,11 +37,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Check:
-    """A promise: the bound is what must hold, the aim is what we came for; `n` is what the value rests on."""
+    """A promise: the bound is what must hold (None: the value is only reported), the aim is what we came for; `n` is what
+    the value rests on."""
 
     name: str
     value: float
-    bound: float
+    bound: float | None
     aim: float
     n: int
     at_least: bool = True
@@ -49,12 +52,15 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        return self.value >= self.bound if self.at_least else self.value <= self.bound
+        return self.bound is None or self._holds(self.bound)
 
     @property
     def reached(self) -> bool:
         """Whether the aim is reached, too."""
-        return self.value >= self.aim if self.at_least else self.value <= self.aim
+        return self._holds(self.aim)
+
+    def _holds(self, limit: float) -> bool:
+        return self.value >= limit if self.at_least else self.value <= limit
 
     def describe(self) -> dict[str, Any]:
         own = {"name": self.name, "value": self.value, "bound": self.bound, "aim": self.aim}
@@ -69,6 +75,8 @@ class Report:
     command: str
     rows: list[Row] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
+    columns: Sequence[str] = ()
+    """Names in the rows' `more` that the printed table shows; the file has all."""
     notes: dict[str, Any] = field(default_factory=dict)
     watch: MachineWatch = field(default_factory=MachineWatch.start)
 
@@ -85,11 +93,22 @@ class Report:
 
     def finish(self, console: Console, file: Path | None) -> bool:
         """Print both tables, write the JSON form where one is asked for; whether every bound holds."""
-        console.print(_row_table(self.rows), crop=False)
+        console.print(_row_table(self.rows, self.columns), crop=False)
         console.print(_check_table(self.checks), crop=False)
         if file is not None:
             write_json(file, self.describe())
         return all(check.ok for check in self.checks)
+
+
+class Announcer:
+    """Tells what a long benchmark is at, with the time since it began: a line each, also where no terminal is."""
+
+    def __init__(self, console: Console):
+        self._console, self._started = console, time.monotonic()
+
+    def __call__(self, what: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+        self._console.print(f"[{minutes}:{seconds:02}] {what}", markup=False, highlight=False)
 
 
 def commit() -> str:
@@ -107,13 +126,14 @@ def command_line() -> str:
     return " ".join(["emuflow", *sys.argv[1:]])
 
 
-def _row_table(rows: list[Row]) -> Table:
-    names = list(dict.fromkeys(name for row in rows for name in row.more))
-    table = Table("", "median ms", "p95 ms", "accuracy", "n", *(name.replace("_", " ") for name in names))
+def _row_table(rows: list[Row], columns: Sequence[str]) -> Table:
+    """What fits a terminal: the common columns, and those of the benchmark's own that `columns` names."""
+    table = Table("", "median ms", "p95 ms", "accuracy", *(name.replace("_", " ") for name in columns), "n")
+    table.columns[0].overflow = "fold"
     for column in table.columns[1:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     for row in rows:
-        values = [row.median_ms, row.p95_ms, row.accuracy, row.n or None, *(row.more.get(name) for name in names)]
+        values = [row.median_ms, row.p95_ms, row.accuracy, *(row.more.get(name) for name in columns), row.n or None]
         table.add_row(row.name, *(_shown(value) for value in values))
     return table
 
@@ -124,10 +144,17 @@ def _check_table(checks: list[Check]) -> Table:
         column.justify = "right"
     for check in checks:
         sign = "≥" if check.at_least else "≤"
-        verdict = "[green]aim reached[/]" if check.reached else "[green]ok[/]" if check.ok else "[bold red]missed[/]"
-        limits = (f"{sign} {_shown(check.bound)}", f"{sign} {_shown(check.aim)}")
-        table.add_row(check.name, _shown(check.value), *limits, str(check.n), verdict)
+        limits = ("reported" if check.bound is None else f"{sign} {_shown(check.bound)}", f"{sign} {_shown(check.aim)}")
+        table.add_row(check.name, _shown(check.value), *limits, str(check.n), _verdict(check))
     return table
+
+
+def _verdict(check: Check) -> str:
+    if check.reached:
+        return "[green]aim reached[/]"
+    if check.bound is None:
+        return ""
+    return "[green]ok[/]" if check.ok else "[bold red]missed[/]"
 
 
 def _shown(value: Any) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from common.errors import DataError
 from common.files import read_json
 from components.adapt.settings import AdaptationSettings
-from components.train.train import optimize
+from components.train.train import optimize, verified_inputs
 from model.transformer.config import GeneratorConfig
 
 
@@ -42,7 +42,8 @@ def adapt(
             "this checkpoint predicts in parallel already", where=str(trained), fix="set training.objective=next_token"
         )
     shape = GeneratorConfig.parse(read_json(trained / "config.json"), where=str(trained / "config.json"))
-    training = optimize(settings, "parallel", lambda: shape, shards, tokenizers, trained, work, checkpoint)
+    inputs = verified_inputs(shards, tokenizers)
+    training = optimize("adaptation", settings, "parallel", shape, inputs, trained, work, checkpoint)
     return AdaptationResult(
         steps=settings.steps,
         cost_share=settings.steps / before["steps"],

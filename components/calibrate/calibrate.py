@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 from common.errors import DigestMismatchError
@@ -39,7 +38,7 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
         generator_description,
         quantize_engine,
     )
-    from components.calibrate.heldout import describe_heldout, plans_of
+    from components.calibrate.heldout import describe_heldout
     from components.calibrate.prompts import prompt_batches
     from model.checkpoint import load_checkpoint
     from model.data.shards import Shards, verify_shards
@@ -93,7 +92,7 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
         description = generator_description(generator.config, tokenizers)
         write_json(temporary / "generator.json", description)
         report(next(phases), _PHASES, "scoring the held-out samples")
-        scored = describe_heldout(settings, temporary, description, heldout, partial(plans_of, generator))
+        scored = describe_heldout(settings, temporary, description, heldout, generator)
         shutil.copytree(checkpoint / "tokenizers" / "text", temporary / "tokenizers" / "text")
         write_json(
             temporary / "calibration.json",

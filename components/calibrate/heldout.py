@@ -1,6 +1,6 @@
 """The held-out loss of the exported graphs: what is served is what is scored, in each precision."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,6 @@ from model.transformer.model import Generator
 from serving.package.runtime.engine import EngineSession
 
 PRECISIONS = ("fp32", "int8")
-Plans = Callable[[np.ndarray], np.ndarray | None]
-"""Sketches, int64 [n, coarse_tokens], to their plans, int64 [n, plan_tokens]; to None for a model without a plan."""
 
 
 @dataclass(frozen=True)
@@ -50,49 +48,44 @@ class Questions:
 
 
 def describe_heldout(
-    settings: CalibrationSettings, engine: Path, generator: Mapping[str, Any], heldout: Shards, plans: Plans
+    settings: CalibrationSettings, engine: Path, description: Mapping[str, Any], heldout: Shards, generator: Generator
 ) -> dict[str, Any]:
     """`heldout` of `calibration.json`: the loss of each sample in both precisions of `engine`, and what it is about.
 
-    `generator` is the content of `generator.json`, `plans` gives the model's plans of true sketches. Two records may be compared only where everything but the losses is
-    equal.
+    `description` is the content of `generator.json`. `generator`, the checkpoint, tells the plans of true sketches: the
+    graphs hold no encoder. Two records may be compared only where everything but the losses is equal.
     """
-    asked = heldout_questions(heldout, settings.heldout_samples, plans)
+    asked = heldout_questions(heldout, settings.heldout_samples, generator)
     losses = {}
     for precision in PRECISIONS:
-        session = EngineSession(engine / precision, generator, threads=1)
+        session = EngineSession(engine / precision, description, threads=1)
         losses[precision] = graph_losses(session, asked, settings.batch_size)
     return {
         "samples_digest": asked.samples_digest,
         "masks_digest": asked.masks_digest,
-        "text_length": generator["text_length"],
-        "coarse_grid": generator["coarse_grid"],
-        "fine_grid": generator["fine_grid"],
+        "text_length": description["text_length"],
+        "coarse_grid": description["coarse_grid"],
+        "fine_grid": description["fine_grid"],
         "loss_per_sample": losses,
     }
 
 
-def heldout_questions(heldout: Shards, count: int, plans: Plans) -> Questions:
+def heldout_questions(heldout: Shards, count: int, generator: Generator) -> Questions:
     """Up to `count` samples, spread evenly over all, each under the masks that training scores it with."""
     rows = np.unique(np.linspace(0, len(heldout) - 1, min(count, len(heldout))).round().astype(np.int64))
     batch = heldout.batch(rows)
     masks = _masks_of(rows, len(heldout), heldout.layout.coarse_tokens)
     ids = "".join(heldout.sample_id(int(row)) for row in rows)
+    plan = plan_codes(generator, torch.from_numpy(batch["coarse"]))
     return Questions(
         text_ids=batch["text_ids"],
         coarse=batch["coarse"],
         fine=pack_blocks(batch["fine"], *heldout.layout.coarse_grid),
         hidden=masks,
-        plan=plans(batch["coarse"]),
+        plan=None if plan is None else plan.numpy(),
         samples_digest=sha256_bytes(bytes.fromhex(ids)),
         masks_digest=sha256_bytes(np.packbits(masks).tobytes()),
     )
-
-
-def plans_of(generator: Generator, coarse: np.ndarray) -> np.ndarray | None:
-    """`Plans` of a checkpoint: the graphs hold no encoder."""
-    plan = plan_codes(generator, torch.from_numpy(coarse))
-    return None if plan is None else plan.numpy()
 
 
 def graph_losses(session: Session, asked: Questions, batch_size: int) -> list[float | None]:

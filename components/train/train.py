@@ -1,7 +1,6 @@
 """The training step: check the inputs, run the ranks, leave a checkpoint."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,62 +43,77 @@ def train(
     have the image's own grid for its sketch. Raises `TrainingError` when a rank fails, `DigestMismatchError` when a shard
     is not the one that was written or the shards were cut with other tokenizers, `DataError` where a shard is empty.
     """
-    from model.data.shards import Shards
-    from model.tokenizers.bundle import TokenizerBundle
-
-    def shape() -> GeneratorConfig:
-        if isinstance(model, GeneratorConfig):
-            return model
-        return generator_config(model, TokenizerBundle.load(tokenizers), Shards(shards, "train"))
-
+    inputs = verified_inputs(shards, tokenizers)
+    shape = model if isinstance(model, GeneratorConfig) else generator_config(model, inputs.bundle, inputs.cut)
     start = parent_checkpoint if settings.initialize_from == "parent" else None
-    training = optimize(settings, settings.objective, shape, shards, tokenizers, start, work, checkpoint)
+    training = optimize("training", settings, settings.objective, shape, inputs, start, work, checkpoint)
     return TrainingResult(
         training["parameters"], training["seconds"], training["last"]["coarse_loss"], training["heldout_loss"]
     )
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """Shards whose files are those that were written, and the tokenizers that they were cut with."""
+
+    shards: Path
+    shards_digest: str
+    cut: "Shards"
+    """The split that is trained on."""
+    tokenizers: Path
+    bundle: "TokenizerBundle"
+
+
+def verified_inputs(shards: Path, tokenizers: Path) -> Inputs:
+    """Raises `DigestMismatchError` when a shard is not the one that was written or the shards were cut with other
+    tokenizers, `DataError` where a shard is empty."""
+    from model.data.shards import Shards, verify_shards
+    from model.tokenizers.bundle import TokenizerBundle
+
+    digest = verify_shards(shards)
+    inputs = Inputs(shards, digest, Shards(shards, "train"), tokenizers, TokenizerBundle.load(tokenizers))
+    if inputs.cut.tokenizers_digest != inputs.bundle.digest:
+        raise DigestMismatchError(
+            "the shards were cut with other tokenizers", where=str(shards), fix="run the tokenize step again"
+        )
+    return inputs
+
+
 def optimize(
+    section: str,
     settings: OptimizationSettings,
     objective: Objective,
-    shape_of: Callable[[], GeneratorConfig],
-    shards: Path,
-    tokenizers: Path,
+    shape: GeneratorConfig,
+    inputs: Inputs,
     start_from: Path | None,
     work: Path,
     checkpoint: Path,
 ) -> dict[str, Any]:
-    """Run the ranks and leave a checkpoint; what `train` and `adapt` share. Returns the content of `training.json`."""
+    """Run the ranks and leave a checkpoint; what `train` and `adapt` share. Returns the content of `training.json`.
+
+    `section` is where a user finds the settings. Raises `UsageError` where the ranks cannot share a batch evenly,
+    `TrainingError` when a rank fails.
+    """
     import torch
 
     from model.checkpoint import load_tensors, save_checkpoint
-    from model.data.shards import Shards, verify_shards
-    from model.tokenizers.bundle import TokenizerBundle
     from model.transformer.model import Generator
 
-    shards_digest = verify_shards(shards)
-    bundle, cut = TokenizerBundle.load(tokenizers), Shards(shards, "train")
-    if cut.tokenizers_digest != bundle.digest:
-        raise DigestMismatchError(
-            "the shards were cut with other tokenizers", where=str(shards), fix="run the tokenize step again"
-        )
     if settings.global_batch_size % settings.processes:
         raise UsageError(
-            f"global_batch_size {settings.global_batch_size} is not a multiple of {settings.processes} processes",
-            where=type(settings).__name__,
+            f"{section}.global_batch_size {settings.global_batch_size} is not a multiple of {section}.processes {settings.processes}",
             fix="change one of them",
         )
-    shape = shape_of()
     job = Job(
         training=OptimizationSettings.model_validate(
             settings.model_dump(include=set(OptimizationSettings.model_fields))
         ),
         objective=objective,
         model=shape,
-        shards=shards.resolve(),
-        shards_digest=shards_digest,
-        tokenizers_digest=bundle.digest,
-        unconditional_prompt=tuple(bundle.text.unconditional_prompt(cut.layout.text_length)),
+        shards=inputs.shards.resolve(),
+        shards_digest=inputs.shards_digest,
+        tokenizers_digest=inputs.bundle.digest,
+        unconditional_prompt=tuple(inputs.bundle.text.unconditional_prompt(inputs.cut.layout.text_length)),
         start_from=start_from.resolve() if start_from else None,
         work=work.resolve(),
     )
@@ -115,7 +129,7 @@ def optimize(
     with torch.no_grad():
         generator = Generator(shape)
         generator.load_state_dict(load_tensors(work / "final.safetensors"))
-    save_checkpoint(checkpoint, generator, tokenizers, training)
+    save_checkpoint(checkpoint, generator, inputs.tokenizers, training)
     shutil.copyfile(work / "curves.jsonl", checkpoint / "curves.jsonl")
     return training
 

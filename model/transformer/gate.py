@@ -14,6 +14,7 @@ computes nothing else, so that time falls as the count does. Both give the same 
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,66 +51,69 @@ def block_means(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
     return torch.stack([part.mean(-2) for part in x.split(list(sizes), dim=-2)], dim=-2)
 
 
-def gated_attention_masked(
-    query: Tensor,
-    earlier: tuple[Tensor, Tensor],
-    own: tuple[Tensor, Tensor],
-    own_bias: Tensor,
-    gates: Tensor,
-    query_sizes: tuple[int, ...],
-    key_sizes: tuple[int, ...],
-) -> Tensor:
-    """Attention over all earlier tokens and the block's own, with closed earlier blocks weighted by zero.
+class GatedInput(NamedTuple):
+    """What a layer's gated attention is about: n tokens that ask, in q query blocks, and m earlier ones in k blocks."""
 
-    `query` [b, h, n, d], scaled; `earlier` keys and values [b, h, m, d]; `own` keys and values [b, h, n, d] with
-    `own_bias` [n, n]; `gates` [b, h, q, k] of zeros and ones; sizes of the query blocks (sum n) and of the earlier blocks
-    (sum m). Returns [b, h, n, d].
-    """
-    scores = torch.cat([query @ earlier[0].transpose(-1, -2), query @ own[0].transpose(-1, -2) + own_bias], -1)
-    weights = torch.softmax(scores.float(), -1)
-    repeats = [torch.tensor(sizes, device=query.device) for sizes in (query_sizes, key_sizes)]
-    wide = gates.repeat_interleave(repeats[0], -2).repeat_interleave(repeats[1], -1)
-    tokens = earlier[0].shape[-2]
+    query: Tensor
+    """[b, h, n, d], scaled."""
+    earlier_keys: Tensor
+    """[b, h, m, d]."""
+    earlier_values: Tensor
+    own_keys: Tensor
+    """[b, h, n, d]: what is never gated."""
+    own_values: Tensor
+    own_bias: Tensor
+    """[n, n], added to the scores among the asking tokens."""
+    gates: Tensor
+    """[b, h, q, k] of zeros and ones (`open_blocks`)."""
+    query_sizes: tuple[int, ...]
+    """Tokens of each query block; their sum is n."""
+    key_sizes: tuple[int, ...]
+    """Tokens of each earlier block; their sum is m."""
+
+
+def gated_attention_masked(given: GatedInput) -> Tensor:
+    """Attention over all earlier tokens and the block's own, with closed earlier blocks weighted by zero: [b, h, n, d]."""
+    query, tokens = given.query, given.earlier_keys.shape[-2]
+    elsewhere = query @ given.earlier_keys.transpose(-1, -2)
+    home = query @ given.own_keys.transpose(-1, -2) + given.own_bias
+    weights = torch.softmax(torch.cat([elsewhere, home], -1).float(), -1)
+    repeats = [torch.tensor(sizes, device=query.device) for sizes in (given.query_sizes, given.key_sizes)]
+    wide = given.gates.repeat_interleave(repeats[0], -2).repeat_interleave(repeats[1], -1)
     looked_at, at_home = weights[..., :tokens] * wide, weights[..., tokens:]
     total = looked_at.sum(-1, keepdim=True) + at_home.sum(-1, keepdim=True)
-    mixed = looked_at.to(query.dtype) @ earlier[1] + at_home.to(query.dtype) @ own[1]
+    mixed = looked_at.to(query.dtype) @ given.earlier_values + at_home.to(query.dtype) @ given.own_values
     return mixed / total.clamp_min(1e-6).to(query.dtype)
 
 
-def gated_attention(
-    query: Tensor,
-    earlier: tuple[Tensor, Tensor],
-    own: tuple[Tensor, Tensor],
-    own_bias: Tensor,
-    gates: Tensor,
-    query_sizes: tuple[int, ...],
-    key_sizes: tuple[int, ...],
-) -> Tensor:
-    """The same numbers as `gated_attention_masked`, from the open blocks' keys and values alone.
+def gated_attention(given: GatedInput) -> Tensor:
+    """The same numbers as `gated_attention_masked`, from the open blocks' keys and values alone: [b, h, n, d].
 
     Blocks are gathered in units of their greatest common size; a head's query block with fewer open ones than another
     is padded.
     """
-    unit = math.gcd(*key_sizes)
-    batch, heads, _, head_dim = query.shape
-    units = torch.tensor([size // unit for size in key_sizes], device=query.device)
-    is_open = (gates > THRESHOLD).repeat_interleave(units, -1).flatten(0, 1)  # [b * h, q, units]
+    unit = math.gcd(*given.key_sizes)
+    batch, heads, _, head_dim = given.query.shape
+    device = given.query.device
+    units = torch.tensor([size // unit for size in given.key_sizes], device=device)
+    is_open = (given.gates > THRESHOLD).repeat_interleave(units, -1).flatten(0, 1)  # [b * h, q, units]
     counts = is_open.sum(-1)
     widest = int(counts.max())
     # Open units first, in their order; what follows them is padding.
     chosen = torch.argsort(is_open.to(torch.int8), dim=-1, descending=True, stable=True)[..., :widest]
-    padded = torch.arange(widest, device=query.device) >= counts[..., None]
-    rows = torch.arange(batch * heads, device=query.device)[:, None, None]
-    keys, values = (part.reshape(batch * heads, -1, unit, head_dim)[rows, chosen].flatten(2, 3) for part in earlier)
-    padding = padded.repeat_interleave(unit, -1)[:, :, None]
-    mixed, start = [], 0
-    own_keys, own_values = (part.flatten(0, 1) for part in own)
-    flat = query.flatten(0, 1)
-    for block, size in enumerate(query_sizes):
-        asked = flat[:, start : start + size]
-        seen = (asked @ keys[:, block].transpose(-1, -2)).masked_fill(padding[:, block], float("-inf"))
-        home = asked @ own_keys.transpose(-1, -2) + own_bias[start : start + size]
-        weights = torch.softmax(torch.cat([seen, home], -1), -1)
-        mixed.append(weights[..., : seen.shape[-1]] @ values[:, block] + weights[..., seen.shape[-1] :] @ own_values)
-        start += size
-    return torch.cat(mixed, 1).view(query.shape)
+    padding = (torch.arange(widest, device=device) >= counts[..., None]).repeat_interleave(unit, -1)[:, :, None]
+    rows = torch.arange(batch * heads, device=device)[:, None, None]
+    keys, values = (
+        part.reshape(batch * heads, -1, unit, head_dim)[rows, chosen].flatten(2, 3)
+        for part in (given.earlier_keys, given.earlier_values)
+    )
+    own_keys, own_values = given.own_keys.flatten(0, 1), given.own_values.flatten(0, 1)
+    asking = given.query.flatten(0, 1).split(list(given.query_sizes), 1)
+    biases = given.own_bias.split(list(given.query_sizes))
+    mixed = []
+    for block, (query, bias) in enumerate(zip(asking, biases, strict=True)):
+        seen = (query @ keys[:, block].transpose(-1, -2)).masked_fill(padding[:, block], float("-inf"))
+        weights = torch.softmax(torch.cat([seen, query @ own_keys.transpose(-1, -2) + bias], -1), -1)
+        elsewhere, home = weights.split([seen.shape[-1], own_keys.shape[1]], -1)
+        mixed.append(elsewhere @ values[:, block] + home @ own_values)
+    return torch.cat(mixed, 1).view(given.query.shape)

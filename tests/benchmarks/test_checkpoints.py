@@ -7,6 +7,7 @@ import pytest
 from benchmarks import checkpoints
 from benchmarks.checkpoints import RECIPES, STORE
 from common.errors import DigestMismatchError, UsageError
+from common.files import read_json, write_json
 
 _MIB = 2**20
 
@@ -26,8 +27,15 @@ def test_no_baseline_has_more_parameters_than_ours():
     assert all(checkpoints.describe(name)["parameters"] <= ours for name in RECIPES)
 
 
-def test_all_were_trained_with_the_kept_tokenizers():
-    assert checkpoints.load_tokenizers().text.special.keys() == {"pad", "bos", "boi", "uncond"}
+def test_all_were_trained_with_the_kept_tokenizers(tmp_path):
+    digest = checkpoints.load_tokenizers().digest
+    assert {checkpoints.describe(name)["tokenizers_digest"] for name in RECIPES} == {digest}
+    store = shutil.copytree(STORE, tmp_path / "weights")
+    index = read_json(store / "index.json")
+    index["checkpoints"]["raster"]["tokenizers_digest"] = "0" * 64
+    write_json(store / "index.json", index)
+    with pytest.raises(DigestMismatchError, match="other tokenizers"):
+        checkpoints.load("raster", store)
 
 
 def test_one_altered_byte_is_noticed(tmp_path):

@@ -42,7 +42,7 @@ def generator(**changes) -> Generator:
 
 
 @pytest.mark.parametrize("changes", [{}, {"fine_layers": 0, "plan_tokens": 0}])
-def test_a_cache_changes_the_time_and_not_the_image(tokenizers, changes):
+def test_a_cache_does_not_change_the_image(tokenizers, changes):
     with engine(generator(**changes), tokenizers, next_token=True, threads=1) as made:
         options = NextTokenOptions(temperature=1.0)
         cached, naive = (made.autoregressive("", options, cache=cache) for cache in (True, False))

@@ -18,6 +18,12 @@ def test_a_check_knows_its_bound_and_its_aim(value, at_least, ok, reached):
     assert (check.ok, check.reached) == (ok, reached)
 
 
+def test_what_is_only_reported_misses_nothing():
+    check = Check("variety_vs_real", 0.1, None, 0.9, 25)
+    assert check.ok and not check.reached
+    assert check.describe()["bound"] is None
+
+
 def test_the_json_form_and_the_tables(tmp_path):
     report = Report("decode", "emuflow bench decode")
     report.rows.append(Row("progressive", 2.5, 3.0, 0.95, 3000, {"variety": 0.6}))

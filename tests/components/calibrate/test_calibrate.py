@@ -161,7 +161,8 @@ def test_the_graphs_lose_what_the_checkpoint_loses_under_the_same_masks(engine, 
 def test_heldout_samples_beyond_the_bound_are_thinned_out_and_keep_their_masks(tmp_path, inputs):
     write_shards(tmp_path, TokenizerBundle.load(inputs / "tokenizers"), heldout=150)
     heldout = Shards(tmp_path, "heldout")
-    whole, thinned = (heldout_questions(heldout, count, lambda coarse: coarse[:, :2]) for count in (150, 40))
+    generator = load_checkpoint(inputs / "checkpoint")
+    whole, thinned = (heldout_questions(heldout, count, generator) for count in (150, 40))
     rows = np.linspace(0, 149, 40).round().astype(int)
     for name in ("coarse", "hidden", "plan"):
         assert np.array_equal(getattr(thinned, name), getattr(whole, name)[rows]), name

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.objectives.heldout import heldout_losses
-from model.objectives.masked import Grids, coarse_loss, corrupt, draw_mask, fine_loss
+from model.objectives.masked import Grids, coarse_loss, corrupt, draw_mask, drop_prompts, fine_loss
 from model.objectives.next_token import next_token_loss
 from model.objectives.settings import MaskingSettings
 from model.transformer.config import GeneratorConfig
@@ -40,6 +40,16 @@ def test_corruption_replaces_the_share_it_names():
     ids = torch.full((200, 64), 300)
     assert (corrupt(ids, 0.05, 240, rng()) != 300).float().mean().item() == pytest.approx(0.05, abs=0.01)
     assert torch.equal(corrupt(ids, 0.0, 240, rng()), ids)
+
+
+def test_prompts_are_left_out_in_the_share_that_is_asked_for():
+    grids, nothing = random_grids(2000), [7] * 16
+    assert drop_prompts(grids, 0.0, nothing, rng()) is grids
+    dropped = drop_prompts(grids, 0.1, nothing, rng())
+    gone = (dropped.text_ids == 7).all(1)
+    assert gone.float().mean().item() == pytest.approx(0.1, abs=0.02)
+    assert torch.equal(dropped.text_ids[~gone], grids.text_ids[~gone])
+    assert torch.equal(dropped.coarse, grids.coarse)
 
 
 def test_an_untrained_model_is_about_as_unsure_as_chance():

@@ -1,0 +1,42 @@
+"""`emuflow bench decode` from end to end, on so little that its numbers mean nothing and its form everything."""
+
+import io
+import json
+import math
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from benchmarks import decode
+
+PROMISED = {
+    "speedup_vs_best_ar": (5, 20),
+    "speedup_vs_ar_cached": (15, 40),
+    "speedup_vs_ar": (20, 200),
+    "speedup_vs_one_scale": (4, 8),
+    "quality_kept_accuracy": (0.987, 1.0),
+    "frechet_excess_in_seed_spreads": (1, 0),
+    "variety_vs_best_ar": (0.9, 1.1),
+    "adapt_cost_share": (0.3, 0.1),
+}
+AMOUNT = decode.Amount(rounds=2, seeds=2, one_scale_seeds=2, frechet_images=24, captions=12)
+
+
+@pytest.mark.slow
+def test_every_row_and_every_promise_is_in_the_result(tmp_path):
+    shown = io.StringIO()
+    file = tmp_path / "decode.json"
+    held = decode.run(tmp_path / "cache", Console(file=shown, width=120), file, AMOUNT)
+    result = json.loads(file.read_text())
+    assert result["benchmark"] == "decode"
+    assert [row["name"] for row in result["rows"]] == [*decode.PARALLEL, *decode.AUTOREGRESSIVE]
+    for row in result["rows"]:
+        assert row["n"] == 24 and 0 <= row["accuracy"] <= 1 and 0 < row["median_ms"] <= row["p95_ms"]
+        assert math.isfinite(row["frechet"]) and row["low"] <= row["accuracy_minus_ours"] <= row["high"]
+    checks = {check["name"]: check for check in result["checks"]}
+    assert {name: (checks[name]["bound"], checks[name]["aim"]) for name in PROMISED} == PROMISED
+    assert held == all(check["ok"] for check in result["checks"])
+    with Image.open(file.with_suffix(".png")) as picture:
+        assert picture.width > 1000
+    assert "speedup_vs_best_ar" in shown.getvalue() and "quality, 1 of" in shown.getvalue()
