@@ -54,8 +54,8 @@ PARALLEL = {
 AUTOREGRESSIVE = {
     BEST_AR: ("next-token", NextTokenOptions(temperature=0.55), True),
     BEST_AR_VARIED: ("next-token", NextTokenOptions(temperature=0.7), True),
-    RASTER: ("raster", NextTokenOptions(temperature=0.5), True),
-    NAIVE: ("raster", NextTokenOptions(temperature=0.5), False),
+    RASTER: ("raster", NextTokenOptions(temperature=0.7), True),
+    NAIVE: ("raster", NextTokenOptions(temperature=0.7), False),
 }
 """Checkpoint, settings and whether keys and values are kept, of each autoregressive decoder."""
 _BATCH = 32
