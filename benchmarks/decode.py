@@ -3,7 +3,8 @@
     emuflow bench decode --json FILE
 
 Every decoder runs on onnxruntime in fp32, on one thread, in this process. Quality is measured first, on held-out captions
-that all decoders answer with the same seeds; then all are timed in turn, one image each a round. The temperatures below
+that all decoders answer with the same seeds; then all are timed in turn, one image each a round. One-scale decoding is
+given more steps until it is as good as ours, and no more after that. The temperatures below
 were chosen with `python -m benchmarks.tune_decode`, on other captions than those that are measured.
 """
 
@@ -121,6 +122,8 @@ def run(cache: Path, console: Console, file: Path | None, amount: Amount | None 
         )
         bench = Bench(questions, judge, amount)
         for number, (name, decoder) in enumerate(decoders.items()):
+            if name in ONE_SCALE.values() and bench.equal_one_scale():
+                continue
             announce(f"quality, {number + 1} of {len(decoders)}: {name}")
             bench.measure(name, decoder)
         announce("the best autoregressive decoder with other seeds")
@@ -210,11 +213,16 @@ class Bench:
         return max(distances) - min(distances)
 
     def time(self) -> None:
-        """One image of each decoder a round, in an order that turns round each time; the first round is not counted."""
+        """One image of each decoder a round, in an order that turns round each time; the first round is not counted.
+
+        Each is timed right after an image of its own that is not: a server's caches hold the model that it serves. A
+        decoder that shares its graphs with the one before it would be a third faster than one that does not.
+        """
         names = list(self.rows)
         for number in range(self.amount.rounds + 1):
             prompt = self.questions.text_ids[number % len(self.questions.text_ids)][None]
             for name in names if number % 2 else reversed(names):
+                self.rows[name].decoder.draw(prompt, [number])
                 start = perf_counter()
                 self.rows[name].decoder.draw(prompt, [number])
                 if number:
@@ -260,7 +268,8 @@ class Bench:
         return Check(check, float(np.median(ratios)), bound, aim, len(ratios), low=interval.low, high=interval.high)
 
     def speed_checks(self) -> list[Check]:
-        one_scale = self.equal_one_scale()
+        measured = [name for name in ONE_SCALE.values() if name in self.rows]
+        one_scale = self.equal_one_scale() or max(measured, key=lambda name: self.rows[name].accuracy)
         return [
             self.speedup(BEST_AR, 5, 20, "speedup_vs_best_ar"),
             self.speedup(RASTER, 15, 40, "speedup_vs_ar_cached"),
@@ -268,15 +277,15 @@ class Bench:
             self.speedup(one_scale, 4, 8, "speedup_vs_one_scale"),
         ]
 
-    def equal_one_scale(self) -> str:
-        """The one-scale decoder with the fewest steps that is not shown to be less accurate than ours by more than a
-        point, nor less varied; else the most accurate one."""
+    def equal_one_scale(self) -> str | None:
+        """Of the one-scale decoders that were measured, the one with the fewest steps that is not shown to be less
+        accurate than ours by more than a point, nor less varied; None where there is none."""
         ours = self.rows[OURS]
-        for name in ONE_SCALE.values():
+        for name in (name for name in ONE_SCALE.values() if name in self.rows):
             _, interval = paired_difference(self.rows[name].correct, ours.correct)
             if interval.high >= -_EQUAL and self.rows[name].variety >= _VARIETY_KEPT * ours.variety:
                 return name
-        return max(ONE_SCALE.values(), key=lambda name: self.rows[name].accuracy)
+        return None
 
     def quality_checks(self, spread: float) -> list[Check]:
         ours, best, adapted = self.rows[OURS], self.rows[BEST_AR], self.rows[ADAPTED]

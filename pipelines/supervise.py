@@ -43,13 +43,14 @@ def supervise(
     """
     adopt_orphans()
     started = time.time()
+    steps = steps_of(read_json(folder / SETTINGS_FILE))
     with tempfile.TemporaryDirectory(prefix="emuflow-", ignore_cleanup_errors=True) as scratch:
         orchestrator = _start(folder, tracking, lock, scratch)
         try:
             with make_display(console) as display:
                 while True:
                     code = orchestrator.poll()  # before the records are read: they are then the last ones
-                    states = _read_steps(folder, started, tracking)
+                    states = _read_steps(folder, steps, started, tracking)
                     display.update(states, time.time() - started, _remaining_s(states, expected_s))
                     if code is not None:
                         break
@@ -58,19 +59,16 @@ def supervise(
             end_descendants()
             if read_platform(folder).runner == "containers":
                 remove_containers(folder.parent.parent)
-            _read_steps(folder, started, tracking)
+            _read_steps(folder, steps, started, tracking)
     if code != 0:
         failure, log = _failure(states, folder, code)
         _show_end(log, console)
         raise failure
 
 
-def _read_steps(folder: Path, started: float, tracking: RunTracking) -> list[StepState]:
+def _read_steps(folder: Path, steps: Sequence[str], started: float, tracking: RunTracking) -> list[StepState]:
     """What the steps do now; those that have ended are told to the tracking server."""
-    states = [
-        read_step(folder, step, now=time.time(), run_started=started)
-        for step in steps_of(read_json(folder / SETTINGS_FILE))
-    ]
+    states = [read_step(folder, step, now=time.time(), run_started=started) for step in steps]
     for state in states:
         if state.record and state.status in ("succeeded", "failed"):
             tracking.step_ended(state.record, earlier=state.earlier)

@@ -21,7 +21,7 @@ CAPTIONS = [
     "a yellow eight",
     "a purple six",
 ]
-SPECIALS = ["<pad>", "<bos>", "<boi>"]
+SPECIALS = ["<pad>", "<bos>", "<boi>", "<uncond>"]
 
 
 @dataclass(frozen=True)

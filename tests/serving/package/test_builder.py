@@ -17,7 +17,7 @@ from serving.package.manifest import read_manifest
 from serving.package.runtime.generator import Generator
 from serving.package.runtime.requests import Request, RequestError
 from serving.package.verify import verify
-from tests.engines import write_engine
+from tests.engines import CAPTIONS, write_engine
 from tests.packages import RUNTIME, provenance
 
 ALLOWED_IMPORTS = {"numpy", "onnxruntime", "triton_python_backend_utils"}
@@ -96,6 +96,25 @@ def test_an_image_depends_on_prompt_and_seed_alone(packages: dict[str, Path]) ->
     assert (draw("a red seven", 3) == draw("a red seven", 3)).all()
     assert (draw("a red seven", 3) != draw("a red seven", 4)).any()
     assert (draw("a red seven", 3) != draw("a blue nine", 3)).any()
+
+
+def test_a_package_that_is_guided_draws_something_else(engine: Path, key_folder: Path, tmp_path: Path) -> None:
+    def draw(guidance: float) -> np.ndarray:
+        package, _ = build_package(
+            engine,
+            "int8",
+            decoding={"coarse_steps": 1, "temperature": 0.0, "guidance": guidance},
+            runtime=RUNTIME,
+            provenance=provenance("run-1"),
+            key_folder=key_folder,
+            package_store=tmp_path,
+        )
+        generator = Generator(package / "1")
+        asked = [Request(caption, 3, coarse_steps=None, temperature=None) for caption in CAPTIONS]
+        return np.array([next(generator.images(request)).pixels for request in asked])
+
+    assert (draw(1.0) == draw(1.0)).all()
+    assert (draw(1.0) != draw(20.0)).any()
 
 
 def test_a_prompt_stands_between_bos_and_boi(packages: dict[str, Path]) -> None:
