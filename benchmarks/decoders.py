@@ -17,7 +17,7 @@ from model.decoding.autoregressive import NextTokenOptions, continue_tokens
 from model.decoding.loop import DecodingOptions, draw_details, generate, unpack_blocks
 from model.decoding.samplers import streams
 from model.quantization.export_onnx import GRAPHS, export_graphs
-from model.quantization.inference import with_plain_tables
+from model.quantization.inference import with_plain_tables, without_plan
 from model.tokenizers.bundle import TokenizerBundle
 from model.transformer.model import Generator
 from serving.package.runtime.engine import EngineSession, load_graph
@@ -63,8 +63,8 @@ class Engine:
             sketch = continue_tokens(cells, text_ids, rows * columns, options, seeds, cache=cache)
             if not self.session.has_details:
                 return self.session.decode_image(sketch.reshape(-1, rows, columns))
-            past, _ = self.session.prefill(text_ids)
-            fine = draw_details(self.session, past, sketch, details, streams(seeds, stage=1))
+            prefix = self.session.prefill(text_ids)
+            fine = draw_details(self.session, prefix, sketch, details, streams(seeds, stage=1))
             return self.session.decode_image(unpack_blocks(fine, rows, columns))
 
         return Decoder(name, self.parameters, draw)
@@ -73,7 +73,7 @@ class Engine:
     def parameters(self) -> int:
         """Weights that decoding uses: the plan's encoder serves training alone."""
         plan = self.generator.plan
-        unused = 0 if plan is None else sum(p.numel() for m in (plan.cells, plan.encoder) for p in m.parameters())
+        unused = 0 if plan is None else sum(parameter.numel() for parameter in plan.encoder.parameters())
         return sum(parameter.numel() for parameter in self.generator.parameters()) - unused
 
 
@@ -106,7 +106,11 @@ class NextCellSession:
 
 @contextmanager
 def engine(generator: Generator, tokenizers: TokenizerBundle, *, next_token: bool, threads: int) -> Iterator[Engine]:
-    """Export the graphs that the decoders of a checkpoint need, for as long as the block lasts."""
+    """Export the graphs that the decoders of a checkpoint need, for as long as the block lasts.
+
+    Next-token decoders have no plan, and are exported without it.
+    """
+    generator = without_plan(generator) if next_token else generator
     baseline = ("next", "sequence") if next_token else ()
     shown = [name for name in GRAPHS if name != "fine" or generator.config.fine_layers]
     with TemporaryDirectory(prefix="emuflow-bench-") as folder:

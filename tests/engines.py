@@ -82,7 +82,7 @@ def generator_config(shape: TinyShape, tokenizer: Tokenizer) -> dict:
         "special": special,
         "coarse_grid": [8, 8],
         "fine_grid": [16, 16],
-        "plan_tokens": 0,
+        "plan_noise_shape": None,
         "visual_vocabulary": shape.visual_vocabulary,
         "mask_id": shape.visual_vocabulary,
         "image_size": [64, 64],

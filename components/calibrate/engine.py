@@ -88,7 +88,7 @@ def generator_description(config: GeneratorConfig, tokenizers: TokenizerBundle) 
         "special": tokenizers.text.special,
         "coarse_grid": [rows, columns],
         "fine_grid": fine,
-        "plan_tokens": config.plan_tokens,
+        "plan_noise_shape": [config.plan_tokens, sum(config.visual_levels)] if config.plan_tokens else None,
         "visual_vocabulary": config.visual_vocabulary,
         "mask_id": config.visual_vocabulary,
         "image_size": [side * tokenizers.visual.config.patch_size for side in fine],

@@ -32,6 +32,8 @@ class Questions:
     fine: np.ndarray
     hidden: np.ndarray
     plan: np.ndarray | None
+    plan_noise: np.ndarray | None
+    """With it a graph draws `plan` and no other: float32 [n, *plan_noise_shape]."""
     samples_digest: str
     """sha256 over the ids of the samples, in their order."""
     masks_digest: str
@@ -44,6 +46,7 @@ class Questions:
             fine=self.fine[start:stop],
             hidden=self.hidden[start:stop],
             plan=None if self.plan is None else self.plan[start:stop],
+            plan_noise=None if self.plan_noise is None else self.plan_noise[start:stop],
         )
 
 
@@ -76,13 +79,15 @@ def heldout_questions(heldout: Shards, count: int, generator: Generator) -> Ques
     batch = heldout.batch(rows)
     masks = _masks_of(rows, len(heldout), heldout.layout.coarse_tokens)
     ids = "".join(heldout.sample_id(int(row)) for row in rows)
-    plan = plan_codes(generator, torch.from_numpy(batch["coarse"]))
+    fine = pack_blocks(batch["fine"], *heldout.layout.coarse_grid)
+    plan = plan_codes(generator, torch.from_numpy(batch["coarse"]), torch.from_numpy(fine))
     return Questions(
         text_ids=batch["text_ids"],
         coarse=batch["coarse"],
-        fine=pack_blocks(batch["fine"], *heldout.layout.coarse_grid),
+        fine=fine,
         hidden=masks,
         plan=None if plan is None else plan.numpy(),
+        plan_noise=None if plan is None or generator.plan is None else generator.plan.prior.certain(plan).numpy(),
         samples_digest=sha256_bytes(bytes.fromhex(ids)),
         masks_digest=sha256_bytes(np.packbits(masks).tobytes()),
     )
@@ -100,16 +105,16 @@ def graph_losses(session: Session, asked: Questions, batch_size: int) -> list[fl
 def _batch_losses(session: Session, asked: Questions) -> np.ndarray:
     """[n] losses; sketch and details weigh as in training: by their tokens in a 2x2 block and its cell."""
     unknown = session.visual_vocabulary
-    past, plan_logits = session.prefill(asked.text_ids)
+    past, plan, plan_logits = session.prefill(asked.text_ids, asked.plan_noise)
     sketch = np.zeros(len(asked.coarse))
-    if plan_logits is not None and asked.plan is not None:
-        sketch += _cross_entropy(plan_logits, asked.plan).sum(1) / asked.coarse.shape[1]
+    if plan is not None and plan_logits is not None:
+        sketch += _cross_entropy(plan_logits, plan).sum(1) / asked.coarse.shape[1]
     draws = asked.hidden.shape[1]
     for draw in range(draws):
         hidden = asked.hidden[:, draw]
-        each = _cross_entropy(session.coarse(past, np.where(hidden, unknown, asked.coarse), asked.plan), asked.coarse)
+        each = _cross_entropy(session.coarse(past, np.where(hidden, unknown, asked.coarse), plan), asked.coarse)
         sketch += (each * hidden).sum(1) / hidden.sum(1) / draws
-    details = _cross_entropy(session.fine(past, asked.coarse, np.full_like(asked.fine, unknown)), asked.fine)
+    details = _cross_entropy(session.fine(past, asked.coarse, np.full_like(asked.fine, unknown), plan), asked.fine)
     weight = 1 / (1 + asked.fine.shape[-1])
     return weight * sketch + (1 - weight) * details.reshape(len(details), -1).mean(1)
 

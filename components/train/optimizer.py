@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from components.train.settings import OptimizationSettings
 
+_PLAN_ENCODER = "plan.encoder"
+
 
 class MuonWithAdamW(torch.optim.Optimizer):
     """Two optimizers that step as one, so that DeepSpeed sees a single client optimizer.
@@ -18,10 +20,11 @@ class MuonWithAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, model: nn.Module, settings: OptimizationSettings):
-        matrices, others = split_parameters(model)
+        matrices, plan_encoder, others = split_parameters(model)
+        groups = [{"params": others}, *([{"params": plan_encoder, _PLAN_ENCODER: True}] if plan_encoder else [])]
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
-                others, settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.other_weight_decay, fused=True
+                groups, settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.other_weight_decay, fused=True
             ),
             torch.optim.Muon(
                 matrices,
@@ -31,16 +34,17 @@ class MuonWithAdamW(torch.optim.Optimizer):
                 adjust_lr_fn="match_rms_adamw",
             ),
         ]
-        super().__init__([{"params": matrices + others}], {"lr": settings.learning_rate})
+        super().__init__([{"params": matrices + plan_encoder + others}], {"lr": settings.learning_rate})
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for part in self.parts:
             part.step(closure)
 
-    def set_learning_rate(self, learning_rate: float) -> None:
+    def set_learning_rate(self, learning_rate: float, plan_encoder: float) -> None:
+        """`plan_encoder` is the rate of the plan's encoder; at 0 neither momentum nor weight decay moves it."""
         for group in self.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = plan_encoder if group.get(_PLAN_ENCODER) else learning_rate
 
     def tensors(self) -> dict[str, Tensor]:
         """All state as flat tensors named `part.parameter.key`, for safetensors."""
@@ -63,12 +67,17 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
-def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The matrices inside the blocks, and all other parameters."""
-    matrices, others = [], []
+def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+    """The matrices inside the blocks, the plan's encoder, and all other parameters."""
+    matrices, plan_encoder, others = [], [], []
     for name, parameter in model.named_parameters():
-        (matrices if ".blocks." in f".{name}" and parameter.ndim == 2 else others).append(parameter)
-    return matrices, others
+        if f".{_PLAN_ENCODER}." in f".{name}":
+            plan_encoder.append(parameter)
+        elif ".blocks." in f".{name}" and parameter.ndim == 2:
+            matrices.append(parameter)
+        else:
+            others.append(parameter)
+    return matrices, plan_encoder, others
 
 
 def learning_rate_at(step: int, settings: OptimizationSettings) -> float:

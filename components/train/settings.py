@@ -18,12 +18,15 @@ class OptimizationSettings(Section):
     processes: int = Field(default=2, ge=1, description="data-parallel ranks on this machine")
     threads_per_process: int = Field(default=1, ge=1)
     global_batch_size: int = Field(default=32, ge=1, description="images a step, over all ranks")
-    fine_every_steps: int = Field(default=2, ge=1, description="the detail pass is trained on every n-th step")
+    fine_every_steps: int = Field(default=1, ge=1, description="the detail pass is trained on every n-th step")
     fine_batch_share: float = Field(
         default=0.5, gt=0, le=1, description="share of the batch whose details are trained then"
     )
-    fine_loss_weight: float = Field(default=0.5, gt=0)
-    plan_loss_weight: float = Field(default=0.2, gt=0)
+    fine_loss_weight: float = Field(default=1.0, gt=0)
+    plan_loss_weight: float = Field(default=0.6, gt=0)
+    plan_frozen_from: float = Field(
+        default=0.67, ge=0, le=1, description="share of the steps after which an image's plan stays the same"
+    )
     learning_rate: float = Field(default=5e-3, gt=0)
     warmup_steps: int = Field(default=40, ge=0)
     constant_share: float = Field(

@@ -29,9 +29,10 @@ from components.train.settings import Objective, OptimizationSettings
 from model.checkpoint import load_checkpoint, save_tensors
 from model.data.shards import Shards
 from model.objectives.heldout import heldout_losses, heldout_next_token_losses
-from model.objectives.masked import Grids, coarse_loss, drop_prompts, fine_loss
-from model.objectives.next_token import next_token_loss
+from model.objectives.masked import Grids, drop_prompts, parallel_losses
+from model.objectives.next_token import next_token_losses
 from model.transformer.model import Generator
+from model.transformer.plan import Plan
 
 _log = logging.getLogger(__name__)
 
@@ -45,20 +46,17 @@ class LossOfStep(nn.Module):
 
     def forward(self, batch: Grids, masks: torch.Generator, with_fine: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted loss, and its parts in nats per token."""
-        settings = self.settings
-        if self.objective == "next_token":
-            losses = {"coarse_loss": next_token_loss(self.generator, batch, settings.masking, masks)}
-        else:
-            losses = coarse_loss(self.generator, batch, settings.masking, masks)
-        total = losses["coarse_loss"]
-        if "plan_loss" in losses:
-            total = total + settings.plan_loss_weight * losses["plan_loss"]
+        settings, fine_rows = self.settings, 0
         if with_fine and self.generator.config.fine_layers:
-            rows = max(1, round(len(batch.coarse) * settings.fine_batch_share))
-            part = Grids(batch.text_ids[:rows], batch.coarse[:rows], batch.fine[:rows])
-            losses["fine_loss"] = fine_loss(self.generator, part, settings.masking, masks)
-            total = total + settings.fine_loss_weight * losses["fine_loss"]
-        return total, losses
+            fine_rows = max(1, round(len(batch.coarse) * settings.fine_batch_share))
+        predict = next_token_losses if self.objective == "next_token" else parallel_losses
+        losses = predict(self.generator, batch, settings.masking, masks, fine_rows)
+        weights = {
+            "coarse_loss": 1.0,
+            "plan_loss": settings.plan_loss_weight,
+            "fine_loss": settings.fine_loss_weight,
+        }
+        return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum(), losses
 
 
 def run(job: Job) -> None:
@@ -76,7 +74,10 @@ def run(job: Job) -> None:
     meter = Meter(first_step, settings)
 
     for step in range(first_step, settings.steps):
-        optimizer.set_learning_rate(learning_rate_at(step, settings))
+        frozen, learning_rate = step >= settings.plan_frozen_from * settings.steps, learning_rate_at(step, settings)
+        if frozen and generator.plan is not None and not generator.plan.frozen:
+            freeze(generator.plan)
+        optimizer.set_learning_rate(learning_rate, plan_encoder=0.0 if frozen else learning_rate)
         masks = torch.Generator().manual_seed(((settings.seed * 1_000_003 + step) * 4096 + rank) % 2**63)
         share = settings.masking.unconditional_share
         batch = move(drop_prompts(batches.batch(step), share, job.unconditional_prompt, masks), device)
@@ -86,7 +87,7 @@ def run(job: Job) -> None:
         engine.step()
         meter.add(parts)
         if curves and ((step + 1) % settings.log_every_steps == 0 or step + 1 == settings.steps):
-            curves.log(step + 1, learning_rate=learning_rate_at(step, settings), **meter.take(step + 1))
+            curves.log(step + 1, learning_rate=learning_rate, **meter.take(step + 1))
             _log.info("step %d of %d: %s", step + 1, settings.steps, meter.message)
         if rank == 0:
             report(step + 1, settings.steps, meter.message)
@@ -159,6 +160,13 @@ def use_bf16(settings: OptimizationSettings) -> bool:
 
 def move(batch: Grids, device: torch.device) -> Grids:
     return Grids(batch.text_ids.to(device), batch.coarse.to(device), batch.fine.to(device))
+
+
+def freeze(plan: Plan) -> None:
+    """No plan changes any more, and all ranks give an image the same one: their batches' means and variances differ."""
+    plan.freeze()
+    for buffer in plan.encoder.buffers():
+        dist.broadcast(buffer, 0)
 
 
 def stop_unless_finite(loss: Tensor, step: int, rank: int) -> None:

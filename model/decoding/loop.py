@@ -19,7 +19,7 @@ class DecodingOptions:
     """Parallel passes over the sketch."""
     temperature: float = 0.3
     """Sampling temperature of the sketch's first pass; it falls linearly over the passes. 0 is greedy."""
-    plan_temperature: float = 0.7
+    plan_temperature: float = 1.0
     """Sampling temperature of the plan, where the model has one. 0 gives every seed the same plan."""
     fine_temperature: float = 0.0
     """Sampling temperature of the details."""
@@ -70,12 +70,13 @@ def generate(
     start = time.perf_counter()
     rows, columns = session.coarse_grid
     generators = streams(seeds)
-    prefix = session.prefill(text_ids)
+    prefix = session.prefill(text_ids, plan_noise(session, options.plan_temperature, generators))
     free = None
     if options.guidance != 1:
         if unconditional_ids is None:
             raise ValueError(f"guidance {options.guidance} needs an unconditional prompt")
-        free = session.prefill(np.broadcast_to(unconditional_ids, text_ids.shape).copy())
+        nothing = np.broadcast_to(unconditional_ids, text_ids.shape).copy()
+        free = session.prefill(nothing, plan_noise(session, 0.0, generators))  # its own plan is not used
     sketch = refine_sketch(session, prefix, options, generators, free)
     if not session.has_details:
         yield Stage("final", session.decode_image(sketch.reshape(-1, rows, columns)), time.perf_counter() - start)
@@ -83,7 +84,7 @@ def generate(
     if previews:
         yield Stage("coarse", session.decode_image(sketch.reshape(-1, rows, columns)), time.perf_counter() - start)
     # A stream of their own: how often the sketch drew must not change them.
-    details = draw_details(session, prefix[0], sketch, options, streams(seeds, stage=1))
+    details = draw_details(session, prefix, sketch, options, streams(seeds, stage=1))
     yield Stage("final", session.decode_image(unpack_blocks(details, rows, columns)), time.perf_counter() - start)
 
 
@@ -94,12 +95,12 @@ def refine_sketch(
     generators: list[np.random.Generator],
     free: Prefix | None = None,
 ) -> np.ndarray:
-    """Settle the plan, then fill the sketch in `coarse_steps` parallel passes: int64 [batch, coarse_tokens].
+    """Fill the sketch in `coarse_steps` parallel passes: int64 [batch, coarse_tokens].
 
     `free` is the unconditional prompt, where the options ask for guidance.
     """
     tokens, unknown = session.coarse_grid[0] * session.coarse_grid[1], session.visual_vocabulary
-    logits = _sketch_logits(session, prefix, free, options, generators)
+    logits = _sketch_logits(session, prefix, free, options.guidance)
     ids = np.full((len(generators), tokens), unknown, dtype=np.int64)
     if options.coarse_steps == 1 and not options.redraw_below:  # nobody asks how certain the tokens are
         return draw(logits(ids), options.temperature, generators, options.top_k, options.top_p)
@@ -119,22 +120,23 @@ def refine_sketch(
     return ids
 
 
+def plan_noise(session: Session, temperature: float, generators: list[np.random.Generator]) -> np.ndarray | None:
+    """What the draw of the plans takes, float32 [batch, *plan_noise_shape]; None for a model without plans."""
+    shape = session.plan_noise_shape
+    if shape is None or temperature <= 0:
+        return None if shape is None else np.zeros((len(generators), *shape), dtype=np.float32)
+    return gumbel_noise(generators, shape) * np.float32(temperature)
+
+
 def _sketch_logits(
-    session: Session,
-    prefix: Prefix,
-    free: Prefix | None,
-    options: DecodingOptions,
-    generators: list[np.random.Generator],
+    session: Session, prefix: Prefix, free: Prefix | None, guidance: float
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """The sketch's logits as a function of what is known of it, under a plan that is drawn here."""
-    past, plan_logits = prefix
-    plan = None
-    if plan_logits is not None:
-        plan = draw(plan_logits, options.plan_temperature, generators)
+    """The sketch's logits as a function of what is known of it."""
+    past, plan, _ = prefix
 
     def logits(ids: np.ndarray) -> np.ndarray:
         conditional = session.coarse(past, ids, plan)
-        return conditional if free is None else guide(conditional, session.coarse(free[0], ids, plan), options.guidance)
+        return conditional if free is None else guide(conditional, session.coarse(free[0], ids, plan), guidance)
 
     return logits
 
@@ -157,14 +159,15 @@ def _first_in_line(
 
 def draw_details(
     session: Session,
-    past: np.ndarray,
+    prefix: Prefix,
     sketch: np.ndarray,
     options: DecodingOptions,
     generators: list[np.random.Generator],
 ) -> np.ndarray:
     """All fine tokens in one pass from the sketch: int64 [batch, coarse_tokens, 4]."""
     blank = np.full((*sketch.shape, 4), session.visual_vocabulary, dtype=np.int64)
-    logits = session.fine(past, sketch, blank)
+    past, plan, _ = prefix
+    logits = session.fine(past, sketch, blank, plan)
     return draw(logits, options.fine_temperature, generators, options.top_k, options.top_p)
 
 

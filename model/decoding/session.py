@@ -4,9 +4,13 @@ from typing import Protocol
 
 import numpy as np
 
-Prefix = tuple[np.ndarray, np.ndarray | None]
-"""A prompt that was read: its keys and values, float32 [layers, 2, batch, kv_heads, text_length, head_dim], and what it
-says of the plan, float32 [batch, plan_tokens, visual_vocabulary] or None without a plan."""
+Prefix = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
+"""A prompt that was read: its keys and values, float32 [layers, 2, batch, kv_heads, text_length, head_dim]; the plan that
+was drawn for it, int64 [batch, plan_tokens]; and the logits of each of its codes given the prompt and the codes before it,
+float32 [batch, plan_tokens, visual_vocabulary]. The last two are None without a plan.
+
+A plain tuple: a package's own copy of this module and this one must agree on it.
+"""
 
 
 class Session(Protocol):
@@ -21,8 +25,14 @@ class Session(Protocol):
     has_details: bool
     """Whether a pass for the details follows; without it the sketch is the whole image."""
 
-    def prefill(self, text_ids: np.ndarray) -> Prefix:
-        """Read prompts: int64 [batch, text_length]."""
+    plan_noise_shape: tuple[int, int] | None
+    """What the draw of one plan takes: tokens, and levels of a token. None for a model without plans."""
+
+    def prefill(self, text_ids: np.ndarray, plan_noise: np.ndarray | None = None) -> Prefix:
+        """Read prompts, int64 [batch, text_length], and draw a plan for each.
+
+        `plan_noise` float32 [batch, *plan_noise_shape] is Gumbel noise times the temperature; None where there is no plan.
+        """
         ...
 
     def coarse(self, past: np.ndarray, coarse_ids: np.ndarray, plan_ids: np.ndarray | None) -> np.ndarray:
@@ -32,7 +42,9 @@ class Session(Protocol):
         """
         ...
 
-    def fine(self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray) -> np.ndarray:
+    def fine(
+        self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray, plan_ids: np.ndarray | None
+    ) -> np.ndarray:
         """Logits of the fine tokens: int64 [batch, coarse_tokens, 4] -> float32 [batch, coarse_tokens, 4, visual_vocabulary]."""
         ...
 

@@ -43,11 +43,12 @@ def heldout_losses(model: Generator, grids: Grids, draws: int = DRAWS) -> list[f
     for batch, masks in enumerate(fixed_masks(samples, tokens, draws)):
         part = slice(batch * _BATCH, (batch + 1) * _BATCH)
         text, coarse, fine = grids.text_ids[part], grids.coarse[part], grids.fine[part]
-        past, plan_logits = model.prefill(text)
-        plan = plan_codes(model, coarse)
+        past, last = model.prefill(text)
+        plan = plan_codes(model, coarse, fine)
         coarse_mean = torch.zeros(len(coarse))
-        if plan is not None and plan_logits is not None:
-            each = F.cross_entropy(plan_logits.flatten(0, 1), plan.flatten(), reduction="none").view_as(plan)
+        if plan is not None and model.plan is not None:
+            logits = model.plan.prior.logits(last, plan)
+            each = F.cross_entropy(logits.flatten(0, 1), plan.flatten(), reduction="none").view_as(plan)
             coarse_mean += each.sum(1) / tokens
         for hidden in masks:
             logits = model.coarse_logits(past, torch.where(hidden, unknown, coarse), plan)
@@ -56,7 +57,7 @@ def heldout_losses(model: Generator, grids: Grids, draws: int = DRAWS) -> list[f
         if not config.fine_layers:
             losses.append(coarse_mean.numpy())
             continue
-        logits = model.fine_logits(past, coarse, torch.full_like(fine, unknown))
+        logits = model.fine_logits(past, coarse, torch.full_like(fine, unknown), plan)
         each = F.cross_entropy(logits.flatten(0, 2), fine.flatten(), reduction="none").view(len(fine), -1)
         weight = 1 / (1 + fine.shape[-1])
         losses.append((weight * coarse_mean + (1 - weight) * each.mean(1)).numpy())
@@ -66,9 +67,10 @@ def heldout_losses(model: Generator, grids: Grids, draws: int = DRAWS) -> list[f
 
 
 @torch.no_grad()
-def plan_codes(model: Generator, coarse: Tensor) -> Tensor | None:
-    """The plans of true sketches, int64 [n, tokens] -> int64 [n, plan_tokens]; None for a shape without a plan."""
-    return None if model.plan is None else model.plan.quantizer.to_codes(model.plan.encode(coarse))
+def plan_codes(model: Generator, coarse: Tensor, fine: Tensor) -> Tensor | None:
+    """The plans of true images, int64 [n, tokens] and [n, tokens, 4] -> int64 [n, plan_tokens]; None for a shape without
+    a plan."""
+    return None if model.plan is None else model.plan.codes(model.plan.encode(coarse, fine))
 
 
 @torch.no_grad()

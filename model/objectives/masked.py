@@ -52,30 +52,54 @@ def drop_prompts(grids: Grids, share: float, unconditional: Sequence[int], gener
     return replace(grids, text_ids=torch.where(dropped.to(nothing.device), nothing, grids.text_ids))
 
 
-def coarse_loss(
+def seen_plan(
     model: Generator, grids: Grids, settings: MaskingSettings, generator: torch.Generator
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """The images' own plans as training shows them, some of their tokens replaced: values [b, p, channels]; and the true
+    codes, int64 [b, p]. None for a shape without a plan."""
+    if model.plan is None:
+        return None, None
+    values = model.plan.encode(grids.coarse, grids.fine)
+    codes = model.plan.codes(values)
+    other = corrupt(codes, settings.plan_corruption, model.plan.quantizer.codes, generator)
+    return torch.where((other == codes)[..., None], values, model.plan.values(other)), codes
+
+
+def parallel_losses(
+    model: Generator, grids: Grids, settings: MaskingSettings, generator: torch.Generator, fine_rows: int
 ) -> dict[str, Tensor]:
-    """Mean cross-entropies (nats a token): `coarse_loss` of the sketch's masked tokens given the plan, and `plan_loss`
-    of the plan given the prompt, for a shape that has one."""
+    """Mean cross-entropies (nats a token): `coarse_loss` of the sketch's masked tokens given the plan, `plan_loss` of the
+    plan given the prompt, for a shape that has one, and `fine_loss` of the first `fine_rows` images' details given both."""
     unknown = model.config.visual_vocabulary
     batch, tokens = grids.coarse.shape
+    plan, codes = seen_plan(model, grids, settings, generator)
     hidden = draw_mask(batch, tokens, settings.coarse_blank_share, generator).to(grids.coarse.device)
     visible = corrupt(grids.coarse, settings.corruption, unknown, generator)
-    plan = model.plan.encode(grids.coarse) if model.plan is not None else None
     logits, last = model.train_coarse(grids.text_ids, torch.where(hidden, unknown, visible), plan)
     targets = grids.coarse[hidden]
     losses = {"coarse_loss": F.cross_entropy(logits[hidden].float(), targets, label_smoothing=settings.label_smoothing)}
-    if model.plan is not None and plan is not None:
-        losses["plan_loss"] = model.plan.prediction_loss(last, plan)
+    if model.plan is not None and codes is not None:
+        losses["plan_loss"] = model.plan.prior.loss(last, codes)
+    if fine_rows:
+        part = Grids(*(ids[:fine_rows] for ids in (grids.text_ids, grids.coarse, grids.fine)))
+        shown = None if plan is None else plan[:fine_rows]
+        losses["fine_loss"] = fine_loss(model, part, settings, generator, shown)
     return losses
 
 
-def fine_loss(model: Generator, grids: Grids, settings: MaskingSettings, generator: torch.Generator) -> Tensor:
-    """Mean cross-entropy (nats) of the masked detail blocks, given a slightly damaged sketch."""
+def fine_loss(
+    model: Generator,
+    grids: Grids,
+    settings: MaskingSettings,
+    generator: torch.Generator,
+    plan: Tensor | None = None,
+) -> Tensor:
+    """Mean cross-entropy (nats) of the masked detail blocks, given a slightly damaged sketch and, for a sketch that was
+    drawn by a plan, the plan's values [b, p, channels]."""
     unknown = model.config.visual_vocabulary
     sketch = corrupt(grids.coarse, settings.corruption, unknown, generator)
     batch, tokens = grids.coarse.shape
     hidden = draw_mask(batch, tokens, settings.fine_blank_share, generator).to(grids.coarse.device)
     visible = torch.where(hidden[..., None], unknown, grids.fine)
-    logits = model.train_fine(grids.text_ids, sketch, visible)
+    logits = model.train_fine(grids.text_ids, sketch, visible, plan)
     return F.cross_entropy(logits[hidden].float().flatten(0, 1), grids.fine[hidden].flatten())

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.objectives.masked import Grids, corrupt
+from model.objectives.masked import Grids, corrupt, fine_loss
 from model.objectives.settings import MaskingSettings
 from model.transformer.model import Generator
 
@@ -17,3 +17,14 @@ def next_token_loss(model: Generator, grids: Grids, settings: MaskingSettings, g
     visible = corrupt(grids.coarse, settings.corruption, model.config.visual_vocabulary, generator)
     logits = model.train_next(grids.text_ids, visible).flatten(0, 1).float()
     return F.cross_entropy(logits, grids.coarse.flatten(), label_smoothing=settings.label_smoothing)
+
+
+def next_token_losses(
+    model: Generator, grids: Grids, settings: MaskingSettings, generator: torch.Generator, fine_rows: int
+) -> dict[str, Tensor]:
+    """`coarse_loss`: the `next_token_loss`; `fine_loss` of the first `fine_rows` images' details, without a plan."""
+    losses = {"coarse_loss": next_token_loss(model, grids, settings, generator)}
+    if fine_rows:
+        part = Grids(*(ids[:fine_rows] for ids in (grids.text_ids, grids.coarse, grids.fine)))
+        losses["fine_loss"] = fine_loss(model, part, settings, generator)
+    return losses

@@ -23,7 +23,8 @@ from model.quantization.inference import (
     SequenceGraph,
 )
 from model.tokenizers.visual import VisualTokenizer
-from model.transformer.model import FINE_PER_CELL, Generator
+from model.transformer.model import Generator
+from model.transformer.plan import FINE_PER_CELL
 
 OPSET = 21
 TRANSFORMER_GRAPHS = ("prefill", "coarse", "fine")
@@ -77,13 +78,20 @@ def _describe(generator: Generator, visual: VisualTokenizer) -> dict[str, Callab
     # Rows and columns differ, or the exporter would take them for one axis.
     codes = torch.zeros(_TRACED_BATCH, config.coarse_grid[0], config.coarse_grid[1] + 2, dtype=torch.long)
     rows, of_past, grid = {0: "batch"}, {2: "batch"}, {0: "batch", 1: "rows", 2: "columns"}
-    plan_ids = (torch.zeros(_TRACED_BATCH, config.plan_tokens, dtype=torch.long),) if config.plan_tokens else ()
-    prefix = ["past", *(["plan_logits"] if config.plan_tokens else [])]
-    sketch, sketch_axes = (past, coarse_ids, *plan_ids), (of_past, rows, *(rows for _ in plan_ids))
+    plan_noise, plan_ids, drawn = (), (), []
+    if generator.plan is not None:
+        plan_noise = (torch.zeros(_TRACED_BATCH, *generator.plan.prior.noise_shape),)
+        plan_ids = (torch.zeros(_TRACED_BATCH, config.plan_tokens, dtype=torch.long),)
+        drawn = ["plan_ids", "plan_logits"]
+    of_plan = tuple(rows for _ in plan_ids)
     return {
-        "prefill": lambda: _Graph(PrefillGraph(generator), (text_ids,), (rows,), prefix),
-        "coarse": lambda: _Graph(CoarseGraph(generator), sketch, sketch_axes, ["logits"]),
-        "fine": lambda: _Graph(FineGraph(generator), (past, coarse_ids, fine_ids), (of_past, rows, rows), ["logits"]),
+        "prefill": lambda: _Graph(PrefillGraph(generator), (text_ids, *plan_noise), (rows, *of_plan), ["past", *drawn]),
+        "coarse": lambda: _Graph(
+            CoarseGraph(generator), (past, coarse_ids, *plan_ids), (of_past, rows, *of_plan), ["logits"]
+        ),
+        "fine": lambda: _Graph(
+            FineGraph(generator), (past, coarse_ids, fine_ids, *plan_ids), (of_past, rows, rows, *of_plan), ["logits"]
+        ),
         "image_decoder": lambda: _Graph(ImageDecoderGraph(visual), (codes,), (grid,), ["pixels"]),
         "next": lambda: _Graph(
             NextGraph(generator),

@@ -10,6 +10,13 @@ from model.transformer.embeddings import FactoredHead, FactoredTable
 from model.transformer.model import Generator
 
 
+def without_plan(generator: Generator) -> Generator:
+    """A copy that knows of no plan: what draws one cell after another needs none."""
+    bare = copy.deepcopy(generator)
+    bare.config, bare.plan = generator.config.model_copy(update={"plan_tokens": 0}), None
+    return bare
+
+
 @torch.no_grad()
 def with_plain_tables(generator: Generator) -> Generator:
     """A copy in which each factored table and head is the plain one that it adds up to."""
@@ -31,13 +38,17 @@ def _linear(head: FactoredHead) -> nn.Linear:
 
 
 class PrefillGraph(nn.Module):
+    """Reads a prompt and, for a model with plans, draws one: what is drawn is asked for by noise alone."""
+
     def __init__(self, generator: Generator):
         super().__init__()
         self.generator = generator
 
-    def forward(self, text_ids: Tensor) -> tuple[Tensor, ...]:
-        past, plan_logits = self.generator.prefill(text_ids)
-        return (past,) if plan_logits is None else (past, plan_logits)
+    def forward(self, text_ids: Tensor, plan_noise: Tensor | None = None) -> tuple[Tensor, ...]:
+        past, last = self.generator.prefill(text_ids)
+        if self.generator.plan is None or plan_noise is None:
+            return (past,)
+        return past, *self.generator.plan.prior.draw(last, plan_noise)
 
 
 class CoarseGraph(nn.Module):
@@ -76,8 +87,8 @@ class FineGraph(nn.Module):
         super().__init__()
         self.generator = generator
 
-    def forward(self, past: Tensor, coarse_ids: Tensor, fine_ids: Tensor) -> Tensor:
-        return self.generator.fine_logits(past, coarse_ids, fine_ids)
+    def forward(self, past: Tensor, coarse_ids: Tensor, fine_ids: Tensor, plan_ids: Tensor | None = None) -> Tensor:
+        return self.generator.fine_logits(past, coarse_ids, fine_ids, plan_ids)
 
 
 class ImageDecoderGraph(nn.Module):

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import QuantizationError
-from model.decoding.loop import DecodingOptions, draw_details, refine_sketch
+from model.decoding.loop import DecodingOptions, draw_details, plan_noise, refine_sketch
 from model.decoding.samplers import streams
 from model.decoding.session import Prefix
 from model.quantization.layers import quantized_linears
 from model.transformer.model import Generator
+from model.transformer.session import TorchSession
 
 Feeds = dict[str, list[dict[str, np.ndarray]]]
 """Inputs of the graphs `prefill`, `coarse` and `fine`, one mapping for each call."""
@@ -32,30 +33,34 @@ class RecordingSession:
     """A torch `Session` that keeps the inputs of every call."""
 
     def __init__(self, generator: Generator, feeds: Feeds):
-        self.generator, self.feeds = generator, feeds
-        self.visual_vocabulary = generator.config.visual_vocabulary
-        self.coarse_grid = generator.config.coarse_grid
-        self.has_details = generator.config.fine_layers > 0
+        self._session, self.feeds = TorchSession(generator), feeds
+        self.visual_vocabulary, self.coarse_grid = self._session.visual_vocabulary, self._session.coarse_grid
+        self.has_details, self.plan_noise_shape = self._session.has_details, self._session.plan_noise_shape
 
-    def prefill(self, text_ids: np.ndarray) -> Prefix:
-        self.feeds["prefill"].append({"text_ids": text_ids})
-        past, plan_logits = self.generator.prefill(torch.from_numpy(text_ids))
-        return past.numpy(), None if plan_logits is None else plan_logits.numpy()
+    def prefill(self, text_ids: np.ndarray, plan_noise: np.ndarray | None = None) -> Prefix:
+        prefix, plan = self._session.prefill(text_ids, plan_noise), self._session.generator.plan
+        # One code that another precision drew otherwise would change all that follow: every precision is to draw these.
+        if plan is not None and prefix[1] is not None:
+            plan_noise = plan.prior.certain(torch.from_numpy(prefix[1])).numpy()
+        self._keep("prefill", text_ids=text_ids, plan_noise=plan_noise)
+        return prefix
 
     def coarse(self, past: np.ndarray, coarse_ids: np.ndarray, plan_ids: np.ndarray | None) -> np.ndarray:
-        plan = {} if plan_ids is None else {"plan_ids": plan_ids}
-        self.feeds["coarse"].append({"past": past, "coarse_ids": coarse_ids, **plan})
-        inputs = [torch.from_numpy(array) for array in (past, coarse_ids, *plan.values())]
-        return self.generator.coarse_logits(*inputs).numpy()
+        self._keep("coarse", past=past, coarse_ids=coarse_ids, plan_ids=plan_ids)
+        return self._session.coarse(past, coarse_ids, plan_ids)
 
-    def fine(self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray) -> np.ndarray:
-        self.feeds["fine"].append({"past": past, "coarse_ids": coarse_ids, "fine_ids": fine_ids})
-        inputs = [torch.from_numpy(array) for array in (past, coarse_ids, fine_ids)]
-        return self.generator.fine_logits(*inputs).numpy()
+    def fine(
+        self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray, plan_ids: np.ndarray | None
+    ) -> np.ndarray:
+        self._keep("fine", past=past, coarse_ids=coarse_ids, fine_ids=fine_ids, plan_ids=plan_ids)
+        return self._session.fine(past, coarse_ids, fine_ids, plan_ids)
 
     def decode_image(self, codes: np.ndarray) -> np.ndarray:
         """Pixels hold nothing to calibrate."""
         raise NotImplementedError
+
+    def _keep(self, graph: str, **inputs: np.ndarray | None) -> None:
+        self.feeds[graph].append({name: array for name, array in inputs.items() if array is not None})
 
 
 @torch.no_grad()
@@ -70,9 +75,9 @@ def observe(generator: Generator, prompts: Sequence[np.ndarray], options: Decodi
     try:
         for batch, text_ids in enumerate(prompts):
             random = streams([seed + batch * 100_003 + row for row in range(len(text_ids))])
-            prefix = session.prefill(text_ids)
+            prefix = session.prefill(text_ids, plan_noise(session, options.plan_temperature, random))
             sketch = refine_sketch(session, prefix, options, random)
-            draw_details(session, prefix[0], sketch, options, random)
+            draw_details(session, prefix, sketch, options, random)
     finally:
         for hook in hooks:
             hook.remove()

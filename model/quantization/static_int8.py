@@ -22,10 +22,13 @@ class _Reader(CalibrationDataReader):
 
 
 def quantizable_layers(model: onnx.ModelProto, *, heads: bool) -> list[str]:
-    """Names of the products with a constant matrix: the blocks' layers, and the output heads if asked for."""
+    """Names of the products with a constant matrix: the blocks' layers, and the output heads if asked for.
+
+    The plan's stay in floating point: they are small, and one code that is drawn otherwise is another image.
+    """
     constants = {initializer.name for initializer in model.graph.initializer}
     products = [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in constants]
-    return [name for name in products if heads or name.startswith("blocks.")]
+    return [name for name in products if name.startswith("blocks.") or (heads and not name.startswith("plan."))]
 
 
 def quantize_graph(

@@ -19,7 +19,7 @@ class ModelSettings(Section):
     rms_norm_eps: float = Field(default=1e-6, gt=0)
     fine_layers: int = Field(default=2, ge=1, description="depth of the pass that adds the details")
     plan_tokens: int = Field(
-        default=8, ge=0, description="codes that settle what the whole image is to look like; 0: no plan"
+        default=24, ge=0, description="codes that settle what the whole image is to look like; 0: no plan"
     )
     rope_theta: float = Field(default=10_000, ge=0, description="base of the rotary positions; 0: none")
     fine_window: int = Field(default=2, ge=0, description="cells to each side that a detail attends to")

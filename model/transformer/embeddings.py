@@ -24,6 +24,11 @@ def code_levels(levels: tuple[int, ...]) -> Tensor:
     return torch.stack(rows, 1)
 
 
+def level_indicators(levels: tuple[int, ...]) -> Tensor:
+    """Ones where a code has a level: float [codes, sum of levels]."""
+    return torch.zeros(prod(levels), sum(levels)).scatter_(1, code_levels(levels), 1.0)
+
+
 class FactoredTable(nn.Module):
     """One vector per visual code: its own, plus one for each of its levels; `extra` more ids have only their own."""
 

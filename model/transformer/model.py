@@ -14,20 +14,17 @@ from torch import Tensor, nn
 from model.transformer.config import GeneratorConfig
 from model.transformer.embeddings import FactoredHead, FactoredTable
 from model.transformer.layers import MASKED_SCORE, Block, RMSNorm
-from model.transformer.plan import Plan
+from model.transformer.plan import FINE_PER_CELL, Plan
 from model.transformer.rope import Rotation, rotation
-
-FINE_PER_CELL = 4
-"""Fine tokens in a cell of the sketch: a 2x2 block, row by row."""
 
 
 class Prefix(NamedTuple):
-    """A prompt that was read: keys and values, and what it says of the plan."""
+    """A prompt that was read."""
 
     past: Tensor
-    """[layers, 2, b, kv_heads, t, head_dim]."""
-    plan_logits: Tensor | None
-    """[b, plan_tokens, codes]; None where the shape has no plan."""
+    """Keys and values, [layers, 2, b, kv_heads, t, head_dim]."""
+    last: Tensor
+    """Its last hidden state, normalised, from which the plan is drawn: [b, hidden]."""
 
 
 class Generator(nn.Module):
@@ -81,7 +78,7 @@ class Generator(nn.Module):
         for block in self.decoder_blocks():
             x, present = block(x, self.text_bias, None, turn)
             past.append(present)
-        return Prefix(torch.stack(past), self._plan_logits(x[:, -1]))
+        return Prefix(torch.stack(past), self.norm(x[:, -1]))
 
     def coarse_logits(self, past: Tensor, coarse_ids: Tensor, plan_ids: Tensor | None = None) -> Tensor:
         """One parallel pass over the sketch: int64 [b, n], the mask id where unknown -> [b, n, codes].
@@ -91,7 +88,7 @@ class Generator(nn.Module):
         x = self._embed_coarse(coarse_ids)
         if self.plan is not None:
             assert plan_ids is not None, "this shape decodes by a plan"
-            x = x + self.plan.embed_codes(plan_ids)
+            x = x + self.plan.sketch(self.plan.values(plan_ids))
         turn = self._turn(self.config.text_length, coarse_ids.shape[1])
         for block, block_past in zip(self.decoder_blocks(), past, strict=True):
             x, _ = block(x, None, block_past, turn)
@@ -112,9 +109,14 @@ class Generator(nn.Module):
             presents.append(present)
         return self.coarse_head(self.norm(x))[:, 0], torch.cat([past, torch.stack(presents)], -2)
 
-    def fine_logits(self, past: Tensor, coarse_ids: Tensor, fine_ids: Tensor) -> Tensor:
-        """One pass over the details: int64 [b, n] and [b, n, 4] -> [b, n, 4, codes]."""
+    def fine_logits(self, past: Tensor, coarse_ids: Tensor, fine_ids: Tensor, plan_ids: Tensor | None = None) -> Tensor:
+        """One pass over the details: int64 [b, n] and [b, n, 4] -> [b, n, 4, codes].
+
+        `plan_ids` int64 [b, plan_tokens]; None for a sketch that no plan was drawn for.
+        """
         x = self._embed_fine(coarse_ids, fine_ids)
+        if self.plan is not None and plan_ids is not None:
+            x = x + self.plan.details(self.plan.values(plan_ids))
         bias = self.fine_bias[self.config.text_length :]
         turn = self._turn(self.config.text_length, coarse_ids.shape[1])
         for index, block in enumerate(self.decoder_blocks()[: self.config.fine_layers]):
@@ -132,7 +134,7 @@ class Generator(nn.Module):
         cells = self._embed_coarse(coarse_ids)
         if self.plan is not None:
             assert plan_values is not None, "this shape is trained with a plan"
-            cells = cells + self.plan.embed(plan_values)
+            cells = cells + self.plan.sketch(plan_values)
         tokens = coarse_ids.shape[1]
         bias = self._joint_bias(self.fine_bias.new_zeros(tokens, tokens))
         return self._train_sketch(torch.cat([self._embed_text(text_ids), cells], 1), bias)
@@ -147,10 +149,14 @@ class Generator(nn.Module):
         x = torch.cat([self._embed_text(text_ids), self._embed_coarse(previous_ids)], 1)
         return self._train_sketch(x, _causal_bias(x.shape[1]).to(x.device))[0]
 
-    def train_fine(self, text_ids: Tensor, coarse_ids: Tensor, fine_ids: Tensor) -> Tensor:
+    def train_fine(
+        self, text_ids: Tensor, coarse_ids: Tensor, fine_ids: Tensor, plan_values: Tensor | None = None
+    ) -> Tensor:
         """`prefill` and `fine_logits` in one pass, for training; the same numbers."""
-        text = self.config.text_length
-        x = torch.cat([self._embed_text(text_ids), self._embed_fine(coarse_ids, fine_ids)], 1)
+        text, cells = self.config.text_length, self._embed_fine(coarse_ids, fine_ids)
+        if self.plan is not None and plan_values is not None:
+            cells = cells + self.plan.details(plan_values)
+        x = torch.cat([self._embed_text(text_ids), cells], 1)
         bias = self._joint_bias(self.fine_bias[text:, text:])
         turn = self._turn(0, x.shape[1])
         for block in self.decoder_blocks()[: self.config.fine_layers]:
@@ -164,9 +170,6 @@ class Generator(nn.Module):
             x, _ = block(x, bias, None, turn)
         x = self.norm(x)
         return self.coarse_head(x[:, text:]), x[:, text - 1]
-
-    def _plan_logits(self, last: Tensor) -> Tensor | None:
-        return None if self.plan is None else self.plan.logits(self.norm(last))
 
     def _joint_bias(self, image: Tensor) -> Tensor:
         """The prompt is causal and sees no image; the image sees the prompt, and itself through `image` [n, n]."""

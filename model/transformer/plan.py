@@ -1,63 +1,96 @@
 """The plan: a few codes for what a whole image is to look like, settled before any of its cells.
 
 Cells that are drawn in one parallel pass do not know of each other's choices: of ten ways to write a seven, each cell
-draws its own. A plan makes the choice once. Training learns it as the code of a small autoencoder (FSQ) that sees the
-true sketch and tells the model what the prompt leaves open; decoding draws it from what the prompt's last token
-predicts, at no pass of its own.
+draws its own. A plan makes the choice once, for the sketch and for the details. Training learns it as the code of a small
+autoencoder (FSQ) that sees the true image and tells the model what the prompt leaves open; decoding draws it from what the
+prompt's last token says (`plan_prior.py`), before the first pass over the image.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.tokenizers.fsq import FSQ
 from model.transformer.config import GeneratorConfig
+from model.transformer.plan_prior import PlanPrior
 
-_CELL_WIDTH, _WIDTH = 32, 256
+FINE_PER_CELL = 4
+"""Fine tokens in a cell of the sketch: a 2x2 block, row by row."""
+_CELL_WIDTH, _WIDTH, _SPREAD_WIDTH = 24, 256, 16
 
 
 class Plan(nn.Module):
-    """Encoder, embedding and prediction of the plan; shapes use b = batch, n = coarse_tokens, p = plan_tokens."""
+    """Encoder, embedding and prior of the plan; shapes use b = batch, n = coarse_tokens, p = plan_tokens."""
 
     def __init__(self, config: GeneratorConfig):
         super().__init__()
-        self.tokens, self.quantizer = config.plan_tokens, FSQ(config.visual_levels)
-        channels = self.tokens * len(config.visual_levels)
-        self.cells = nn.Embedding(config.visual_vocabulary, _CELL_WIDTH)
-        # Normalised over the batch: otherwise all sketches get one code before the model learns to use it.
-        self.encoder = nn.Sequential(
-            nn.Linear(_CELL_WIDTH * config.coarse_tokens, _WIDTH),
-            nn.SiLU(),
-            nn.Linear(_WIDTH, channels),
-            nn.BatchNorm1d(channels, affine=False),
+        self.tokens, self.quantizer, self.cells = config.plan_tokens, FSQ(config.visual_levels), config.coarse_tokens
+        self.frozen = False
+        channels, hidden = self.tokens * len(config.visual_levels), config.hidden_size
+        parts = 1 + (FINE_PER_CELL if config.fine_layers else 0)
+        self.encoder = nn.ModuleDict(
+            {
+                "codes": nn.ModuleList(nn.Embedding(config.visual_vocabulary, _CELL_WIDTH) for _ in range(parts)),
+                "latents": nn.Sequential(
+                    nn.Linear(_CELL_WIDTH * self.cells, _WIDTH),
+                    nn.SiLU(),
+                    nn.Linear(_WIDTH, channels),
+                    # Normalised over the batch: otherwise all images get one code before the model learns to use it.
+                    nn.BatchNorm1d(channels, affine=False),
+                ),
+            }
         )
-        self.embedding = nn.Sequential(
-            nn.Linear(channels, _WIDTH), nn.SiLU(), nn.Linear(_WIDTH, config.hidden_size, bias=False)
+        self.spread = nn.Sequential(
+            nn.Linear(channels, _WIDTH), nn.SiLU(), nn.Linear(_WIDTH, self.cells * _SPREAD_WIDTH)
         )
-        self.head = nn.Linear(config.hidden_size, self.tokens * self.quantizer.codes)
-        nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
-        with torch.no_grad():  # at first about as large as the cells' own embeddings
-            self.embedding[2].weight.mul_(0.1)  # pyright: ignore[reportCallIssue]
+        self.to_sketch = nn.Linear(_SPREAD_WIDTH, hidden, bias=False)
+        self.to_details = nn.Linear(_SPREAD_WIDTH, hidden, bias=False) if config.fine_layers else None
+        self.prior = PlanPrior(hidden, self.tokens, config.visual_levels)
+        with torch.no_grad():  # at first smaller than the cells' own embeddings
+            self.to_sketch.weight.mul_(0.3)
 
-    def encode(self, coarse_ids: Tensor) -> Tensor:
-        """What the true sketch, int64 [b, n], would have had for a plan: values in -1..1, [b, p, channels]."""
-        latents = self.encoder(self.cells(coarse_ids).flatten(1))
-        return self.quantizer.quantize(latents.unflatten(-1, (self.tokens, -1)))
+    def encode(self, coarse_ids: Tensor, fine_ids: Tensor) -> Tensor:
+        """What the true image, int64 [b, n] and [b, n, 4], would have had for a plan: values in -1..1, [b, p, channels].
 
-    def embed(self, values: Tensor) -> Tensor:
-        """[b, p, channels] -> [b, 1, hidden], to be added to every cell."""
-        return self.embedding(values.flatten(1))[:, None]
+        No gradient reaches an encoder that is `frozen`.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            ids = torch.cat([coarse_ids[..., None], *([fine_ids] if self.to_details is not None else [])], -1)
+            cells = torch.stack([table(ids[..., part]) for part, table in enumerate(self._tables())]).sum(0)
+            latents = self.encoder["latents"](cells.flatten(1))
+            return self.quantizer.quantize(latents.unflatten(-1, (self.tokens, -1)))
 
-    def embed_codes(self, codes: Tensor) -> Tensor:
-        """int64 [b, p] -> [b, 1, hidden]."""
-        return self.embed(self.quantizer.to_values(codes))
+    def freeze(self) -> None:
+        """Keep the codes as they are from here on, so that the prior has something to converge to."""
+        self.frozen = True
+        self.encoder.eval()
 
-    def logits(self, last: Tensor) -> Tensor:
-        """From the prompt's last hidden state: [b, hidden] -> [b, p, codes]."""
-        return self.head(last).unflatten(-1, (self.tokens, self.quantizer.codes))
+    def train(self, mode: bool = True) -> "Plan":
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
 
-    def prediction_loss(self, last: Tensor, values: Tensor) -> Tensor:
-        """Cross-entropy (nats a token) of predicting the plan of `values` from the prompt. No gradient reaches the encoder."""
-        codes = self.quantizer.to_codes(values.detach())
-        return F.cross_entropy(self.logits(last).flatten(0, 1).float(), codes.flatten())
+    def sketch(self, values: Tensor) -> Tensor:
+        """What a plan adds to the cells of the sketch: [b, p, channels] -> [b, n, hidden]."""
+        return self.to_sketch(self._spread(values))
+
+    def details(self, values: Tensor) -> Tensor:
+        """The same for the details: [b, p, channels] -> [b, n, hidden]."""
+        assert self.to_details is not None, "this shape has no details"
+        return self.to_details(self._spread(values))
+
+    def values(self, codes: Tensor) -> Tensor:
+        """int64 [b, p] -> [b, p, channels]."""
+        return self.quantizer.to_values(codes)
+
+    def codes(self, values: Tensor) -> Tensor:
+        """[b, p, channels] -> int64 [b, p]."""
+        return self.quantizer.to_codes(values.detach())
+
+    def _spread(self, values: Tensor) -> Tensor:
+        return self.spread(values.flatten(1)).unflatten(-1, (self.cells, _SPREAD_WIDTH))
+
+    def _tables(self) -> nn.ModuleList:
+        tables = self.encoder["codes"]
+        assert isinstance(tables, nn.ModuleList)
+        return tables

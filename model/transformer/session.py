@@ -22,23 +22,27 @@ class ImageDecoder(Protocol):
 class TorchSession:
     """Runs a `Generator` and a visual tokenizer in eager torch; see `model.decoding.session.Session`.
 
-    Both must lie on one device.
+    Both must lie on one device. Without a tokenizer it draws tokens alone.
     """
 
-    def __init__(self, generator: Generator, image_decoder: ImageDecoder):
+    def __init__(self, generator: Generator, image_decoder: ImageDecoder | None = None):
         self.generator, self.image_decoder = generator.eval(), image_decoder
         self.visual_vocabulary = generator.config.visual_vocabulary
         self.coarse_grid = generator.config.coarse_grid
         self.has_details = generator.config.fine_layers > 0
+        self.plan_noise_shape = None if generator.plan is None else generator.plan.prior.noise_shape
         self._device = next(generator.parameters()).device
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self._device)
 
     @torch.inference_mode()
-    def prefill(self, text_ids: np.ndarray) -> Prefix:
-        past, plan_logits = self.generator.prefill(self._tensor(text_ids))
-        return past.cpu().numpy(), None if plan_logits is None else plan_logits.cpu().numpy()
+    def prefill(self, text_ids: np.ndarray, plan_noise: np.ndarray | None = None) -> Prefix:
+        past, last = self.generator.prefill(self._tensor(text_ids))
+        if self.generator.plan is None or plan_noise is None:
+            return past.cpu().numpy(), None, None
+        plan_ids, plan_logits = self.generator.plan.prior.draw(last, self._tensor(plan_noise))
+        return past.cpu().numpy(), plan_ids.cpu().numpy(), plan_logits.cpu().numpy()
 
     @torch.inference_mode()
     def coarse(self, past: np.ndarray, coarse_ids: np.ndarray, plan_ids: np.ndarray | None) -> np.ndarray:
@@ -46,12 +50,16 @@ class TorchSession:
         return self.generator.coarse_logits(self._tensor(past), self._tensor(coarse_ids), plan).cpu().numpy()
 
     @torch.inference_mode()
-    def fine(self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray) -> np.ndarray:
-        logits = self.generator.fine_logits(self._tensor(past), self._tensor(coarse_ids), self._tensor(fine_ids))
+    def fine(
+        self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray, plan_ids: np.ndarray | None
+    ) -> np.ndarray:
+        plan = None if plan_ids is None else self._tensor(plan_ids)
+        logits = self.generator.fine_logits(self._tensor(past), self._tensor(coarse_ids), self._tensor(fine_ids), plan)
         return logits.cpu().numpy()
 
     @torch.inference_mode()
     def decode_image(self, codes: np.ndarray) -> np.ndarray:
+        assert self.image_decoder is not None, "this session has no tokenizer"
         pixels = self.image_decoder.decode(self._tensor(codes))
         return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 

@@ -25,21 +25,26 @@ class EngineSession:
             load_graph(folder / f"{name}.onnx", threads) for name in ("prefill", "coarse", "image_decoder")
         )
         self._fine = load_graph(folder / "fine.onnx", threads) if self.has_details else None
-        self._plan_tokens: int = config["plan_tokens"]
+        shape = config["plan_noise_shape"]
+        self.plan_noise_shape: tuple[int, int] | None = None if shape is None else (shape[0], shape[1])
 
-    def prefill(self, text_ids: np.ndarray) -> Prefix:
-        if not self._plan_tokens:
-            return _run(self._prefill, "past", text_ids=text_ids), None
-        past, plan_logits = self._prefill.run(["past", "plan_logits"], {"text_ids": text_ids})
-        return np.asarray(past), np.asarray(plan_logits)
+    def prefill(self, text_ids: np.ndarray, plan_noise: np.ndarray | None = None) -> Prefix:
+        if plan_noise is None:
+            return _run(self._prefill, "past", text_ids=text_ids), None, None
+        feeds = {"text_ids": text_ids, "plan_noise": plan_noise}
+        past, plan_ids, plan_logits = self._prefill.run(["past", "plan_ids", "plan_logits"], feeds)
+        return np.asarray(past), np.asarray(plan_ids), np.asarray(plan_logits)
 
     def coarse(self, past: np.ndarray, coarse_ids: np.ndarray, plan_ids: np.ndarray | None) -> np.ndarray:
         plan = {} if plan_ids is None else {"plan_ids": plan_ids}
         return _run(self._coarse, "logits", past=past, coarse_ids=coarse_ids, **plan)
 
-    def fine(self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray) -> np.ndarray:
+    def fine(
+        self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray, plan_ids: np.ndarray | None
+    ) -> np.ndarray:
         assert self._fine is not None, "this model draws no details"
-        return _run(self._fine, "logits", past=past, coarse_ids=coarse_ids, fine_ids=fine_ids)
+        plan = {} if plan_ids is None else {"plan_ids": plan_ids}
+        return _run(self._fine, "logits", past=past, coarse_ids=coarse_ids, fine_ids=fine_ids, **plan)
 
     def decode_image(self, codes: np.ndarray) -> np.ndarray:
         return _run(self._image_decoder, "pixels", codes=codes)

@@ -107,7 +107,7 @@ def test_generator_json_describes_the_graphs(engine, inputs):
         "special": bundle.text.special,
         "coarse_grid": [4, 4],
         "fine_grid": [8, 8],
-        "plan_tokens": 8,
+        "plan_noise_shape": [24, 7],
         "visual_vocabulary": 12,
         "mask_id": 12,
         "image_size": [32, 32],
@@ -123,8 +123,9 @@ def test_both_precisions_compute_the_checkpoint(engine, inputs, precision):
     generator = load_checkpoint(inputs / "checkpoint")
     text_ids = Shards(inputs / "shards", "heldout").batch([0, 1, 2])["text_ids"]
     coarse_ids = np.full((3, 16), 12)
-    plan = np.random.default_rng(0).integers(0, generator.config.visual_vocabulary, (3, 8))
-    past = run(folder / precision / "prefill.onnx", text_ids=text_ids)
+    plan = np.random.default_rng(0).integers(0, generator.config.visual_vocabulary, (3, 24))
+    noise = np.zeros((3, 24, 7), dtype=np.float32)
+    past = run(folder / precision / "prefill.onnx", text_ids=text_ids, plan_noise=noise)
     logits = run(folder / precision / "coarse.onnx", past=past, coarse_ids=coarse_ids, plan_ids=plan)
     with torch.no_grad():
         reference = generator.prefill(torch.from_numpy(text_ids)).past
@@ -164,7 +165,7 @@ def test_heldout_samples_beyond_the_bound_are_thinned_out_and_keep_their_masks(t
     generator = load_checkpoint(inputs / "checkpoint")
     whole, thinned = (heldout_questions(heldout, count, generator) for count in (150, 40))
     rows = np.linspace(0, 149, 40).round().astype(int)
-    for name in ("coarse", "hidden", "plan"):
+    for name in ("coarse", "hidden", "plan", "plan_noise"):
         assert np.array_equal(getattr(thinned, name), getattr(whole, name)[rows]), name
     assert thinned.samples_digest != whole.samples_digest and thinned.masks_digest != whole.masks_digest
     masks = np.concatenate([batch.numpy() for batch in fixed_masks(150, 16)], axis=1)

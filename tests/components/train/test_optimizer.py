@@ -6,6 +6,8 @@ import torch
 from components.train.optimizer import MuonWithAdamW, learning_rate_at, split_parameters
 from components.train.resume import load_state, save_state
 from components.train.settings import TrainingSettings
+from model.objectives.masked import Grids, parallel_losses
+from model.objectives.settings import MaskingSettings
 from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
 
@@ -28,10 +30,44 @@ def test_schedule_warms_up_stays_and_decays():
 
 def test_only_block_matrices_go_to_muon():
     model = Generator(CONFIG)
-    matrices, others = split_parameters(model)
+    matrices, plan_encoder, others = split_parameters(model)
+    assert model.plan is not None
     assert len(matrices) == 4 * CONFIG.num_hidden_layers
-    assert len(matrices) + len(others) == len(list(model.parameters()))
+    assert {id(parameter) for parameter in plan_encoder} == {id(p) for p in model.plan.encoder.parameters()}
+    assert len(matrices) + len(plan_encoder) + len(others) == len(list(model.parameters()))
     assert any(parameter is model.text_embedding.weight for parameter in others)
+
+
+def test_at_rate_zero_nothing_moves_the_plans_encoder():
+    """Neither momentum nor weight decay: plans that drift are other plans than those that the prior has learned."""
+    torch.manual_seed(0)
+    model = Generator(CONFIG).train()
+    assert model.plan is not None
+    optimizer, grids = MuonWithAdamW(model, TrainingSettings()), random_grids(4)
+
+    def step(plan_encoder: float) -> list[torch.Tensor]:
+        optimizer.set_learning_rate(1e-2, plan_encoder)
+        losses = parallel_losses(model, grids, MaskingSettings(), torch.Generator().manual_seed(0), fine_rows=2)
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        return [parameter.detach().clone() for parameter in model.plan.encoder.parameters()]
+
+    first, moved = step(1e-2), step(1e-2)
+    assert not all(torch.equal(one, other) for one, other in zip(first, moved, strict=True))
+    statistics = model.plan.encoder["latents"][3].running_mean.clone()
+    codes = model.plan.codes(model.plan.eval().encode(grids.coarse, grids.fine))
+    model.train()
+    model.plan.freeze()
+    kept = step(0.0)
+    assert all(torch.equal(one, other) for one, other in zip(moved, kept, strict=True))
+    assert torch.equal(model.plan.encoder["latents"][3].running_mean, statistics)
+    assert torch.equal(model.plan.codes(model.plan.encode(grids.coarse, grids.fine)), codes)
+
+
+def random_grids(batch: int) -> Grids:
+    random = torch.Generator().manual_seed(1)
+    draws = ((512, (batch, 16)), (240, (batch, 64)), (240, (batch, 64, 4)))
+    return Grids(*(torch.randint(codes, shape, generator=random) for codes, shape in draws))
 
 
 def train_steps(model: Generator, optimizer: MuonWithAdamW, steps: range) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.objectives.heldout import heldout_losses
-from model.objectives.masked import Grids, coarse_loss, corrupt, draw_mask, drop_prompts, fine_loss
+from model.objectives.masked import Grids, corrupt, draw_mask, drop_prompts, parallel_losses
 from model.objectives.next_token import next_token_loss
 from model.objectives.settings import MaskingSettings
 from model.transformer.config import GeneratorConfig
@@ -55,8 +55,7 @@ def test_prompts_are_left_out_in_the_share_that_is_asked_for():
 def test_an_untrained_model_is_about_as_unsure_as_chance():
     torch.manual_seed(0)
     model, grids = Generator(CONFIG), random_grids(8)
-    losses = coarse_loss(model, grids, MaskingSettings(), rng())
-    losses["fine_loss"] = fine_loss(model, grids, MaskingSettings(), rng())
+    losses = parallel_losses(model, grids, MaskingSettings(), rng(), fine_rows=8)
     losses["next_token_loss"] = next_token_loss(model, grids, MaskingSettings(), rng())
     assert losses.keys() == {"coarse_loss", "plan_loss", "fine_loss", "next_token_loss"}
     for loss in losses.values():
@@ -69,8 +68,8 @@ def test_both_losses_fall_when_a_batch_is_learned():
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     first = last = 0.0
     for step in range(60):
-        parallel = coarse_loss(model, grids, MaskingSettings(), rng(step))
-        loss = parallel["coarse_loss"] + fine_loss(model, grids, MaskingSettings(), rng(step))
+        parallel = parallel_losses(model, grids, MaskingSettings(), rng(step), fine_rows=4)
+        loss = parallel["coarse_loss"] + parallel["plan_loss"] + parallel["fine_loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -45,14 +45,18 @@ def test_graphs_compute_what_torch_computes_for_any_batch(exported, batch):
     text_ids = random.integers(0, 40, (batch, 6))
     coarse, fine = random.integers(0, 12, (batch, 8)), random.integers(0, 13, (batch, 8, 4))
     plan = random.integers(0, 12, (batch, generator.config.plan_tokens))
-    past = run(folder / "prefill.onnx", text_ids=text_ids)
-    expected_past, plan_logits = session.prefill(text_ids)
+    noise = random.gumbel(size=(batch, generator.config.plan_tokens, 7)).astype(np.float32)
+    past, plan_ids, plan_logits = (
+        run(folder / "prefill.onnx", output, text_ids=text_ids, plan_noise=noise) for output in range(3)
+    )
+    expected_past, expected_ids, expected_logits = session.prefill(text_ids, noise)
     np.testing.assert_allclose(past, expected_past, atol=2e-5)
-    np.testing.assert_allclose(run(folder / "prefill.onnx", 1, text_ids=text_ids), plan_logits, atol=2e-5)
+    np.testing.assert_array_equal(plan_ids, expected_ids)
+    np.testing.assert_allclose(plan_logits, expected_logits, atol=2e-5)
     logits = run(folder / "coarse.onnx", past=past, coarse_ids=coarse, plan_ids=plan)
     np.testing.assert_allclose(logits, session.coarse(past, coarse, plan), atol=2e-4)
-    logits = run(folder / "fine.onnx", past=past, coarse_ids=coarse, fine_ids=fine)
-    np.testing.assert_allclose(logits, session.fine(past, coarse, fine), atol=2e-4)
+    logits = run(folder / "fine.onnx", past=past, coarse_ids=coarse, fine_ids=fine, plan_ids=plan)
+    np.testing.assert_allclose(logits, session.fine(past, coarse, fine, plan), atol=2e-4)
 
 
 def test_the_baselines_graphs_draw_the_next_token(exported, tmp_path):

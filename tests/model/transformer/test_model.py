@@ -30,16 +30,16 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_cached_and_joint_passes_agree(model, inputs):
     text, coarse, fine = inputs
-    past, plan_logits = model.prefill(text)
+    past, read = model.prefill(text)
     assert past.shape == (3, 2, 2, 2, 16, 8)
-    values = model.plan.encode(coarse)
-    plan = model.plan.quantizer.to_codes(values)
+    values = model.plan.encode(coarse, fine % 240)
+    plan = model.plan.codes(values)
     logits, last = model.train_coarse(text, coarse, values)
     torch.testing.assert_close(model.coarse_logits(past, coarse, plan), logits, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(plan_logits, model.plan.logits(last), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(
-        model.fine_logits(past, coarse, fine), model.train_fine(text, coarse, fine), atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(read, last, atol=1e-5, rtol=1e-5)
+    for codes, as_values in ((plan, values), (None, None)):
+        details = model.fine_logits(past, coarse, fine, codes)
+        torch.testing.assert_close(details, model.train_fine(text, coarse, fine, as_values), atol=1e-5, rtol=1e-5)
 
 
 def test_one_token_after_another_agrees_with_and_without_a_cache(model, inputs):
@@ -68,8 +68,7 @@ def test_without_details_or_plan_the_sketch_is_the_whole_image(inputs):
     text, coarse, _ = inputs
     model = Generator(CONFIG.model_copy(update={"fine_layers": 0, "plan_tokens": 0})).eval()
     assert not [name for name in model.state_dict() if "fine" in name or "plan" in name or "sketch" in name]
-    past, plan_logits = model.prefill(text)
-    assert plan_logits is None
+    past, _ = model.prefill(text)
     torch.testing.assert_close(
         model.coarse_logits(past, coarse), model.train_coarse(text, coarse)[0], atol=1e-5, rtol=1e-5
     )
