@@ -6,7 +6,7 @@ what is served, and the baselines run the same samplers on the same engine.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,6 +17,7 @@ from model.decoding.autoregressive import NextTokenOptions, continue_tokens
 from model.decoding.loop import DecodingOptions, draw_details, generate, unpack_blocks
 from model.decoding.samplers import streams
 from model.quantization.export_onnx import GRAPHS, export_graphs
+from model.quantization.fuse import fuse_graphs
 from model.quantization.inference import with_plain_tables, without_plan
 from model.tokenizers.bundle import TokenizerBundle
 from model.transformer.model import Generator
@@ -45,10 +46,11 @@ class Engine:
     threads: int
 
     def parallel(self, name: str, options: DecodingOptions) -> Decoder:
-        """Every pass predicts all cells at once; coarse to fine where the model has details."""
+        """Every pass predicts all cells at once; coarse to fine where the model has details. No previews."""
+        options = replace(options, previews=False)
 
         def draw(text_ids: np.ndarray, seeds: list[int]) -> np.ndarray:
-            *_, final = generate(self.session, text_ids, options, seeds, previews=False)
+            *_, final = generate(self.session, text_ids, options, seeds)
             return final.pixels
 
         return Decoder(name, self.parameters, draw)
@@ -115,5 +117,7 @@ def engine(generator: Generator, tokenizers: TokenizerBundle, *, next_token: boo
     shown = [name for name in GRAPHS if name != "fine" or generator.config.fine_layers]
     with TemporaryDirectory(prefix="emuflow-bench-") as folder:
         export_graphs(with_plain_tables(generator), tokenizers.visual, Path(folder), names=(*shown, *baseline))
+        if generator.config.fine_layers and not next_token:
+            fuse_graphs(Path(folder), generator.config.coarse_grid, generator.config.visual_vocabulary)
         session = EngineSession(Path(folder), generator_description(generator.config, tokenizers), threads=threads)
         yield Engine(Path(folder), generator, session, threads)

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from common.files import write_json
+from model.quantization.fuse import fuse_graphs
 
 CAPTIONS = [
     "a red seven left of a green two",
@@ -94,7 +95,7 @@ def generator_config(shape: TinyShape, tokenizer: Tokenizer) -> dict:
 
 
 def write_graphs(folder: Path, shape: TinyShape, text_vocabulary: int, seed: int) -> None:
-    """The four graphs, their weights in one `weights.bin`."""
+    """The four graphs, their weights in one `weights.bin`, and the one that is made of them."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     vocabulary, width = shape.visual_vocabulary, shape.cache_width
@@ -128,6 +129,7 @@ def write_graphs(folder: Path, shape: TinyShape, text_vocabulary: int, seed: int
     }
     for name, (nodes, inputs, outputs) in graphs.items():
         _save(folder / f"{name}.onnx", nodes, inputs, outputs, weights, offsets)
+    fuse_graphs(folder, (8, 8), vocabulary)
 
 
 def _write_weights(path: Path, weights: dict[str, np.ndarray]) -> dict[str, int]:

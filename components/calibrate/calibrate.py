@@ -25,7 +25,7 @@ class CalibrationResult:
 
 
 def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, engine: Path) -> CalibrationResult:
-    """Write `engine/`: both precisions of the four graphs, `generator.json`, `calibration.json`, the text tokenizer.
+    """Write `engine/`: both precisions of all graphs, `generator.json`, `calibration.json`, the text tokenizer.
 
     Raises `DigestMismatchError` where a shard is not the one that was written or the shards were cut with other
     tokenizers than the checkpoint's, `QuantizationError` naming a layer that cannot be quantized or a graph that comes
@@ -44,6 +44,7 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
     from model.data.shards import Shards, verify_shards
     from model.decoding.loop import DecodingOptions
     from model.quantization.export_onnx import GRAPHS, export_graphs
+    from model.quantization.fuse import DRAW, fuse_graphs
     from model.quantization.inference import with_plain_tables
     from model.quantization.observe import check_coverage, observe
     from model.quantization.smoothquant import fold_smoothing
@@ -87,7 +88,8 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
         fidelity = compare_precisions(settings, fp32, int8, measured.feeds, layers)
         blocks = block_sizes(fp32, int8).describe()
         for folder in (fp32, int8):
-            pool_weights(folder, GRAPHS)
+            fuse_graphs(folder, generator.config.coarse_grid, generator.config.visual_vocabulary)
+            pool_weights(folder, (*GRAPHS, DRAW))
         whole = engine_sizes(fp32, int8).describe()
         description = generator_description(generator.config, tokenizers)
         write_json(temporary / "generator.json", description)

@@ -34,6 +34,9 @@ class DecodingSettings(Section):
         le=20,
         description="classifier-free guidance; other than 1 takes training.masking.unconditional_share above 0",
     )
+    previews: bool = Field(
+        default=True, description="show the sketch before the image; without it the image itself comes sooner"
+    )
 
     def options(self) -> DecodingOptions:
         return DecodingOptions(**self.model_dump())

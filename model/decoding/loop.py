@@ -37,6 +37,8 @@ class DecodingOptions:
     others; 0 redraws none."""
     guidance: float = 1.0
     """Classifier-free guidance of the sketch; anything but 1 needs an unconditional prompt."""
+    previews: bool = True
+    """Whether the sketch is shown before the image. Without it an image of one pass each may be drawn in one call."""
 
 
 @dataclass(frozen=True)
@@ -57,20 +59,22 @@ def generate(
     options: DecodingOptions,
     seeds: list[int],
     unconditional_ids: np.ndarray | None = None,
-    *,
-    previews: bool = True,
 ) -> Iterator[Stage]:
     """Draw one image per prompt and yield each stage as it is done.
 
     `text_ids` int64 [batch, text_length]; `seeds` one per prompt: an image depends on its prompt, its seed and the
     options alone, not on the batch it is drawn in. `unconditional_ids` int64 [text_length] is the prompt that says
-    nothing, for guidance; raises `ValueError` for guidance without it. Without `previews` only the final stage is turned
-    into pixels.
+    nothing, for guidance; raises `ValueError` for guidance without it.
     """
     start = time.perf_counter()
     rows, columns = session.coarse_grid
     generators = streams(seeds)
-    prefix = session.prefill(text_ids, plan_noise(session, options.plan_temperature, generators))
+    noise = plan_noise(session, options.plan_temperature, generators)
+    if session.draws_in_one_call and _takes_noise_alone(options):
+        of_sketch = _noise(options.temperature, generators, (rows * columns, session.visual_vocabulary))
+        yield Stage("final", session.draw_image(text_ids, noise, of_sketch), time.perf_counter() - start)
+        return
+    prefix = session.prefill(text_ids, noise)
     free = None
     if options.guidance != 1:
         if unconditional_ids is None:
@@ -81,7 +85,7 @@ def generate(
     if not session.has_details:
         yield Stage("final", session.decode_image(sketch.reshape(-1, rows, columns)), time.perf_counter() - start)
         return
-    if previews:
+    if options.previews:
         yield Stage("coarse", session.decode_image(sketch.reshape(-1, rows, columns)), time.perf_counter() - start)
     # A stream of their own: how often the sketch drew must not change them.
     details = draw_details(session, prefix, sketch, options, streams(seeds, stage=1))
@@ -122,10 +126,21 @@ def refine_sketch(
 
 def plan_noise(session: Session, temperature: float, generators: list[np.random.Generator]) -> np.ndarray | None:
     """What the draw of the plans takes, float32 [batch, *plan_noise_shape]; None for a model without plans."""
-    shape = session.plan_noise_shape
-    if shape is None or temperature <= 0:
-        return None if shape is None else np.zeros((len(generators), *shape), dtype=np.float32)
+    return None if session.plan_noise_shape is None else _noise(temperature, generators, session.plan_noise_shape)
+
+
+def _noise(temperature: float, generators: list[np.random.Generator], shape: tuple[int, ...]) -> np.ndarray:
+    """Gumbel noise times the temperature: added to logits, it leaves the one that is drawn the largest."""
+    if temperature <= 0:
+        return np.zeros((len(generators), *shape), dtype=np.float32)
     return gumbel_noise(generators, shape) * np.float32(temperature)
+
+
+def _takes_noise_alone(options: DecodingOptions) -> bool:
+    """Whether nothing between the prompt and the pixels is to be looked at or decided."""
+    one_pass = options.coarse_steps == 1 and not options.redraw_below and options.guidance == 1
+    whole_distribution = options.top_k == 0 and options.top_p >= 1
+    return one_pass and whole_distribution and options.fine_temperature <= 0 and not options.previews
 
 
 def _sketch_logits(

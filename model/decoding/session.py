@@ -48,6 +48,14 @@ class Session(Protocol):
         """Logits of the fine tokens: int64 [batch, coarse_tokens, 4] -> float32 [batch, coarse_tokens, 4, visual_vocabulary]."""
         ...
 
+    draws_in_one_call: bool
+    """Whether `draw_image` can be asked."""
+
+    def draw_image(self, text_ids: np.ndarray, plan_noise: np.ndarray | None, sketch_noise: np.ndarray) -> np.ndarray:
+        """From prompts to pixels at once, with one pass over a blank sketch and the most likely details: uint8 [batch, height,
+        width, 3]. `sketch_noise` float32 [batch, coarse_tokens, visual_vocabulary] is Gumbel noise times the temperature."""
+        ...
+
     def decode_image(self, codes: np.ndarray) -> np.ndarray:
         """Pixels of a grid of codes: int64 [batch, rows, columns] -> uint8 [batch, 4 * rows, 4 * columns, 3]."""
         ...

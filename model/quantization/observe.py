@@ -36,6 +36,7 @@ class RecordingSession:
         self._session, self.feeds = TorchSession(generator), feeds
         self.visual_vocabulary, self.coarse_grid = self._session.visual_vocabulary, self._session.coarse_grid
         self.has_details, self.plan_noise_shape = self._session.has_details, self._session.plan_noise_shape
+        self.draws_in_one_call = False
 
     def prefill(self, text_ids: np.ndarray, plan_noise: np.ndarray | None = None) -> Prefix:
         prefix, plan = self._session.prefill(text_ids, plan_noise), self._session.generator.plan
@@ -54,6 +55,10 @@ class RecordingSession:
     ) -> np.ndarray:
         self._keep("fine", past=past, coarse_ids=coarse_ids, fine_ids=fine_ids, plan_ids=plan_ids)
         return self._session.fine(past, coarse_ids, fine_ids, plan_ids)
+
+    def draw_image(self, text_ids: np.ndarray, plan_noise: np.ndarray | None, sketch_noise: np.ndarray) -> np.ndarray:
+        """What goes into the layers is seen in the graphs that it is made of."""
+        raise NotImplementedError
 
     def decode_image(self, codes: np.ndarray) -> np.ndarray:
         """Pixels hold nothing to calibrate."""

@@ -17,7 +17,7 @@ from serving.package.workspace import building_folder
 
 log = logging.getLogger(__name__)
 _HERE = Path(__file__).resolve().parent
-_ENGINE_FILES = ("prefill.onnx", "coarse.onnx", "fine.onnx", "image_decoder.onnx", "weights.bin")
+_ENGINE_FILES = ("prefill.onnx", "coarse.onnx", "fine.onnx", "image_decoder.onnx", "draw.onnx", "weights.bin")
 
 
 @dataclass(frozen=True, kw_only=True)

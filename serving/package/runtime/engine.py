@@ -1,6 +1,7 @@
-"""The model on onnxruntime: the `Session` of the decode loop, from the four graphs of a package."""
+"""The model on onnxruntime: the `Session` of the decode loop, from the graphs of a package."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ class EngineSession:
             load_graph(folder / f"{name}.onnx", threads) for name in ("prefill", "coarse", "image_decoder")
         )
         self._fine = load_graph(folder / "fine.onnx", threads) if self.has_details else None
+        self._threads, self._draw_path = threads, folder / "draw.onnx"
+        self.draws_in_one_call = self._draw_path.exists()
         shape = config["plan_noise_shape"]
         self.plan_noise_shape: tuple[int, int] | None = None if shape is None else (shape[0], shape[1])
 
@@ -45,6 +48,15 @@ class EngineSession:
         assert self._fine is not None, "this model draws no details"
         plan = {} if plan_ids is None else {"plan_ids": plan_ids}
         return _run(self._fine, "logits", past=past, coarse_ids=coarse_ids, fine_ids=fine_ids, **plan)
+
+    @cached_property
+    def _draw(self) -> onnxruntime.InferenceSession:
+        """Loaded when it is first asked: where previews are shown it never is."""
+        return load_graph(self._draw_path, self._threads)
+
+    def draw_image(self, text_ids: np.ndarray, plan_noise: np.ndarray | None, sketch_noise: np.ndarray) -> np.ndarray:
+        plan = {} if plan_noise is None else {"plan_noise": plan_noise}
+        return _run(self._draw, "pixels", text_ids=text_ids, sketch_noise=sketch_noise, **plan)
 
     def decode_image(self, codes: np.ndarray) -> np.ndarray:
         return _run(self._image_decoder, "pixels", codes=codes)

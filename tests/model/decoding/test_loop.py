@@ -124,5 +124,5 @@ def test_a_redraw_of_one_image_leaves_the_others_alone(session):
 
 
 def test_without_previews_only_the_final_stage_comes(session):
-    stages = list(generate(session, prompts(1), DecodingOptions(), [1], previews=False))
+    stages = list(generate(session, prompts(1), DecodingOptions(previews=False), [1]))
     assert [stage.name for stage in stages] == ["final"]

@@ -1,12 +1,16 @@
+import shutil
+
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from model.decoding.loop import DecodingOptions
-from model.quantization.export_onnx import export_graphs
+from model.quantization.export_onnx import TRANSFORMER_GRAPHS, export_graphs
 from model.quantization.inference import with_plain_tables
 from model.quantization.observe import observe
 from model.quantization.smoothquant import fold_smoothing
+from model.quantization.static_int8 import quantizable_layers, quantize_graph
 from model.tokenizers.visual import VisualTokenizer, VisualTokenizerConfig
 from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
@@ -62,3 +66,17 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("graphs")
     export_graphs(with_plain_tables(generator), visual, folder)
     return generator, visual, folder, feeds
+
+
+@pytest.fixture(scope="session")
+def quantized(exported, tmp_path_factory):
+    """Folder of the INT8 graphs, and the quantized layers of each."""
+    _, _, fp32, feeds = exported
+    folder = tmp_path_factory.mktemp("int8")
+    layers = {}
+    for graph in TRANSFORMER_GRAPHS:
+        source = fp32 / f"{graph}.onnx"
+        layers[graph] = quantizable_layers(onnx.load(source), heads=True)
+        quantize_graph(source, folder / source.name, feeds[graph], layers[graph])
+    shutil.copyfile(fp32 / "image_decoder.onnx", folder / "image_decoder.onnx")
+    return folder, layers

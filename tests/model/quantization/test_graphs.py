@@ -23,20 +23,6 @@ def run(path, output=0, **inputs):
     return session.run(None, inputs)[output]
 
 
-@pytest.fixture(scope="module")
-def quantized(exported, tmp_path_factory):
-    """Folder of the INT8 graphs, and the quantized layers of each."""
-    _, _, fp32, feeds = exported
-    folder = tmp_path_factory.mktemp("int8")
-    layers = {}
-    for graph in TRANSFORMER_GRAPHS:
-        source = fp32 / f"{graph}.onnx"
-        layers[graph] = quantizable_layers(onnx.load(source), heads=True)
-        quantize_graph(source, folder / source.name, feeds[graph], layers[graph])
-    shutil.copyfile(fp32 / "image_decoder.onnx", folder / "image_decoder.onnx")
-    return folder, layers
-
-
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_graphs_compute_what_torch_computes_for_any_batch(exported, batch):
     generator, visual, folder, _ = exported

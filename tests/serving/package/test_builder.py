@@ -56,7 +56,7 @@ def test_the_layout_is_the_contract_s(packages: dict[str, Path]) -> None:
     names = {path.relative_to(packages["int8"]).as_posix() for path in files_under(packages["int8"])}
     expected = {"config.pbtxt", "manifest.json", "manifest.sig", "1/model.py", "1/generator.json", "1/tokenizer.json"}
     assert expected <= names
-    assert {f"1/engine/{name}.onnx" for name in ("prefill", "coarse", "fine", "image_decoder")} <= names
+    assert {f"1/engine/{name}.onnx" for name in ("prefill", "coarse", "fine", "image_decoder", "draw")} <= names
     assert "1/runtime/decoding/loop.py" in names
     assert not any("__pycache__" in name for name in names)
     assert read_json(packages["int8"] / "1" / "generator.json")["decoding"] == {"coarse_steps": 2}

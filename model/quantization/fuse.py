@@ -1,0 +1,129 @@
+"""One graph from a prompt to pixels, put together from an engine's graphs of either precision.
+
+Between four graphs an image's time is lost to what the decode loop does in numpy and, above all, to weights that the
+next graph pushes out of the processor's caches. Where one pass draws the sketch and the details are the most likely
+ones, nothing but noise comes from outside, so that all can run in one call. It computes what the loop computes.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.compose import add_prefix
+
+DRAW = "draw"
+"""The name of the graph: `text_ids`, `plan_noise` where there is a plan, and `sketch_noise` to `pixels`."""
+_PARTS = ("prefill", "coarse", "fine", "image_decoder")
+
+
+def fuse_graphs(folder: Path, coarse_grid: tuple[int, int], visual_vocabulary: int) -> None:
+    """Write `folder/draw.onnx`, weights inside, beside the graphs that it is made of.
+
+    `sketch_noise` float32 [batch, coarse_tokens, visual_vocabulary] is Gumbel noise times the temperature.
+    """
+    models = {name: add_prefix(onnx.load(folder / f"{name}.onnx"), f"{name}/") for name in _PARTS}
+    has_plan = "prefill/plan_noise" in {value.name for value in models["prefill"].graph.input}
+    nodes = [node for name in _PARTS for node in _connected(models[name].graph)]
+    inputs = [
+        helper.make_tensor_value_info("text_ids", TensorProto.INT64, _shape(models["prefill"], "text_ids")),
+        *(
+            [helper.make_tensor_value_info("plan_noise", TensorProto.FLOAT, _shape(models["prefill"], "plan_noise"))]
+            if has_plan
+            else []
+        ),
+        helper.make_tensor_value_info(
+            "sketch_noise", TensorProto.FLOAT, ["batch", coarse_grid[0] * coarse_grid[1], visual_vocabulary]
+        ),
+    ]
+    graph = helper.make_graph(
+        _in_order([*_glue(), *nodes], {value.name for value in inputs}),
+        DRAW,
+        inputs,
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", "height", "width", 3])],
+        [tensor for model in models.values() for tensor in model.graph.initializer]
+        + _constants(coarse_grid, visual_vocabulary),
+    )
+    opsets = {opset.domain: opset.version for model in models.values() for opset in model.opset_import}
+    fused = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid(domain, version) for domain, version in sorted(opsets.items())],
+        ir_version=max(model.ir_version for model in models.values()),
+    )
+    fused.functions.extend(function for model in models.values() for function in model.functions)
+    onnx.save(fused, folder / f"{DRAW}.onnx")
+
+
+_WIRES: Mapping[str, str] = {
+    "prefill/text_ids": "text_ids",
+    "prefill/plan_noise": "plan_noise",
+    "coarse/past": "prefill/past",
+    "coarse/plan_ids": "prefill/plan_ids",
+    "coarse/coarse_ids": "blank_sketch",
+    "fine/past": "prefill/past",
+    "fine/plan_ids": "prefill/plan_ids",
+    "fine/coarse_ids": "sketch",
+    "fine/fine_ids": "blank_details",
+    "image_decoder/codes": "codes",
+    "image_decoder/pixels": "pixels",
+}
+"""What each part's input, and the last part's output, is called in the whole."""
+
+
+def _connected(graph: GraphProto) -> Iterator[NodeProto]:
+    """The nodes of a part, reading and writing the whole's values."""
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for position, value in enumerate(names):
+                names[position] = _WIRES.get(value, value)
+        yield node
+
+
+def _glue() -> list[NodeProto]:
+    """What the decode loop does between the parts: blank grids, the draw, and details put in their places."""
+    return [
+        helper.make_node("Shape", ["text_ids"], ["batch"], start=0, end=1),
+        helper.make_node("Concat", ["batch", "one"], ["sketch_batch"], axis=0),
+        helper.make_node("Concat", ["batch", "one", "one"], ["details_batch"], axis=0),
+        helper.make_node("Expand", ["unknown_sketch", "sketch_batch"], ["blank_sketch"]),
+        helper.make_node("Expand", ["unknown_details", "details_batch"], ["blank_details"]),
+        helper.make_node("Add", ["coarse/logits", "sketch_noise"], ["noisy_sketch"]),
+        helper.make_node("ArgMax", ["noisy_sketch"], ["sketch"], axis=-1, keepdims=0),
+        helper.make_node("ArgMax", ["fine/logits"], ["details"], axis=-1, keepdims=0),
+        helper.make_node("Reshape", ["details", "blocks_shape"], ["blocks"]),
+        helper.make_node("Transpose", ["blocks"], ["lines"], perm=[0, 1, 3, 2, 4]),
+        helper.make_node("Reshape", ["lines", "grid_shape"], ["codes"]),
+    ]
+
+
+def _constants(coarse_grid: tuple[int, int], visual_vocabulary: int) -> list[TensorProto]:
+    rows, columns = coarse_grid
+    values = {
+        "one": np.array([1]),
+        "unknown_sketch": np.full((1, rows * columns), visual_vocabulary),
+        "unknown_details": np.full((1, rows * columns, 4), visual_vocabulary),
+        "blocks_shape": np.array([0, rows, columns, 2, 2]),
+        "grid_shape": np.array([0, 2 * rows, 2 * columns]),
+    }
+    return [numpy_helper.from_array(value.astype(np.int64), name) for name, value in values.items()]
+
+
+def _in_order(nodes: list[NodeProto], given: set[str]) -> list[NodeProto]:
+    """Every node after those that make what it reads, as ONNX asks for."""
+    made = {output for node in nodes for output in node.output}
+    ordered, known, waiting = [], given | {""}, list(nodes)
+    while waiting:
+        ready = [node for node in waiting if all(name in known or name not in made for name in node.input)]
+        assert ready, "the graph has a cycle"
+        ordered += ready
+        known |= {output for node in ready for output in node.output}
+        names = {id(node) for node in ready}
+        waiting = [node for node in waiting if id(node) not in names]
+    return ordered
+
+
+def _shape(model: ModelProto, name: str) -> list[str | int]:
+    """The axes of an input of `prefill`."""
+    value = next(value for value in model.graph.input if value.name == f"prefill/{name}")
+    return ["batch", *(axis.dim_value for axis in value.type.tensor_type.shape.dim[1:])]

@@ -1,0 +1,59 @@
+"""The one graph that draws a whole image."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from model.decoding.loop import DecodingOptions, generate
+from model.quantization.export_onnx import GRAPHS
+from model.quantization.fuse import DRAW, fuse_graphs
+from model.quantization.weights_pool import WEIGHTS_FILE, pool_weights
+from serving.package.runtime.engine import EngineSession
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_one_graph_draws_what_the_loop_draws(exported, quantized, tmp_path, precision, temperature):
+    """Pixel for pixel, in both precisions, for prompts in one batch; with its weights pooled it is hardly larger."""
+    generator, _, fp32, _ = exported
+    folder = shutil.copytree(fp32 if precision == "fp32" else quantized[0], tmp_path / "engine")
+    fuse_graphs(folder, generator.config.coarse_grid, generator.config.visual_vocabulary)
+    pool_weights(folder, (*GRAPHS, DRAW))
+    config = {
+        "visual_vocabulary": 12,
+        "coarse_grid": generator.config.coarse_grid,
+        "fine_grid": (4, 8),
+        "plan_noise_shape": (generator.config.plan_tokens, 7),
+    }
+    session = EngineSession(folder, config, threads=1)
+    text_ids = np.random.default_rng(1).integers(0, 40, (3, 6))
+    options = DecodingOptions(temperature=temperature, plan_temperature=1.0, previews=False)
+    (at_once,) = generate(session, text_ids, options, [1, 2, 3])
+    assert "_draw" in vars(session)  # it was asked
+    sketch, final = generate(session, text_ids, replace(options, previews=True), [1, 2, 3])
+    assert sketch.pixels.shape == (3, 8, 16, 3)
+    np.testing.assert_array_equal(at_once.pixels, final.pixels)
+    assert (final.pixels[0] != final.pixels[1]).any()
+    assert (folder / "draw.onnx").stat().st_size < 0.5 * (folder / WEIGHTS_FILE).stat().st_size
+
+
+def test_what_takes_a_look_at_the_sketch_is_not_drawn_at_once(exported, tmp_path):
+    _, _, fp32, _ = exported
+    folder = shutil.copytree(fp32, tmp_path / "engine")
+    (folder / "draw.onnx").write_bytes(b"no graph")
+    config = {"visual_vocabulary": 12, "coarse_grid": (2, 4), "fine_grid": (4, 8), "plan_noise_shape": (24, 7)}
+    session, text_ids = EngineSession(folder, config, threads=1), np.zeros((1, 6), dtype=np.int64)
+    for changes in (
+        {"previews": True},
+        {"coarse_steps": 2},
+        {"redraw_below": 0.1},
+        {"fine_temperature": 0.5},
+        {"top_k": 3},
+        {"top_p": 0.9},
+    ):
+        options = DecodingOptions(**{"previews": False, **changes})
+        assert list(generate(session, text_ids, options, [1]))[-1].pixels.shape == (1, 16, 32, 3)
+    with pytest.raises(Exception, match=r"draw\.onnx"):
+        list(generate(session, text_ids, DecodingOptions(previews=False), [1]))
