@@ -2,6 +2,7 @@
 
 import torch
 
+from common.errors import DataError
 from components.train.settings import OptimizationSettings
 from model.data.shards import Shards, epoch_order
 from model.decoding.loop import pack_blocks
@@ -36,9 +37,24 @@ class BatchSource:
 
 
 def grids(shards: Shards, rows: list[int], coarse_grid: tuple[int, int]) -> Grids:
-    """The named rows as tensors; for a model that has the image's own grid for a sketch, there are no details."""
+    """The named rows as tensors; for a model that has the image's own grid for a sketch, there are no details.
+
+    Raises `DataError` for a model whose grid is neither.
+    """
+    sketch = shards.layout.coarse_grid
+    image = (2 * sketch[0], 2 * sketch[1])
+    if coarse_grid not in (sketch, image):
+        raise DataError(
+            f"the model draws {_size(coarse_grid)} cells; the shards hold sketches of {_size(sketch)} and images of {_size(image)}",
+            where="coarse_grid",
+            fix="tokenize the data for this grid, or train a model of another one",
+        )
     batch = shards.batch(rows)
     text, coarse, fine = (torch.from_numpy(batch[name]) for name in ("text_ids", "coarse", "fine"))
-    if coarse_grid != shards.layout.coarse_grid:
+    if coarse_grid == image:
         return Grids(text, fine, torch.empty(len(rows), 0, 4, dtype=torch.long))
     return Grids(text, coarse, torch.from_numpy(pack_blocks(batch["fine"], *coarse_grid)))
+
+
+def _size(grid: tuple[int, int]) -> str:
+    return f"{grid[0]}x{grid[1]}"

@@ -12,8 +12,9 @@ import numpy as np
 import psutil
 import pytest
 
-from common.errors import DigestMismatchError, TrainingError, UsageError
+from common.errors import DataError, DigestMismatchError, TrainingError, UsageError
 from common.files import read_json
+from components.train.batches import grids
 from components.train.settings import TrainingSettings
 from components.train.train import generator_config, train
 from model.checkpoint import load_checkpoint
@@ -121,6 +122,15 @@ def test_a_batch_that_does_not_divide_is_refused(data, tmp_path):
         train(
             settings(global_batch_size=9), MODEL, shards, tokenizers, None, tmp_path / "work", tmp_path / "checkpoint"
         )
+
+
+def test_a_grid_that_the_shards_do_not_hold_is_named(data):
+    shards = Shards(data[1], "train")
+    rows, columns = shards.layout.coarse_grid
+    whole = grids(shards, [0], (2 * rows, 2 * columns))
+    assert whole.coarse.shape == (1, 4 * rows * columns) and not whole.fine.numel()
+    with pytest.raises(DataError, match=rf"draws {rows + 1}x{columns} cells.*sketches of {rows}x{columns}"):
+        grids(shards, [0], (rows + 1, columns))
 
 
 def test_what_the_settings_leave_open_comes_from_the_tokenizers_and_the_shards(data, tmp_path):
