@@ -122,15 +122,17 @@ def retrain(work: Path, store: Path = STORE, only: list[str] | None = None) -> N
     if unknown:
         raise UsageError(f"there is no checkpoint {', '.join(unknown)}", fix=f"name some of {', '.join(RECIPES)}")
     if not (work / "data" / "shards").exists():
-        make_data(work / "data")
+        # Some alone must fit the others, which know only the codes of the tokenizers that are kept.
+        make_data(work / "data", store / _TOKENIZERS if only else None)
     shards, tokenizers = work / "data" / "shards", work / "data" / _TOKENIZERS
     for name in names:
         _train(name, shards, tokenizers, work)
         _keep(name, work / name, tokenizers, store)
 
 
-def make_data(folder: Path) -> None:
-    """The quickstart's tokens, by the pipeline's own steps: `folder/{tokenizers,shards}`."""
+def make_data(folder: Path, parent_tokenizers: Path | None = None) -> None:
+    """The quickstart's tokens, by the pipeline's own steps: `folder/{tokenizers,shards}`. New tokenizers are trained
+    unless there are some to go on with."""
     from components.curate.curate import curate
     from components.ingest.ingest import ingest
     from components.tokenize.tokenize import tokenize
@@ -148,7 +150,7 @@ def make_data(folder: Path) -> None:
         made["curated"],
         made["valid"],
         made["evaluation_set"],
-        None,
+        parent_tokenizers,
         folder / _TOKENIZERS,
         folder / "shards",
     )

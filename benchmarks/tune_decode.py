@@ -19,16 +19,24 @@ from model.decoding.autoregressive import NextTokenOptions
 from model.decoding.loop import DecodingOptions
 
 
-def decoders(name: str, engine: Engine, steps: list[int], temperatures: list[float]) -> list[Decoder]:
+def decoders(
+    name: str, engine: Engine, steps: list[int], temperatures: list[float], plan_temperatures: list[float]
+) -> list[Decoder]:
     """Every setting of a checkpoint that is worth looking at."""
     if checkpoints.RECIPES[name].objective == "next_token":
         return [
             engine.autoregressive(f"{name}, {t}", NextTokenOptions(temperature=t), cache=True) for t in temperatures
         ]
+    if engine.generator.plan is None:
+        plan_temperatures = [0.0]
     return [
-        engine.parallel(f"{name}, {count} steps, {t}", DecodingOptions(coarse_steps=count, temperature=t))
+        engine.parallel(
+            f"{name}, {count} steps, {t}" + (f", plan {plan}" if engine.generator.plan is not None else ""),
+            DecodingOptions(coarse_steps=count, temperature=t, plan_temperature=plan),
+        )
         for count in steps
         for t in temperatures
+        for plan in plan_temperatures
     ]
 
 
@@ -39,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--captions", type=int, default=250)
     parser.add_argument("--steps", type=int, nargs="+", default=[1], help="parallel passes over the sketch")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.1 * tenth for tenth in range(10)])
+    parser.add_argument("--plan-temperatures", type=float, nargs="+", default=[0.8, 1.0])
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args(arguments)
     judge = trained_judge(JudgeSettings(), chosen.cache).folder / GRAPH_NAME
@@ -48,11 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
         questions = Questions.of(checkpoints.load_tokenizers().text, text_length, chosen.captions, held_out=False)
         bench = Bench(questions, judge, Amount(seeds=6, frechet_images=6 * chosen.captions))
         for name, engine in engines.items():
-            for decoder in decoders(name, engine, chosen.steps, chosen.temperatures):
+            for decoder in decoders(name, engine, chosen.steps, chosen.temperatures, chosen.plan_temperatures):
                 bench.measure(decoder.name, decoder)
                 row = bench.rows[decoder.name]
                 print(
-                    f"{decoder.name:32} accuracy {row.accuracy:.4f} variety {row.variety:.3f} frechet {row.frechet:.3f}",
+                    f"{decoder.name:40} accuracy {row.accuracy:.4f} variety {row.variety:.3f} frechet {row.frechet:.3f}",
                     flush=True,
                 )
     return 0
