@@ -117,6 +117,8 @@ def _index(store: Path) -> dict[str, Any]:
 def retrain(work: Path, store: Path = STORE, only: list[str] | None = None) -> None:
     """Make the named checkpoints (all, if none is named) and their data anew; `work` may hold the data of an earlier
     call, which is then used."""
+    from benchmarks.report import commit
+
     names = only or list(RECIPES)
     unknown = sorted(set(names) - RECIPES.keys())
     if unknown:
@@ -125,9 +127,10 @@ def retrain(work: Path, store: Path = STORE, only: list[str] | None = None) -> N
         # Some alone must fit the others, which know only the codes of the tokenizers that are kept.
         make_data(work / "data", store / _TOKENIZERS if only else None)
     shards, tokenizers = work / "data" / "shards", work / "data" / _TOKENIZERS
+    source = commit()  # before the first new weights make the checkout differ from it
     for name in names:
         _train(name, shards, tokenizers, work)
-        _keep(name, work / name, tokenizers, store)
+        _keep(name, work / name, tokenizers, store, source)
 
 
 def make_data(folder: Path, parent_tokenizers: Path | None = None) -> None:
@@ -175,11 +178,11 @@ def _train(name: str, shards: Path, tokenizers: Path, work: Path) -> None:
     train(recipe.training(), shape, shards, tokenizers, parent, work / f"{name}-work", work / name)
 
 
-def _keep(name: str, checkpoint: Path, tokenizers: Path, store: Path) -> None:
-    """Copy a checkpoint into the store in 16 bits, and write what is known of it."""
+def _keep(name: str, checkpoint: Path, tokenizers: Path, store: Path, source: str) -> None:
+    """Copy a checkpoint into the store in 16 bits, and write what is known of it; `source` is the commit that trained
+    it."""
     import torch
 
-    from benchmarks.report import commit
     from model.checkpoint import load_tensors, save_tensors
     from model.tokenizers.bundle import TokenizerBundle
 
@@ -198,7 +201,7 @@ def _keep(name: str, checkpoint: Path, tokenizers: Path, store: Path) -> None:
         "sha256": sha256_file(store / name / _WEIGHTS),
         "bytes": (store / name / _WEIGHTS).stat().st_size,
         "about": RECIPES[name].about,
-        "commit": commit(),
+        "commit": source,
         "command": f"{_COMMAND} --only {name}",
         **{
             key: training[key]
