@@ -1,4 +1,6 @@
-"""What a story generator learns from: the asked scene's sketch, and where it should have looked."""
+"""What a story generator learns from: the sketch of the scene that is asked for."""
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -6,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from common.settings import Section
+from model.transformer.gate import open_blocks
 from model.transformer.story import Looked, StoryGenerator
 
 _BLOCKS_OF_SCENE = 2
@@ -14,48 +17,74 @@ _BLOCKS_OF_SCENE = 2
 class StoryLossSettings(Section):
     """Weights of the losses beside the sketch's."""
 
-    attention_weight: float = Field(default=0.2, ge=0, description="attention on the scene that is asked for")
-    gate_weight: float = Field(default=0.5, ge=0, description="open for that scene, closed for the others")
-    closed_weight: float = Field(
-        default=0.5, gt=0, description="the others' part of it: below 1, so that a gate that cannot tell stays open"
+    attention_weight: float = Field(
+        default=0.2,
+        ge=0,
+        description="attention on the scene that is asked for; it speeds learning up, gate or no gate",
     )
+    open_weight: float = Field(default=1.0, ge=0, description="the gates' open share beyond `open_target`")
+    open_target: float = Field(default=0.02, ge=0, lt=1, description="share of the earlier blocks that costs nothing")
+    found_below: float = Field(
+        default=0.3, gt=0, description="sketch loss (nats) below which the model has learned to look back"
+    )
+    pressure_steps: int = Field(default=200, ge=1, description="steps over which open gates then begin to cost")
+
+
+@dataclass
+class Pressure:
+    """How much open gates cost, 0 to 1: nothing before the model has learned to look back.
+
+    A gate that is charged from the start closes before it has been of any use.
+    """
+
+    settings: StoryLossSettings
+    smoothed: float | None = None
+    steps: int = 0
+    """Since the model has learned to look back."""
+
+    @property
+    def value(self) -> float:
+        return min(1.0, self.steps / self.settings.pressure_steps)
+
+    def update(self, sketch_loss: float) -> None:
+        """Take a step's sketch loss."""
+        self.smoothed = sketch_loss if self.smoothed is None else 0.95 * self.smoothed + 0.05 * sketch_loss
+        if self.steps or self.smoothed < self.settings.found_below:
+            self.steps += 1
 
 
 def story_loss(
-    model: StoryGenerator, captions: Tensor, sketches: Tensor, requests: Tensor, asked: Tensor, settings: StoryLossSettings
+    model: StoryGenerator,
+    captions: Tensor,
+    sketches: Tensor,
+    requests: Tensor,
+    asked: Tensor,
+    settings: StoryLossSettings,
+    pressure: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a batch, and its parts in nats.
+    """The loss of a batch, and its parts.
 
     `captions` and `sketches` int64 [s, n, …] are the stories' scenes, `requests` int64 [s, r, t] ask for those at `asked`
-    int64 [s, r]. The scene that a request means is known in training: the attention (before the gate) and the gate are
-    told of it. The twin without a gate learns from the same attention loss.
+    int64 [s, r]. Parts: `sketch` and `attention` in nats, `right` the share of the cells, and with a gate the `open` share
+    of the earlier blocks. Nothing tells the gate which block is meant: it learns from the sketch, through the
+    straight-through estimate, and from `pressure` (0 to 1) times what open blocks cost.
     """
     context = model.context(captions, sketches)
     logits, looked = model.train_ask(context, requests)
     target = sketches.gather(1, asked[..., None].expand(-1, -1, sketches.shape[-1]))
     sketch = F.cross_entropy(logits.float().flatten(0, 2), target.flatten())
-    blocks = model.config.query_blocks
-    meant = F.one_hot(asked, captions.shape[1]).repeat_interleave(blocks, 1).repeat_interleave(_BLOCKS_OF_SCENE, 2)
-    meant = meant[:, None].to(torch.bool)  # [s, 1, r * query_blocks, blocks of scenes]
+    meant = F.one_hot(asked, captions.shape[1]).repeat_interleave(model.config.query_blocks, 1)
+    meant = meant.repeat_interleave(_BLOCKS_OF_SCENE, 2)[:, None]  # [s, 1, r * query_blocks, blocks of the scenes]
     attention = torch.stack([_attention_loss(each, meant) for each in looked]).mean()
-    parts = {"sketch": sketch, "attention": attention}
+    parts = {"sketch": sketch, "attention": attention, "right": (logits.argmax(-1) == target).float().mean()}
     total = sketch + settings.attention_weight * attention
-    if model.config.gated:
-        gate = torch.stack([_gate_loss(each, meant, settings.closed_weight) for each in looked]).mean()
-        parts["gate"], total = gate, total + settings.gate_weight * gate
-        parts["open"] = torch.stack([(each.logits > 0).float().mean() for each in looked if each.logits is not None]).mean()
-    parts["right"] = (logits.argmax(-1) == target).float().mean()
+    gates = [open_blocks(torch.sigmoid(each.logits.float())) for each in looked if each.logits is not None]
+    if gates:
+        parts["open"] = torch.stack(gates).mean()
+        total = total + settings.open_weight * pressure * F.relu(parts["open"] - settings.open_target)
     return total, parts
 
 
 def _attention_loss(looked: Looked, meant: Tensor) -> Tensor:
-    """-log of the earlier attention's share that goes to the scene that is asked for."""
+    """-log of the share of the earlier attention, before any gate, that goes to the scene that is asked for."""
     return -(looked.mass * meant).sum(-1).clamp_min(1e-6).log().mean()
-
-
-def _gate_loss(looked: Looked, meant: Tensor, closed_weight: float) -> Tensor:
-    """Cross-entropy of open and closed, each side averaged over its own blocks."""
-    assert looked.logits is not None
-    logits = looked.logits.float()
-    wide = meant.expand_as(logits)
-    return F.softplus(-logits[wide]).mean() + closed_weight * F.softplus(logits[~wide]).mean()

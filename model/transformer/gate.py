@@ -10,13 +10,15 @@ closed on the way forward, the sigmoid's slope on the way back), because a soft 
 makes up for any share.
 
 `gated_attention_masked` computes all scores and is for training; `gated_attention` gathers the open blocks' keys and
-computes nothing else, so that time falls as the count does. Both give the same numbers.
+computes nothing else, so that time falls as the count does. Both give the same numbers. `dense_attention` looks at all.
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 THRESHOLD = 0.5
@@ -33,20 +35,29 @@ class ModalityGate(nn.Module):
         self.key = nn.Parameter(torch.zeros(heads, head_dim))
         self.bias = nn.Parameter(torch.full((heads,), bias))
 
-    def logits(self, query_means: Tensor, key_means: Tensor) -> Tensor:
-        """What alpha is the sigmoid of, from [b, h, q, d] and [b, h, k, d]: [b, h, q, k]."""
-        # (scale * q W + w_k) k: the part that asks, once for each query block, then one product over the earlier blocks.
-        asked = torch.baddbmm(
-            self.key[:, None], (query_means * self.scale[:, None, None]).transpose(0, 1).flatten(1, 2), self.match
-        )
-        batch, heads, blocks, _ = query_means.shape
-        asked = asked.view(heads, batch, blocks, -1).transpose(0, 1)
-        asking = (query_means * self.query[:, None]).sum(-1, keepdim=True) + self.bias[:, None, None]
-        return asked @ key_means.transpose(-1, -2) + asking
+    def prepare(self, key_means: Tensor) -> "GateKeys":
+        """The gate's view of earlier blocks, from [b, h, k, d]: computed once for a context, like its keys."""
+        keys = key_means.transpose(-1, -2)
+        asked = (self.scale[:, None, None] * self.match) @ keys + self.query[:, :, None]
+        offered = (self.key[:, None] @ keys) + self.bias[:, None, None]
+        return GateKeys(asked, offered)
 
     def forward(self, query_means: Tensor, key_means: Tensor) -> Tensor:
-        """alpha: [b, h, q, k]."""
-        return torch.sigmoid(self.logits(query_means, key_means))
+        """alpha, from [b, h, q, d] and [b, h, k, d]: [b, h, q, k]."""
+        return torch.sigmoid(self.prepare(key_means).logits(query_means))
+
+
+class GateKeys(NamedTuple):
+    """What a gate keeps of earlier blocks: alpha is the sigmoid of `mean(q)' asked + offered`."""
+
+    asked: Tensor
+    """[b, h, d, k]: scale * W mean(k) + w_q."""
+    offered: Tensor
+    """[b, h, 1, k]: w_k' mean(k) + b."""
+
+    def logits(self, query_means: Tensor) -> Tensor:
+        """[b, h, q, d] -> [b, h, q, k]; a block is open above zero."""
+        return query_means @ self.asked + self.offered
 
 
 def open_blocks(alpha: Tensor) -> Tensor:
@@ -123,32 +134,61 @@ def gated_attention(given: GatedInput) -> Tensor:
     unit = math.gcd(*given.key_sizes)
     batch, heads, tokens, head_dim = given.query.shape
     blocks = given.gates.shape[-2]
-    is_open = (given.gates > THRESHOLD).flatten(0, 1)
-    if len(set(given.key_sizes)) > 1:
-        units = torch.tensor([size // unit for size in given.key_sizes], device=is_open.device)
-        is_open = is_open.repeat_interleave(units, -1)  # [b * h, q, units]
+    is_open = (given.gates > THRESHOLD).flatten(0, 1)[..., _block_of_unit(given.key_sizes, given.gates.device)]
+    rows, padding = _open_rows(is_open)
+
+    def gather(earlier: Tensor, own: Tensor) -> Tensor:
+        """[b * h, q, open + own, d]: for each query block the open units, and its request's own tokens behind them."""
+        found = earlier.reshape(-1, unit * head_dim).index_select(0, rows).view(batch * heads, blocks, -1, head_dim)
+        mine = given.by_request(own).flatten(0, 1)
+        return torch.cat([found, mine.repeat_interleave(blocks // given.requests, 1)], 2)
+
+    keys, values = gather(given.earlier_keys, given.own_keys), gather(given.earlier_values, given.own_values)
+    asking = given.query.reshape(batch * heads, blocks, tokens // blocks, head_dim)
+    bias = _gathered_bias(given, padding, unit, keys.shape[-2])
+    return F.scaled_dot_product_attention(asking, keys, values, bias, scale=1.0).view(given.query.shape)
+
+
+def dense_attention(given: GatedInput) -> Tensor:
+    """Attention over all earlier tokens and the request's own, whatever the gates say: [b, h, n, d]."""
+    if given.requests > 1 or given.own_bias is not None:
+        return gated_attention_masked(given._replace(gates=torch.ones_like(given.gates)))
+    keys = torch.cat([given.earlier_keys, given.own_keys], -2)
+    values = torch.cat([given.earlier_values, given.own_values], -2)
+    return F.scaled_dot_product_attention(given.query, keys, values, scale=1.0)
+
+
+def _open_rows(is_open: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Which units to gather, bool [b * h, q, units]: rows of [b * h * units] query block by query block, as many for
+    each, and which of them are padding [b * h, q, open]; None where no query block has fewer than another."""
+    units = is_open.shape[-1]
+    found = is_open.nonzero()
     counts = is_open.sum(-1)
     widest = int(counts.max())
-    own = given.own_scores().view(batch * heads, blocks, tokens // blocks, -1)
-    own_values = given.by_request(given.own_values)
-    if widest == 0:
-        weights = torch.softmax(own, -1).view(batch, heads, given.requests, tokens // given.requests, -1)
-        return (weights @ own_values).view(given.query.shape)
-    # Open units first, in their order; what follows them is padding.
-    chosen = torch.topk(is_open.to(torch.int8), widest, dim=-1).indices  # [b * h, q, widest]
-    first = torch.arange(batch * heads, device=is_open.device)[:, None, None] * is_open.shape[-1]
-    rows = (chosen + first).flatten()
-    keys, values = (
-        part.reshape(-1, unit * head_dim).index_select(0, rows).view(batch * heads, blocks, widest * unit, head_dim)
-        for part in (given.earlier_keys, given.earlier_values)
-    )
-    asking = given.query.reshape(batch * heads, blocks, tokens // blocks, head_dim)
-    seen = asking @ keys.transpose(-1, -2)
-    if int(counts.min()) < widest:
-        padding = ~is_open.gather(-1, chosen).repeat_interleave(unit, -1)[:, :, None]
-        seen = seen.masked_fill(padding, float("-inf"))
-    weights = torch.softmax(torch.cat([seen, own], -1), -1)
-    elsewhere, home = weights.split([seen.shape[-1], own.shape[-1]], -1)
-    mixed = (elsewhere @ values).view(given.query.shape)
-    home = home.reshape(batch, heads, given.requests, tokens // given.requests, -1)
-    return mixed + (home @ own_values).view(given.query.shape)
+    if len(found) == widest * counts.numel():
+        return found[:, 0] * units + found[:, 2], None
+    chosen = torch.topk(is_open.to(torch.int8), widest, dim=-1).indices
+    first = torch.arange(len(is_open), device=is_open.device)[:, None, None] * units
+    return (chosen + first).flatten(), ~is_open.gather(-1, chosen)
+
+
+def _gathered_bias(given: GatedInput, padding: Tensor | None, unit: int, keys: int) -> Tensor | None:
+    """What is added to the scores of the gathered tokens and a request's own: [b * h or 1, q, n / q, keys]."""
+    if padding is None and given.own_bias is None:
+        return None
+    blocks = given.gates.shape[-2]
+    bias = given.query.new_zeros(1, blocks, given.query.shape[-2] // blocks, keys)
+    if given.own_bias is not None:
+        own = given.own_bias.shape[-1]
+        bias[..., keys - own :] = given.own_bias.repeat(given.requests, 1).unflatten(0, (blocks, -1))
+    if padding is not None:
+        wide = F.pad(padding.repeat_interleave(unit, -1), (0, keys - padding.shape[-1] * unit))
+        bias = bias.masked_fill(wide[:, :, None], float("-inf"))
+    return bias
+
+
+@lru_cache(maxsize=64)
+def _block_of_unit(key_sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """The earlier block that each unit belongs to: int64 [units]."""
+    unit = math.gcd(*key_sizes)
+    return torch.repeat_interleave(torch.tensor([size // unit for size in key_sizes], device=device))

@@ -17,9 +17,11 @@ from common.settings import Section
 from model.transformer.embeddings import FactoredHead, FactoredTable
 from model.transformer.gate import (
     GatedInput,
+    GateKeys,
     ModalityGate,
     attend_masked,
     block_means,
+    dense_attention,
     gated_attention,
     open_blocks,
 )
@@ -27,6 +29,11 @@ from model.transformer.layers import Block, RMSNorm
 
 FIRST_LOOKING_LAYER = 1
 """Blank cells have not read their request before this layer."""
+_POSITION_STD = 0.1
+"""Of cells' places, beside 0.02 of what is in them: a cell finds the same cell of another sketch by its place."""
+_SHARPNESS = 2.0
+"""Initial weight of the looking queries' norm. With 1, normed queries and keys score sqrt(head_dim) at most, which cannot
+single out one of 2,080 tokens."""
 
 
 class StoryConfig(Section):
@@ -73,8 +80,10 @@ class LayerContext(NamedTuple):
     keys: Tensor
     """[stories, heads, m, head_dim]."""
     values: Tensor
-    key_means: Tensor
-    """[stories, heads, k, head_dim]."""
+    blocks: int
+    """k."""
+    gate: GateKeys | None
+    """What the layer's gate knows of them; None without one."""
 
 
 class Looked(NamedTuple):
@@ -99,8 +108,8 @@ class StoryGenerator(nn.Module):
         hidden, (rows, columns) = config.hidden_size, config.coarse_grid
         self.text_embedding = nn.Embedding(config.text_vocabulary, hidden)
         self.text_position = nn.Parameter(torch.randn(config.text_length, hidden) * 0.02)
-        self.row_position = nn.Parameter(torch.randn(rows, hidden) * 0.02)
-        self.column_position = nn.Parameter(torch.randn(columns, hidden) * 0.02)
+        self.row_position = nn.Parameter(torch.randn(rows, hidden) * _POSITION_STD)
+        self.column_position = nn.Parameter(torch.randn(columns, hidden) * _POSITION_STD)
         self.blank = nn.Parameter(torch.randn(hidden) * 0.02)
         self.code_embedding = FactoredTable(config.visual_levels, hidden)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
@@ -121,6 +130,8 @@ class StoryGenerator(nn.Module):
             for block in self.decoder_blocks():
                 for branch in (block.attention.o_proj, block.mlp.down_proj):
                     branch.weight.mul_((2 * self.config.num_hidden_layers) ** -0.5)
+            for block in self.decoder_blocks()[FIRST_LOOKING_LAYER:]:
+                block.attention.q_norm.weight.fill_(_SHARPNESS)
 
     def decoder_blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
@@ -147,7 +158,7 @@ class StoryGenerator(nn.Module):
             keys, values = both.transpose(2, 3).flatten(3, 4)
             means = torch.stack([part[0].mean(-2) for part in (text, present)], -2)  # [s * n, heads, 2, head_dim]
             means = means.unflatten(0, (stories, scenes)).transpose(1, 2).flatten(2, 3)
-            kept.append(LayerContext(keys, values, means))
+            kept.append(LayerContext(keys, values, 2 * scenes, self._gate(layer - FIRST_LOOKING_LAYER, means)))
         return kept
 
     def ask(
@@ -158,19 +169,33 @@ class StoryGenerator(nn.Module):
         used = []
 
         def attend(layer: int, own: GatedInput, earlier: LayerContext) -> Tensor:
-            opened = gates[layer] if gates is not None else self._open(layer, own.query, earlier)
+            opened = gates[layer] if gates is not None else self.open_gates(own.query, earlier)
             used.append(opened)
-            return gated_attention(own._replace(gates=opened))
+            look = gated_attention if self.config.gated or gates is not None else dense_attention
+            return look(own._replace(gates=opened))
 
         return self._answer(context, requests, attend), used
+
+    def attention_inputs(self, context: list[LayerContext], requests: Tensor) -> list[GatedInput]:
+        """What the attention of each looking layer gets in `ask`, for those who measure it."""
+        inputs = []
+
+        def attend(_: int, own: GatedInput, earlier: LayerContext) -> Tensor:
+            inputs.append(own._replace(gates=self.open_gates(own.query, earlier)))
+            return (gated_attention if self.config.gated else dense_attention)(inputs[-1])
+
+        self._answer(context, requests, attend)
+        return inputs
 
     def train_ask(self, context: list[LayerContext], requests: Tensor) -> tuple[Tensor, list[Looked]]:
         """The logits of `ask` through all scores, and how each layer looked, for the losses."""
         looked = []
 
         def attend(layer: int, own: GatedInput, earlier: LayerContext) -> Tensor:
-            logits = self._gate_logits(layer, own.query, earlier) if self.config.gated else None
-            opened = self._all_open(own.query, earlier) if logits is None else open_blocks(torch.sigmoid(logits.float()))
+            logits = self.gate_logits(own.query, earlier)
+            opened = (
+                self._all_open(own.query, earlier) if logits is None else open_blocks(torch.sigmoid(logits.float()))
+            )
             mixed, mass = attend_masked(own._replace(gates=opened))
             looked.append(Looked(logits, mass))
             return mixed
@@ -209,30 +234,36 @@ class StoryGenerator(nn.Module):
             own_values=by_story(torch.cat([text[1], value], -2)),
             own_bias=None,
             gates=query.new_empty(0),
-            key_sizes=self.key_sizes(earlier.key_means.shape[-2] // 2),
+            key_sizes=self.key_sizes(earlier.blocks // 2),
             requests=requests,
         )
 
-    def _gate_logits(self, layer: int, query: Tensor, earlier: LayerContext) -> Tensor:
+    def gate_logits(self, query: Tensor, earlier: LayerContext) -> Tensor | None:
+        """Of scaled queries [s, heads, r * c, head_dim]: [s, heads, r * query_blocks, k]; None without a gate."""
+        if earlier.gate is None:
+            return None
+        size = self.config.cells // self.config.query_blocks
+        return earlier.gate.logits(block_means(query, (size,) * self._blocks_of(query)))
+
+    def _gate(self, layer: int, key_means: Tensor) -> GateKeys | None:
+        if not self.config.gated:
+            return None
         gate = self.gates[layer]
         assert isinstance(gate, ModalityGate)
-        return gate.logits(self._query_means(query), earlier.key_means)
+        return gate.prepare(key_means)
 
-    def _open(self, layer: int, query: Tensor, earlier: LayerContext) -> Tensor:
-        if not self.config.gated:
-            return self._all_open(query, earlier)
-        return (torch.sigmoid(self._gate_logits(layer, query, earlier)) > 0.5).to(query.dtype)
+    def open_gates(self, query: Tensor, earlier: LayerContext) -> Tensor:
+        """What the gate opens for scaled queries [s, heads, r * c, head_dim]: zeros and ones
+        [s, heads, r * query_blocks, k]."""
+        logits = self.gate_logits(query, earlier)
+        return self._all_open(query, earlier) if logits is None else (logits > 0).to(query.dtype)
 
     def _all_open(self, query: Tensor, earlier: LayerContext) -> Tensor:
-        shape = (*query.shape[:2], self._blocks_of(query), earlier.key_means.shape[-2])
+        shape = (*query.shape[:2], self._blocks_of(query), earlier.blocks)
         return query.new_ones(shape)
 
     def _blocks_of(self, query: Tensor) -> int:
         return query.shape[-2] // self.config.cells * self.config.query_blocks
-
-    def _query_means(self, query: Tensor) -> Tensor:
-        size = self.config.cells // self.config.query_blocks
-        return block_means(query, (size,) * self._blocks_of(query))
 
     def _read(self, text_ids: Tensor) -> list[Tensor]:
         """Keys and values of a text, int64 [b, t], in every layer: [2, b, heads, t, head_dim]."""
