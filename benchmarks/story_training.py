@@ -38,7 +38,7 @@ class Lesson(NamedTuple):
     requests: int
 
 
-CURRICULUM = (Lesson(1400, 4, 4, 4), Lesson(300, 2, 10, 5), Lesson(1500, 1, SCENES, 8))
+CURRICULUM = (Lesson(800, 4, 4, 4), Lesson(200, 2, 10, 5), Lesson(800, 1, SCENES, 8))
 DETAIL_STEPS, DETAIL_BATCH = 800, 16
 
 

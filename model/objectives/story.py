@@ -9,19 +9,12 @@ from torch import Tensor
 
 from common.settings import Section
 from model.transformer.gate import open_blocks
-from model.transformer.story import Looked, StoryGenerator
-
-_BLOCKS_OF_SCENE = 2
+from model.transformer.story import StoryGenerator
 
 
 class StoryLossSettings(Section):
-    """Weights of the losses beside the sketch's."""
+    """What open gates cost beside the sketch's loss."""
 
-    attention_weight: float = Field(
-        default=0.2,
-        ge=0,
-        description="attention on the scene that is asked for; it speeds learning up, gate or no gate",
-    )
     open_weight: float = Field(default=1.0, ge=0, description="the gates' open share beyond `open_target`")
     open_target: float = Field(default=0.02, ge=0, lt=1, description="share of the earlier blocks that costs nothing")
     found_below: float = Field(
@@ -65,26 +58,16 @@ def story_loss(
     """The loss of a batch, and its parts.
 
     `captions` and `sketches` int64 [s, n, …] are the stories' scenes, `requests` int64 [s, r, t] ask for those at `asked`
-    int64 [s, r]. Parts: `sketch` and `attention` in nats, `right` the share of the cells, and with a gate the `open` share
-    of the earlier blocks. Nothing tells the gate which block is meant: it learns from the sketch, through the
+    int64 [s, r]. Parts: `sketch` in nats, `right` the share of the cells, and with a gate the `open` share of the earlier
+    blocks. Nothing tells the gate which block is meant: it learns from the sketch, through the
     straight-through estimate, and from `pressure` (0 to 1) times what open blocks cost.
     """
     context = model.context(captions, sketches)
-    logits, looked = model.train_ask(context, requests)
+    logits, alphas = model.train_ask(context, requests)
     target = sketches.gather(1, asked[..., None].expand(-1, -1, sketches.shape[-1]))
-    sketch = F.cross_entropy(logits.float().flatten(0, 2), target.flatten())
-    meant = F.one_hot(asked, captions.shape[1]).repeat_interleave(model.config.query_blocks, 1)
-    meant = meant.repeat_interleave(_BLOCKS_OF_SCENE, 2)[:, None]  # [s, 1, r * query_blocks, blocks of the scenes]
-    attention = torch.stack([_attention_loss(each, meant) for each in looked]).mean()
-    parts = {"sketch": sketch, "attention": attention, "right": (logits.argmax(-1) == target).float().mean()}
-    total = sketch + settings.attention_weight * attention
-    gates = [open_blocks(torch.sigmoid(each.logits.float())) for each in looked if each.logits is not None]
-    if gates:
-        parts["open"] = torch.stack(gates).mean()
-        total = total + settings.open_weight * pressure * F.relu(parts["open"] - settings.open_target)
-    return total, parts
-
-
-def _attention_loss(looked: Looked, meant: Tensor) -> Tensor:
-    """-log of the share of the earlier attention, before any gate, that goes to the scene that is asked for."""
-    return -(looked.mass * meant).sum(-1).clamp_min(1e-6).log().mean()
+    loss = F.cross_entropy(logits.float().flatten(0, 2), target.flatten())
+    parts = {"sketch": loss, "right": (logits.argmax(-1) == target).float().mean()}
+    if alphas:
+        parts["open"] = torch.stack([open_blocks(alpha) for alpha in alphas]).mean()
+        loss = loss + settings.open_weight * pressure * F.relu(parts["open"] - settings.open_target)
+    return loss, parts

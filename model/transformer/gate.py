@@ -102,27 +102,18 @@ class GatedInput(NamedTuple):
         return x.unflatten(2, (self.requests, -1))
 
 
-def attend_masked(given: GatedInput) -> tuple[Tensor, Tensor]:
-    """`gated_attention_masked`, and where attention would go if every gate were open: the share of each earlier block
-    among all earlier ones, averaged over a query block, [b, h, q, k]."""
+def gated_attention_masked(given: GatedInput) -> Tensor:
+    """Attention over all earlier tokens and the request's own, with closed earlier blocks weighted by zero: [b, h, n, d]."""
     earlier, blocks = given.earlier_keys.shape[-2], given.gates.shape[-2]
     scores = torch.cat([given.query @ given.earlier_keys.transpose(-1, -2), given.own_scores().flatten(2, 3)], -1)
     weights = torch.softmax(scores.float(), -1).to(given.query.dtype)
     sizes = torch.tensor(given.key_sizes, device=scores.device)
     wide = given.gates.to(weights.dtype).repeat_interleave(sizes, -1)[..., None, :]
-    elsewhere, home = weights[..., :earlier], weights[..., earlier:]
-    looked_at = (elsewhere.unflatten(2, (blocks, -1)) * wide).flatten(2, 3)
-    mixed = given.by_request(home) @ given.by_request(given.own_values)
-    mixed = mixed.flatten(2, 3) + looked_at @ given.earlier_values
-    total = looked_at.sum(-1, keepdim=True) + home.sum(-1, keepdim=True)
-    by_block = elsewhere.unflatten(2, (blocks, -1)).mean(-2).float()
-    mass = torch.stack([part.sum(-1) for part in by_block.split(list(given.key_sizes), -1)], -1)
-    return mixed / total.clamp_min(1e-6), mass / mass.sum(-1, keepdim=True).clamp_min(1e-9)
-
-
-def gated_attention_masked(given: GatedInput) -> Tensor:
-    """Attention over all earlier tokens and the request's own, with closed earlier blocks weighted by zero: [b, h, n, d]."""
-    return attend_masked(given)[0]
+    looked_at = (weights[..., :earlier].unflatten(2, (blocks, -1)) * wide).flatten(2, 3)
+    home = weights[..., earlier:]
+    mixed = (given.by_request(home) @ given.by_request(given.own_values)).flatten(2, 3)
+    mixed = mixed + looked_at @ given.earlier_values
+    return mixed / (looked_at.sum(-1, keepdim=True) + home.sum(-1, keepdim=True)).clamp_min(1e-6)
 
 
 def gated_attention(given: GatedInput) -> Tensor:

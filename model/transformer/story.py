@@ -19,10 +19,10 @@ from model.transformer.gate import (
     GatedInput,
     GateKeys,
     ModalityGate,
-    attend_masked,
     block_means,
     dense_attention,
     gated_attention,
+    gated_attention_masked,
     open_blocks,
 )
 from model.transformer.layers import Block, RMSNorm
@@ -84,15 +84,6 @@ class LayerContext(NamedTuple):
     """k."""
     gate: GateKeys | None
     """What the layer's gate knows of them; None without one."""
-
-
-class Looked(NamedTuple):
-    """How one layer looked at the earlier blocks in training."""
-
-    logits: Tensor | None
-    """The gate's, [stories, heads, requests * query_blocks, k]; None without a gate."""
-    mass: Tensor
-    """Shares of the attention that all open gates would give, same shape (`attend_masked`)."""
 
 
 Attend = Callable[[int, GatedInput, LayerContext], Tensor]
@@ -176,6 +167,19 @@ class StoryGenerator(nn.Module):
 
         return self._answer(context, requests, attend), used
 
+    def gates_above(self, context: list[LayerContext], requests: Tensor, logit: float) -> list[Tensor]:
+        """The gates that `ask` would use with another threshold: open above `logit`, in every looking layer."""
+        used = []
+
+        def attend(_: int, own: GatedInput, earlier: LayerContext) -> Tensor:
+            logits = self.gate_logits(own.query, earlier)
+            assert logits is not None, "there is no gate"
+            used.append((logits > logit).to(own.query.dtype))
+            return gated_attention(own._replace(gates=used[-1]))
+
+        self._answer(context, requests, attend)
+        return used
+
     def attention_inputs(self, context: list[LayerContext], requests: Tensor) -> list[GatedInput]:
         """What the attention of each looking layer gets in `ask`, for those who measure it."""
         inputs = []
@@ -187,20 +191,19 @@ class StoryGenerator(nn.Module):
         self._answer(context, requests, attend)
         return inputs
 
-    def train_ask(self, context: list[LayerContext], requests: Tensor) -> tuple[Tensor, list[Looked]]:
-        """The logits of `ask` through all scores, and how each layer looked, for the losses."""
-        looked = []
+    def train_ask(self, context: list[LayerContext], requests: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The logits of `ask` through all scores, and each looking layer's alpha, [s, heads, r * query_blocks, k]; no
+        alpha without a gate."""
+        alphas = []
 
-        def attend(layer: int, own: GatedInput, earlier: LayerContext) -> Tensor:
+        def attend(_: int, own: GatedInput, earlier: LayerContext) -> Tensor:
             logits = self.gate_logits(own.query, earlier)
-            opened = (
-                self._all_open(own.query, earlier) if logits is None else open_blocks(torch.sigmoid(logits.float()))
-            )
-            mixed, mass = attend_masked(own._replace(gates=opened))
-            looked.append(Looked(logits, mass))
-            return mixed
+            if logits is None:
+                return gated_attention_masked(own._replace(gates=self._all_open(own.query, earlier)))
+            alphas.append(torch.sigmoid(logits.float()))
+            return gated_attention_masked(own._replace(gates=open_blocks(alphas[-1])))
 
-        return self._answer(context, requests, attend), looked
+        return self._answer(context, requests, attend), alphas
 
     def _answer(self, context: list[LayerContext], requests: Tensor, attend: Attend) -> Tensor:
         stories, count = requests.shape[:2]

@@ -6,7 +6,6 @@ import torch
 from model.transformer.gate import (
     GatedInput,
     ModalityGate,
-    attend_masked,
     block_means,
     gated_attention,
     gated_attention_masked,
@@ -82,18 +81,6 @@ def test_the_gate_of_one_query_block_is_no_business_of_another():
     given.gates[:, :, 2] = 1 - given.gates[:, :, 2]
     changed = (gated_attention(given) - before).abs().amax(-1).view(BATCH, HEADS, QUERY_BLOCKS, -1).amax(-1) > 1e-4
     assert changed[:, :, 2].all() and not changed[:, :, [0, 1, 3]].any()
-
-
-def test_mass_is_where_attention_would_go_if_every_gate_were_open():
-    given = some_input()
-    _, mass = attend_masked(given)
-    weights = torch.softmax(given.query @ given.earlier_keys.transpose(-1, -2), -1)
-    # Within one query block, only the shares among the earlier tokens of a single row are plain; a row each, then.
-    rows = given._replace(gates=torch.ones(BATCH, HEADS, REQUESTS * TOKENS, 5))
-    _, by_row = attend_masked(rows)
-    expected = torch.stack([part.sum(-1) for part in weights.split(list(KEY_SIZES), -1)], -1)
-    torch.testing.assert_close(by_row, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(mass.sum(-1), torch.ones(BATCH, HEADS, QUERY_BLOCKS))
 
 
 def test_the_gate_is_hard_forward_and_soft_backward():
