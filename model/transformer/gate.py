@@ -14,9 +14,9 @@ computes nothing else, so that time falls as the count does. Both give the same 
 """
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -119,25 +119,35 @@ def gated_attention_masked(given: GatedInput) -> Tensor:
 def gated_attention(given: GatedInput) -> Tensor:
     """The same numbers as `gated_attention_masked`, from the open blocks' keys and values alone: [b, h, n, d].
 
-    Blocks are gathered in units of their greatest common size; a head's query block with fewer open ones than another
-    is padded.
+    Blocks are gathered in units of their greatest common size, for the query blocks that look at any; of these one that
+    looks at fewer units than another is padded.
     """
+    plan = _plan(given)
+    own_keys, own_values = (
+        given.by_request(given.own_keys).flatten(0, 2),
+        given.by_request(given.own_values).flatten(0, 2),
+    )
+    blocks, head_dim = given.gates.shape[-2], given.query.shape[-1]
+    asking = given.query.unflatten(2, (blocks, -1)).flatten(0, 2)  # [b * h * q, n / q, d]
+    every = plan.looking is None
+    mixed = None if every else _own_attention(given, own_keys, own_values).reshape(asking.shape)
+    if plan.units is None:
+        assert mixed is not None
+        return mixed.view(given.query.shape)
+    some = asking if every else asking.index_select(0, plan.looking)
     unit = math.gcd(*given.key_sizes)
-    batch, heads, tokens, head_dim = given.query.shape
-    blocks = given.gates.shape[-2]
-    is_open = (given.gates > THRESHOLD).flatten(0, 1)[..., _block_of_unit(given.key_sizes, given.gates.device)]
-    rows, padding = _open_rows(is_open)
 
     def gather(earlier: Tensor, own: Tensor) -> Tensor:
-        """[b * h, q, open + own, d]: for each query block the open units, and its request's own tokens behind them."""
-        found = earlier.reshape(-1, unit * head_dim).index_select(0, rows).view(batch * heads, blocks, -1, head_dim)
-        mine = given.by_request(own).flatten(0, 1)
-        return torch.cat([found, mine.repeat_interleave(blocks // given.requests, 1)], 2)
+        """[looking query blocks, open + own, d]: the open units, and the request's own tokens behind them."""
+        found = earlier.reshape(-1, unit * head_dim).index_select(0, plan.units).view(len(some), -1, head_dim)
+        return torch.cat([found, own.index_select(0, plan.requests)], 1)[None]
 
-    keys, values = gather(given.earlier_keys, given.own_keys), gather(given.earlier_values, given.own_values)
-    asking = given.query.reshape(batch * heads, blocks, tokens // blocks, head_dim)
-    bias = _gathered_bias(given, padding, unit, keys.shape[-2])
-    return F.scaled_dot_product_attention(asking, keys, values, bias, scale=1.0).view(given.query.shape)
+    keys, values = gather(given.earlier_keys, own_keys), gather(given.earlier_values, own_values)
+    bias = _gathered_bias(given, plan, keys.shape[-2])
+    looked = F.scaled_dot_product_attention(some[None], keys, values, bias, scale=1.0)[0]
+    if mixed is not None:
+        looked = mixed.index_copy(0, plan.looking, looked)
+    return looked.view(given.query.shape)
 
 
 def dense_attention(given: GatedInput) -> Tensor:
@@ -149,37 +159,63 @@ def dense_attention(given: GatedInput) -> Tensor:
     return F.scaled_dot_product_attention(given.query, keys, values, scale=1.0)
 
 
-def _open_rows(is_open: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Which units to gather, bool [b * h, q, units]: rows of [b * h * units] query block by query block, as many for
-    each, and which of them are padding [b * h, q, open]; None where no query block has fewer than another."""
-    units = is_open.shape[-1]
-    found = is_open.nonzero()
-    counts = is_open.sum(-1)
-    widest = int(counts.max())
-    if len(found) == widest * counts.numel():
-        return found[:, 0] * units + found[:, 2], None
-    chosen = torch.topk(is_open.to(torch.int8), widest, dim=-1).indices
-    first = torch.arange(len(is_open), device=is_open.device)[:, None, None] * units
-    return (chosen + first).flatten(), ~is_open.gather(-1, chosen)
+class _Plan(NamedTuple):
+    """What to gather; query blocks are numbered through batch, heads and blocks."""
+
+    looking: Tensor | None
+    """int64, the query blocks that look at anything earlier; None where all do."""
+    units: Tensor | None
+    """int64, for each of them as many rows of the earlier units [b * h * units]; None where nobody looks."""
+    requests: Tensor
+    """int64, for each of them the request [b * h * requests] whose own tokens it sees."""
+    padding: np.ndarray | None
+    """bool [looking, units of each], which of them are not there; None where all are."""
 
 
-def _gathered_bias(given: GatedInput, padding: Tensor | None, unit: int, keys: int) -> Tensor | None:
-    """What is added to the scores of the gathered tokens and a request's own: [b * h or 1, q, n / q, keys]."""
-    if padding is None and given.own_bias is None:
+def _plan(given: GatedInput) -> _Plan:
+    """On the host: the gates are a few hundred bits, for which a device's many small operations cost more."""
+    unit, blocks = math.gcd(*given.key_sizes), given.gates.shape[-2]
+    opened = (given.gates > THRESHOLD).flatten(0, 2).cpu().numpy()
+    looking = opened.any(1).nonzero()[0]
+    wide = np.repeat(opened[looking], [size // unit for size in given.key_sizes], 1)
+    counts = wide.sum(1)
+    row, column = wide.nonzero()
+    found = (looking // blocks * wide.shape[1])[row] + column
+    padding = None
+    if len(looking) and counts.min() < counts.max():
+        padding = np.arange(counts.max()) >= counts[:, None]
+        padded = np.zeros(padding.shape, dtype=np.int64)
+        padded[~padding] = found
+        found = padded.reshape(-1)
+    requests = looking // blocks * given.requests + looking % blocks // (blocks // given.requests)
+    device = given.query.device
+    return _Plan(
+        None if len(looking) == len(opened) else torch.from_numpy(looking).to(device),
+        torch.from_numpy(found).to(device) if len(looking) else None,
+        torch.from_numpy(requests).to(device),
+        padding,
+    )
+
+
+def _own_attention(given: GatedInput, own_keys: Tensor, own_values: Tensor) -> Tensor:
+    """Attention of every request to its own tokens alone: [1, b * h * requests, n / requests, d]."""
+    query = given.by_request(given.query).flatten(0, 2)[None]
+    return F.scaled_dot_product_attention(query, own_keys[None], own_values[None], given.own_bias, scale=1.0)
+
+
+def _gathered_bias(given: GatedInput, plan: _Plan, keys: int) -> Tensor | None:
+    """What is added to the scores of the gathered tokens and a request's own: [1, looking, n / q or 1, keys]."""
+    if plan.padding is None and given.own_bias is None:
         return None
-    blocks = given.gates.shape[-2]
-    bias = given.query.new_zeros(1, blocks, given.query.shape[-2] // blocks, keys)
-    if given.own_bias is not None:
-        own = given.own_bias.shape[-1]
-        bias[..., keys - own :] = given.own_bias.repeat(given.requests, 1).unflatten(0, (blocks, -1))
-    if padding is not None:
-        wide = F.pad(padding.repeat_interleave(unit, -1), (0, keys - padding.shape[-1] * unit))
-        bias = bias.masked_fill(wide[:, :, None], float("-inf"))
-    return bias
-
-
-@lru_cache(maxsize=64)
-def _block_of_unit(key_sizes: tuple[int, ...], device: torch.device) -> Tensor:
-    """The earlier block that each unit belongs to: int64 [units]."""
-    unit = math.gcd(*key_sizes)
-    return torch.repeat_interleave(torch.tensor([size // unit for size in key_sizes], device=device))
+    bias = given.query.new_zeros(1, len(plan.requests), 1, keys)
+    if plan.padding is not None:
+        unit = math.gcd(*given.key_sizes)
+        wide = torch.from_numpy(np.repeat(plan.padding, unit, 1)).to(bias.device)
+        bias[0, :, 0, : wide.shape[1]].masked_fill_(wide, float("-inf"))
+    if given.own_bias is None:
+        return bias
+    own, blocks = given.own_bias.shape[-1], given.gates.shape[-2]
+    of_block = given.own_bias.repeat(given.requests, 1).unflatten(0, (blocks, -1))
+    of_block = of_block.repeat(given.query.shape[0] * given.query.shape[1], 1, 1)
+    of_block = of_block if plan.looking is None else of_block[plan.looking]
+    return bias + F.pad(of_block, (keys - own, 0))
