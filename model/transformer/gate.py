@@ -123,31 +123,26 @@ def gated_attention(given: GatedInput) -> Tensor:
     looks at fewer units than another is padded.
     """
     plan = _plan(given)
-    own_keys, own_values = (
-        given.by_request(given.own_keys).flatten(0, 2),
-        given.by_request(given.own_values).flatten(0, 2),
-    )
-    blocks, head_dim = given.gates.shape[-2], given.query.shape[-1]
-    asking = given.query.unflatten(2, (blocks, -1)).flatten(0, 2)  # [b * h * q, n / q, d]
-    every = plan.looking is None
-    mixed = None if every else _own_attention(given, own_keys, own_values).reshape(asking.shape)
-    if plan.units is None:
-        assert mixed is not None
-        return mixed.view(given.query.shape)
-    some = asking if every else asking.index_select(0, plan.looking)
-    unit = math.gcd(*given.key_sizes)
+    own_keys, own_values = (given.by_request(own).flatten(0, 2) for own in (given.own_keys, given.own_values))
+    unit, head_dim = math.gcd(*given.key_sizes), given.query.shape[-1]
+    asking = given.query.unflatten(2, (given.gates.shape[-2], -1)).flatten(0, 2)  # [b * h * q, n / q, d]
 
     def gather(earlier: Tensor, own: Tensor) -> Tensor:
-        """[looking query blocks, open + own, d]: the open units, and the request's own tokens behind them."""
-        found = earlier.reshape(-1, unit * head_dim).index_select(0, plan.units).view(len(some), -1, head_dim)
-        return torch.cat([found, own.index_select(0, plan.requests)], 1)[None]
+        """[1, looking query blocks, open + own, d]: the open units, and the request's own tokens behind them."""
+        found = earlier.reshape(-1, unit * head_dim).index_select(0, plan.units)
+        return torch.cat([found.view(len(plan.looking), -1, head_dim), own.index_select(0, plan.requests)], 1)[None]
 
-    keys, values = gather(given.earlier_keys, own_keys), gather(given.earlier_values, own_values)
-    bias = _gathered_bias(given, plan, keys.shape[-2])
-    looked = F.scaled_dot_product_attention(some[None], keys, values, bias, scale=1.0)[0]
-    if mixed is not None:
-        looked = mixed.index_copy(0, plan.looking, looked)
-    return looked.view(given.query.shape)
+    def look(some: Tensor) -> Tensor:
+        keys, values = gather(given.earlier_keys, own_keys), gather(given.earlier_values, own_values)
+        bias = _gathered_bias(given, plan, keys.shape[-2])
+        return F.scaled_dot_product_attention(some[None], keys, values, bias, scale=1.0)[0]
+
+    if len(plan.looking) == len(asking):
+        return look(asking).view(given.query.shape)
+    mixed = _own_attention(given, own_keys, own_values).reshape(asking.shape)
+    if len(plan.looking):
+        mixed = mixed.index_copy(0, plan.looking, look(asking.index_select(0, plan.looking)))
+    return mixed.view(given.query.shape)
 
 
 def dense_attention(given: GatedInput) -> Tensor:
@@ -162,10 +157,10 @@ def dense_attention(given: GatedInput) -> Tensor:
 class _Plan(NamedTuple):
     """What to gather; query blocks are numbered through batch, heads and blocks."""
 
-    looking: Tensor | None
-    """int64, the query blocks that look at anything earlier; None where all do."""
-    units: Tensor | None
-    """int64, for each of them as many rows of the earlier units [b * h * units]; None where nobody looks."""
+    looking: Tensor
+    """int64, the query blocks that look at anything earlier."""
+    units: Tensor
+    """int64, for each of them as many rows of the earlier units [b * h * units]."""
     requests: Tensor
     """int64, for each of them the request [b * h * requests] whose own tokens it sees."""
     padding: np.ndarray | None
@@ -189,12 +184,8 @@ def _plan(given: GatedInput) -> _Plan:
         found = padded.reshape(-1)
     requests = looking // blocks * given.requests + looking % blocks // (blocks // given.requests)
     device = given.query.device
-    return _Plan(
-        None if len(looking) == len(opened) else torch.from_numpy(looking).to(device),
-        torch.from_numpy(found).to(device) if len(looking) else None,
-        torch.from_numpy(requests).to(device),
-        padding,
-    )
+    looking, found, requests = (torch.from_numpy(each).to(device) for each in (looking, found, requests))
+    return _Plan(looking, found, requests, padding)
 
 
 def _own_attention(given: GatedInput, own_keys: Tensor, own_values: Tensor) -> Tensor:
@@ -217,5 +208,4 @@ def _gathered_bias(given: GatedInput, plan: _Plan, keys: int) -> Tensor | None:
     own, blocks = given.own_bias.shape[-1], given.gates.shape[-2]
     of_block = given.own_bias.repeat(given.requests, 1).unflatten(0, (blocks, -1))
     of_block = of_block.repeat(given.query.shape[0] * given.query.shape[1], 1, 1)
-    of_block = of_block if plan.looking is None else of_block[plan.looking]
-    return bias + F.pad(of_block, (keys - own, 0))
+    return bias + F.pad(of_block[plan.looking], (keys - own, 0))

@@ -113,3 +113,20 @@ def test_a_gate_can_ask_for_the_block_that_matches():
     keys = torch.eye(4)[None, None]
     assert torch.equal(gate(keys[:, :, 2:3], keys).argmax(-1).flatten(), torch.tensor([2]))
     assert (gate(keys, keys)[0, 0] > 0.5).equal(torch.eye(4, dtype=torch.bool))
+
+
+def test_only_what_is_open_is_gathered(monkeypatch):
+    """Skipped in the computation, not only in the count: attention sees as many keys as are open, and the own ones."""
+    given, seen = some_input(), []
+    given = given._replace(gates=torch.zeros_like(given.gates), own_bias=None)
+    given.gates[0, 1, 2, [1, 4]] = 1  # 16 and 8 tokens
+    plain_attention = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query, key, *rest, **options):
+        seen.append((query.shape[1], key.shape[-2]))
+        return plain_attention(query, key, *rest, **options)
+
+    monkeypatch.setattr("model.transformer.gate.F.scaled_dot_product_attention", watched)
+    mixed = gated_attention(given)
+    assert seen == [(BATCH * HEADS * REQUESTS, OWN), (1, 16 + 8 + OWN)]
+    torch.testing.assert_close(mixed, gated_attention_masked(given), atol=1e-5, rtol=1e-5)
