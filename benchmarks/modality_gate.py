@@ -204,6 +204,7 @@ class Bench:
         report.notes |= {
             "context_tokens": sum(self.models["gated"].key_sizes(SCENES)),
             "fastest_dense": fastest(dense),
+            "dense_in_whole_requests": "SDPA, concatenated",
             "real_scenes_through_the_tokenizer": self.ceiling(),
             "checkpoints": {name: story_checkpoints.describe(name) for name in story_checkpoints.ABOUT},
             "gate_open_share_by_layer_and_head": self.open_by_head(),

@@ -62,10 +62,6 @@ class Stories:
                 gates.append(used)
         return Answers(torch.cat(sketches), gates)
 
-    def by_story(self, values: np.ndarray) -> np.ndarray:
-        """[stories * scenes] -> means [stories]: stories are what is independent."""
-        return values.reshape(len(self), self.scenes).mean(1)
-
 
 @dataclass(frozen=True)
 class Painter:

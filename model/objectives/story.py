@@ -16,7 +16,7 @@ class StoryLossSettings(Section):
     """What open gates cost beside the sketch's loss."""
 
     open_weight: float = Field(default=1.0, ge=0, description="the gates' open share beyond `open_target`")
-    open_target: float = Field(default=0.005, ge=0, lt=1, description="share of the earlier blocks that costs nothing")
+    open_target: float = Field(default=0.02, ge=0, lt=1, description="share of the earlier blocks that costs nothing")
     found_below: float = Field(
         default=0.3, gt=0, description="sketch loss (nats) below which the model has learned to look back"
     )
