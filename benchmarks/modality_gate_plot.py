@@ -26,7 +26,7 @@ def plot(shown: Shown, file: Path) -> None:
     left, middle, right = figure.subplots(1, 3)
     _draw(left, shown.accuracy, "share of the attention to earlier blocks that is skipped", "accuracy (judge)")
     left.set_ylim(-0.03, 1.03)
-    left.legend(fontsize=8, loc="center left")
+    left.legend(fontsize=8, loc="lower left")
     _draw(middle, shown.time_by_share, "share of the attention to earlier blocks that is skipped", "attention, ms")
     middle.set_ylim(bottom=0)
     middle.legend(fontsize=8)

@@ -59,6 +59,13 @@ def latest_in_busiest_head(own: list[np.ndarray]) -> np.ndarray:
     return opened
 
 
+def wherever_the_gate_ever_looks(own: list[np.ndarray]) -> np.ndarray:
+    """Every caption or image for the heads and query blocks that the gate opened for any: what could be skipped by cutting
+    heads off, without looking at what is in a scene."""
+    ever = np.any([story.any((2, 4)) for story in own], 0)  # [layers, heads, query blocks, 2]
+    return np.repeat(ever[:, :, None, :, None], own[0].shape[4], 4)
+
+
 def latest_scenes(shape: tuple[int, ...], scenes: int) -> np.ndarray:
     """All heads look at the latest `scenes`; `shape` as that of a story's array."""
     opened = np.zeros((*shape[:2], 1, *shape[3:]), dtype=bool)

@@ -47,6 +47,12 @@ def test_fixed_masks_are_the_same_for_all_requests_and_open_no_less_than_the_gat
         assert shown[..., 4, 1].any() and not shown[..., 0, :].any()
 
 
+def test_cutting_heads_off_leaves_all_scenes_to_the_others():
+    opened = policies.wherever_the_gate_ever_looks(own())
+    assert opened.shape == (LAYERS, HEADS, 1, BLOCKS, SCENES, 2)
+    assert opened[0, 1, ..., 1].all() and opened.sum() == BLOCKS * SCENES
+
+
 def test_random_masks_move_the_openings_and_keep_their_number():
     moved = policies.random_choice(own(), seed=0)
     changed = 0
