@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -45,6 +45,8 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 DROPPED_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("id", "source", "tier", "reason")])
 
+MOST_POSITION = 2**31 - 1
+"""The largest `position` that the table's int32 holds."""
 _ROWS_PER_GROUP = 512
 _BYTES_PER_GROUP = 32 << 20
 
@@ -52,6 +54,13 @@ _BYTES_PER_GROUP = 32 << 20
 def sample_id(source: str, member: str) -> str:
     """The identity of a sample: where it came from. `source` is relative, so that moving the data changes nothing."""
     return sha256_bytes(f"{source}\0{member}".encode())
+
+
+class DocumentPlace(NamedTuple):
+    """Where a sample stands in an interleaved document."""
+
+    document_id: str
+    position: int
 
 
 def image_sample(
@@ -65,14 +74,16 @@ def image_sample(
     height: int,
     license: str | None = None,
     labels: Mapping[str, Any] | None = None,
+    place: DocumentPlace | None = None,
 ) -> dict[str, Any]:
-    """One captioned image as a row of `SAMPLE_SCHEMA`: a document of its own."""
+    """One captioned image as a row of `SAMPLE_SCHEMA`: at its place in a document, or without one a document of its own."""
     identity = sample_id(source, member)
+    document, position = place or DocumentPlace(identity, 0)
     return {
         "id": identity,
         "content_sha256": hashlib.sha256(payload).hexdigest(),
-        "document_id": identity,
-        "position": 0,
+        "document_id": document,
+        "position": position,
         "modality": "image",
         "text": caption,
         "payload": payload,

@@ -222,6 +222,26 @@ def bench_decode(
         sys.exit(1)
 
 
+@bench_app.command(name="modality-gate")
+def bench_modality_gate(
+    json_file: BenchJsonOption = None,
+    home: HomeOption = _DEFAULT_HOME,
+    rounds: Annotated[int, typer.Option(min=20, help="Timed requests of each row.")] = 40,
+    stories: Annotated[int, typer.Option(min=116, help="Stories of 26 requests each: 3,000 and more.")] = 120,
+) -> None:
+    """What the dynamic modality gate skips of a long context: share, accuracy, time."""
+    try:
+        from benchmarks import modality_gate
+    except ModuleNotFoundError:
+        raise UsageError(
+            "the benchmarks are no part of this installation", where="emuflow bench", fix="run it in a checkout"
+        ) from None
+
+    amount = modality_gate.Amount(rounds=rounds, stories=stories)
+    if not modality_gate.run(Home(home).cache, console, json_file, amount):
+        sys.exit(1)
+
+
 def main() -> None:
     """The `emuflow` command."""
     from common.redaction import redact_text

@@ -15,7 +15,16 @@ ALLOWED = {
     "model": {"common", "model"},
     "serving": {"common", "serving", "model.decoding", "emuflow_client"},
     "components": {"common", "components", "model", "serving", "emuflow_client"},
-    "pipelines": {"common", "components", "model", "pipelines", "serving", "emuflow_client", "benchmarks.decode"},
+    "pipelines": {
+        "common",
+        "components",
+        "model",
+        "pipelines",
+        "serving",
+        "emuflow_client",
+        "benchmarks.decode",
+        "benchmarks.modality_gate",
+    },
 }
 HEAVY = ("torch", "mlflow", "deepspeed", "great_expectations", "kfp")
 CLIENT_NEEDS = {"tritonclient", "numpy", "grpc", "google", "emuflow_client"}

@@ -10,7 +10,7 @@ from PIL import Image
 from components.images import UnreadableImageError, load
 from components.ingest.readers.parts import IMAGE_EXTENSIONS, Parts, Rejected
 from components.ingest.settings import LimitSettings
-from components.samples import image_sample
+from components.samples import MOST_POSITION, DocumentPlace, image_sample
 
 _CAPTION_KEYS = ("caption", "text", "prompt")
 
@@ -46,6 +46,7 @@ def assemble(parts: Parts, limits: LimitSettings) -> Assembled | Rejected:
             height=image.pixels.height,
             license=_license(parts.contents, metadata),
             labels=_labels(parts.contents, metadata),
+            place=_place(metadata),
         )
         return Assembled(row, image.pixels)
     except (_QuarantineError, UnreadableImageError) as error:
@@ -94,6 +95,18 @@ def _labels(contents: Mapping[str, bytes], metadata: Mapping[str, Any]) -> Mappi
     except ValueError as error:  # a number such as 1e999 reads as infinity
         raise _QuarantineError("json_unreadable", f"labels: {error}") from None
     return labels
+
+
+def _place(metadata: Mapping[str, Any]) -> DocumentPlace | None:
+    """Where the sample stands in an interleaved document, for metadata with `document_id` and `position`."""
+    if "document_id" not in metadata or "position" not in metadata:
+        return None
+    document, position = metadata["document_id"], metadata["position"]
+    if not isinstance(document, str) or not document or type(position) is not int or not 0 <= position <= MOST_POSITION:
+        raise _QuarantineError(
+            "place_invalid", f"document_id is not a text, or position not a number from 0 to {MOST_POSITION}"
+        )
+    return DocumentPlace(_storable(document, "document_id"), position)
 
 
 def _license(contents: Mapping[str, bytes], metadata: Mapping[str, Any]) -> str | None:

@@ -41,10 +41,11 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for part in self.parts:
             part.step(closure)
 
-    def set_learning_rate(self, learning_rate: float, plan_encoder: float) -> None:
-        """`plan_encoder` is the rate of the plan's encoder; at 0 neither momentum nor weight decay moves it."""
+    def set_learning_rate(self, learning_rate: float, plan_encoder: float | None = None) -> None:
+        """`plan_encoder` is the rate of the plan's encoder, if another; at 0 neither momentum nor weight decay moves it."""
         for group in self.param_groups:
-            group["lr"] = plan_encoder if group.get(_PLAN_ENCODER) else learning_rate
+            own = plan_encoder if group.get(_PLAN_ENCODER) else None
+            group["lr"] = learning_rate if own is None else own
 
     def tensors(self) -> dict[str, Tensor]:
         """All state as flat tensors named `part.parameter.key`, for safetensors."""

@@ -72,14 +72,7 @@ class Attention(nn.Module):
         `x` alone, shaped as `past`.
         """
         batch, tokens, _ = x.shape
-        query, key, value = self.qkv_proj(x).split(
-            [self.heads * self.head_dim, self.kv_heads * self.head_dim, self.kv_heads * self.head_dim], -1
-        )
-        query = self.q_norm(query.view(batch, tokens, self.heads, self.head_dim)).transpose(1, 2)
-        key = self.k_norm(key.view(batch, tokens, self.kv_heads, self.head_dim)).transpose(1, 2)
-        value = value.view(batch, tokens, self.kv_heads, self.head_dim).transpose(1, 2)
-        if rotation is not None:
-            query, key = rotate(query, rotation), rotate(key, rotation)
+        query, key, value = self.project(x, rotation)
         present = torch.stack([key, value])
         if past is not None:
             key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
@@ -89,6 +82,20 @@ class Attention(nn.Module):
             scores = scores + bias.to(scores.dtype)
         mixed = torch.softmax(scores, -1) @ self._repeat(value)
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, -1)), present
+
+    def project(self, x: Tensor, rotation: Rotation | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """[batch, tokens, hidden] -> queries [batch, heads, tokens, head_dim], not scaled, and keys and values of
+        `kv_heads` heads."""
+        batch, tokens, _ = x.shape
+        query, key, value = self.qkv_proj(x).split(
+            [self.heads * self.head_dim, self.kv_heads * self.head_dim, self.kv_heads * self.head_dim], -1
+        )
+        query = self.q_norm(query.view(batch, tokens, self.heads, self.head_dim)).transpose(1, 2)
+        key = self.k_norm(key.view(batch, tokens, self.kv_heads, self.head_dim)).transpose(1, 2)
+        value = value.view(batch, tokens, self.kv_heads, self.head_dim).transpose(1, 2)
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
+        return query, key, value
 
     def _repeat(self, x: Tensor) -> Tensor:
         groups = self.heads // self.kv_heads

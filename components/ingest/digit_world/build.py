@@ -2,7 +2,8 @@
 
 The evaluation scenes come first in the series, so that their names are the same whatever the number of training
 scenes: one scene for each held-out caption, from test digits, always the same. Training scenes follow, from
-generation digits and captions that are not held out, with planted copies and damaged samples among them.
+generation digits and captions that are not held out, with planted copies and damaged samples among them. Stories, where
+some are wanted, come last: what is before them is the same with and without.
 """
 
 import io
@@ -24,9 +25,11 @@ from components.ingest.digit_world.holdout import is_evaluation_caption
 from components.ingest.digit_world.render import render_scenes
 from components.ingest.digit_world.scenes import Scene, all_scenes, sample_specs
 from components.ingest.digit_world.settings import DigitWorldSettings
+from components.ingest.digit_world.stories import Story, request, story_specs
 
 TAR_PREFIX = "digit-world"
 _EVALUATION_SEED = 20_000_003
+_STORY_SEED_STEP = 500_000_003
 _RENDER_BATCH = 500
 
 
@@ -38,6 +41,7 @@ class DigitWorld:
     tars: tuple[Path, ...]
     evaluation_scenes: int
     training_scenes: int
+    story_scenes: int
     planted_duplicates: int
     broken_members: int
 
@@ -60,6 +64,7 @@ def write_digit_world(folder: Path, settings: DigitWorldSettings) -> DigitWorld:
         tars=tuple(folder / name for name in names),
         evaluation_scenes=len(evaluation),
         training_scenes=settings.scenes,
+        story_scenes=settings.stories * settings.scenes_per_story,
         planted_duplicates=settings.planted_duplicates,
         broken_members=settings.broken_members,
     )
@@ -81,7 +86,7 @@ def _refuse_foreign_files(folder: Path) -> None:
 
 
 def _samples(evaluation: list[Scene], settings: DigitWorldSettings) -> Iterator[Members]:
-    total = len(evaluation) + settings.scenes
+    total = len(evaluation) + settings.scenes + settings.stories * settings.scenes_per_story
     done = 0
     for scene, png in _pictures(evaluation, "test", _EVALUATION_SEED):
         yield _intact(scene, png)
@@ -98,6 +103,32 @@ def _samples(evaluation: list[Scene], settings: DigitWorldSettings) -> Iterator[
             yield damage(KINDS[kind % len(KINDS)], png, scene.caption, _metadata(scene))
             kind += 1
         report(done + number + 1, total, "drawing scenes")
+    done += settings.scenes
+    for number, sample in enumerate(_story_samples(settings)):
+        yield sample
+        report(done + number + 1, total, "drawing scenes")
+
+
+def training_stories(settings: DigitWorldSettings) -> list[Story]:
+    """The stories that these settings add, of captions that are not held out."""
+    return story_specs(
+        settings.stories,
+        settings.scenes_per_story,
+        settings.seed,
+        allowed=lambda caption: not is_evaluation_caption(caption),
+        name=f"story-{settings.seed}",
+    )
+
+
+def _story_samples(settings: DigitWorldSettings) -> Iterator[Members]:
+    stories = training_stories(settings)
+    places = [(story, position) for story in stories for position in range(len(story.scenes))]
+    scenes = [story.scenes[position] for story, position in places]
+    pictures = _pictures(scenes, "generation", settings.seed + _STORY_SEED_STEP)
+    for (story, position), (scene, png) in zip(places, pictures, strict=True):
+        place = {"document_id": story.document_id, "position": position}
+        metadata = place | {"labels": scene.labels | {"request": request(scene)}, "license": LICENSE}
+        yield ("png", png), ("txt", scene.caption.encode()), ("json", json.dumps(metadata, sort_keys=True).encode())
 
 
 def _planted_at(settings: DigitWorldSettings) -> tuple[np.ndarray, np.ndarray]:

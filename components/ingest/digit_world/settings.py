@@ -15,6 +15,10 @@ class DigitWorldSettings(Section):
     seed: int = Field(default=0, ge=0, description="another seed draws other training scenes")
     scenes_per_tar: int = Field(default=1000, ge=1, le=100_000)
     planted_duplicates: int = Field(default=80, ge=0, description="exact copies of training scenes, for curate to find")
+    stories: int = Field(
+        default=0, ge=0, le=100_000, description="documents of several scenes, written after the training scenes"
+    )
+    scenes_per_story: int = Field(default=26, ge=1, le=60, description="each begins with another glyph")
     broken_members: int = Field(
         default=24, ge=0, description="damaged samples of six kinds in turn, for ingest to quarantine"
     )

@@ -289,7 +289,7 @@ def _png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
 def test_fault_01_samples_that_break_a_limit_or_a_rule_are_quarantined_by_that_reason(tmp_path):
     folder = write_folder(tmp_path / "data", 12)
     limits = {"max_member_bytes": 20_000, "max_text_bytes": 300, "max_caption_chars": 100}
-    for name in ("large", "wordy", "long", "twin", "list"):
+    for name in ("large", "wordy", "long", "twin", "list", "place"):
         (folder / f"{name}.png").write_bytes(png(60))
         (folder / f"{name}.txt").write_text("a caption")
     (folder / "large.png").write_bytes(encoded(picture(61).resize((400, 400)), "PNG", compress_level=0))
@@ -298,6 +298,7 @@ def test_fault_01_samples_that_break_a_limit_or_a_rule_are_quarantined_by_that_r
     (folder / "twin.jpg").write_bytes(encoded(picture(62), "JPEG"))
     (folder / "list.txt").unlink()
     (folder / "list.json").write_text("[1, 2]")
+    (folder / "place.json").write_text('{"document_id": "a story", "position": -1}')
     write_tar(folder / "again.tar", {"a.png": png(63), "a.txt": b"one", "b.png": png(64), "b.txt": b"two"})
     with tarfile.open(folder / "again.tar", "a") as tar:
         tar.addfile(tarfile.TarInfo("a.png"))
@@ -311,6 +312,7 @@ def test_fault_01_samples_that_break_a_limit_or_a_rule_are_quarantined_by_that_r
         "long.png": "caption_too_long",
         "twin.jpg": "several_images",
         "list.png": "json_unreadable",
+        "place.png": "place_invalid",
         "again.tar#a": "repeated_key",
         "foreign.parquet": "columns_missing",
         "wordy.parquet#row-00000000": "member_too_large",

@@ -1,0 +1,130 @@
+"""How the story generators are trained: the gated one and its ungated twin, and what turns their sketches into images.
+
+The twins differ in the gate alone: the same seed, stories, steps, losses and optimizer. Stories grow as the training goes
+on, since a model that cannot yet tell two scenes apart learns nothing from twenty-six.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.stories import Dealer, SceneTokens
+from components.train.optimizer import MuonWithAdamW, learning_rate_at
+from components.train.settings import OptimizationSettings
+from model.objectives.masked import Grids, fine_loss
+from model.objectives.settings import MaskingSettings
+from model.objectives.story import Pressure, StoryLossSettings, story_loss
+from model.transformer.config import GeneratorConfig
+from model.transformer.model import FINE_PER_CELL, Generator
+from model.transformer.story import StoryConfig, StoryGenerator
+
+SCENES = 26
+"""Earlier scenes of a story: 26 x (16 + 64) = 2,080 tokens."""
+TRAINING_STORIES = 400
+_SEED = 0
+_LOG_EVERY = 50
+
+
+class Lesson(NamedTuple):
+    """Part of a curriculum: every step encodes `stories` stories of `scenes` scenes and asks each `requests` times."""
+
+    steps: int
+    stories: int
+    scenes: int
+    requests: int
+
+
+CURRICULUM = (Lesson(800, 4, 4, 4), Lesson(200, 2, 10, 5), Lesson(800, 1, SCENES, 8))
+DETAIL_STEPS, DETAIL_BATCH = 800, 16
+
+
+def train_story(gated: bool, config: StoryConfig, pool: SceneTokens) -> tuple[StoryGenerator, dict[str, float]]:
+    """A trained generator, and its last losses."""
+    settings = optimization(sum(lesson.steps for lesson in CURRICULUM))
+    torch.manual_seed(settings.seed)
+    model = StoryGenerator(config.model_copy(update={"gated": gated})).train()
+    dealer, weights = Dealer(pool.first, settings.seed), StoryLossSettings()
+    lessons, pressure = lessons_of(CURRICULUM), Pressure(weights)
+
+    def step() -> tuple[Tensor, dict[str, Tensor]]:
+        lesson = next(lessons)
+        rows = torch.from_numpy(dealer.deal(lesson.stories, lesson.scenes))
+        asked = torch.from_numpy(dealer.ask(lesson.stories, lesson.scenes, lesson.requests))
+        requests = pool.requests[rows.gather(1, asked)]
+        loss, parts = story_loss(
+            model, pool.captions[rows], pool.sketches[rows], requests, asked, weights, pressure.value
+        )
+        pressure.update(parts["sketch"].item())
+        return loss, parts
+
+    last = optimize(model, settings, step, "gated" if gated else "ungated")
+    return model.eval(), last
+
+
+def train_details(config: GeneratorConfig, prompt: list[int], pool: SceneTokens) -> tuple[Generator, dict[str, float]]:
+    """The details of any sketch, from the sketch alone: the main generator's detail pass under a prompt that says nothing."""
+    settings = optimization(DETAIL_STEPS)
+    torch.manual_seed(settings.seed)
+    model = Generator(config).train()
+    draws = torch.Generator().manual_seed(settings.seed)
+    masking = MaskingSettings(fine_blank_share=1.0)
+    text = torch.tensor(prompt).expand(DETAIL_BATCH, -1)
+    fine = details_by_cell(pool.details, config.coarse_grid)
+
+    def step() -> tuple[Tensor, dict[str, Tensor]]:
+        rows = torch.randint(len(pool), (DETAIL_BATCH,), generator=draws)
+        loss = fine_loss(model, Grids(text, pool.sketches[rows], fine[rows]), masking, draws)
+        return loss, {"details": loss}
+
+    last = optimize(model, settings, step, "details")
+    return model.eval(), last
+
+
+def optimize(
+    model: nn.Module,
+    settings: OptimizationSettings,
+    step_loss: Callable[[], tuple[Tensor, dict[str, Tensor]]],
+    name: str,
+) -> dict[str, float]:
+    """All steps, in bf16 autocast where the processor has it; the parts of the loss, averaged over the last few."""
+    optimizer = MuonWithAdamW(model, settings)
+    bf16 = torch.cpu._is_avx512_bf16_supported()
+    started, sums, last = time.monotonic(), {}, {}
+    for step in range(settings.steps):
+        optimizer.set_learning_rate(learning_rate_at(step, settings))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss, parts = step_loss()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clipping)
+        optimizer.step()
+        for key, value in parts.items():
+            sums[key] = sums.get(key, 0.0) + value.item()
+        if (step + 1) % _LOG_EVERY == 0:
+            last = {key: value / _LOG_EVERY for key, value in sums.items()}
+            sums = {}
+            shown = " ".join(f"{key} {value:.3f}" for key, value in last.items())
+            print(f"{name} {step + 1}/{settings.steps} {time.monotonic() - started:.0f} s {shown}", file=sys.stderr)
+    return last
+
+
+def optimization(steps: int) -> OptimizationSettings:
+    return OptimizationSettings(steps=steps, seed=_SEED)
+
+
+def lessons_of(curriculum: tuple[Lesson, ...]) -> Iterator[Lesson]:
+    """The lesson of each step."""
+    for lesson in curriculum:
+        for _ in range(lesson.steps):
+            yield lesson
+
+
+def details_by_cell(details: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Codes in raster order, int64 [n, 4 * cells], as the 2x2 block of each cell: [n, cells, 4]."""
+    rows, columns = grid
+    blocks = details.view(-1, rows, 2, columns, 2).transpose(2, 3)
+    return blocks.reshape(-1, rows * columns, FINE_PER_CELL)
