@@ -44,19 +44,19 @@ BEST_AR, BEST_AR_VARIED, RASTER, NAIVE = (
 )
 ONE_SCALE = {steps: f"one scale, {steps} parallel steps" for steps in (1, 2, 4, 8, 16)}
 PARALLEL = {
-    OURS: ("progressive", DecodingOptions(temperature=0.3)),
-    VARIED: ("progressive", DecodingOptions(temperature=0.4, plan_temperature=1.0)),
+    OURS: ("progressive", DecodingOptions(temperature=0.3, plan_temperature=0.8)),
+    VARIED: ("progressive", DecodingOptions(temperature=0.8, plan_temperature=1.1)),
     GREEDY: ("progressive", DecodingOptions(temperature=0.0, plan_temperature=0.0)),
-    REDRAWN: ("progressive", DecodingOptions(temperature=0.5, redraw_below=0.1)),
-    ADAPTED: ("adapted", DecodingOptions(temperature=0.3)),
+    REDRAWN: ("progressive", DecodingOptions(temperature=0.7, plan_temperature=0.8, redraw_below=0.1)),
+    ADAPTED: ("adapted", DecodingOptions(temperature=0.3, plan_temperature=0.8)),
     **{name: ("one-scale", DecodingOptions(coarse_steps=steps, temperature=0.7)) for steps, name in ONE_SCALE.items()},
 }
 """Checkpoint and settings of each parallel decoder."""
 AUTOREGRESSIVE = {
-    BEST_AR: ("next-token", NextTokenOptions(temperature=0.55), True),
-    BEST_AR_VARIED: ("next-token", NextTokenOptions(temperature=0.7), True),
-    RASTER: ("raster", NextTokenOptions(temperature=0.7), True),
-    NAIVE: ("raster", NextTokenOptions(temperature=0.7), False),
+    BEST_AR: ("next-token", NextTokenOptions(temperature=0.62), True),
+    BEST_AR_VARIED: ("next-token", NextTokenOptions(temperature=0.85), True),
+    RASTER: ("raster", NextTokenOptions(temperature=0.6), True),
+    NAIVE: ("raster", NextTokenOptions(temperature=0.6), False),
 }
 """Checkpoint, settings and whether keys and values are kept, of each autoregressive decoder."""
 _BATCH = 32
@@ -251,6 +251,7 @@ class Bench:
                 )
             )
         report.checks += [*self.speed_checks(), *self.quality_checks(spread)]
+        report.notes["one_scale_of_equal_quality"] = self.equal_one_scale()
         report.notes["real_scenes"] = {"variety_pixels": self.real_variety, "frechet_spread_of_seeds": spread}
 
     def picture(self, file: Path) -> None:
@@ -269,7 +270,8 @@ class Bench:
 
     def speed_checks(self) -> list[Check]:
         measured = [name for name in ONE_SCALE.values() if name in self.rows]
-        one_scale = self.equal_one_scale() or max(measured, key=lambda name: self.rows[name].accuracy)
+        # Where none is as good, more steps than the most that were tried would be needed: the factor is at least that.
+        one_scale = self.equal_one_scale() or measured[-1]
         return [
             self.speedup(BEST_AR, 5, 20, "speedup_vs_best_ar"),
             self.speedup(RASTER, 15, 40, "speedup_vs_ar_cached"),
