@@ -25,7 +25,8 @@ from model.checkpoint import load_checkpoint, load_tensors, save_tensors
 from model.tokenizers.bundle import TokenizerBundle
 from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
-from model.transformer.story import StoryConfig, StoryGenerator
+from model.transformer.story import StoryGenerator
+from model.transformer.story_config import StoryConfig
 
 STORE = checkpoints.STORE / "stories"
 GATED, UNGATED, DETAILS = "gated", "ungated", "details"

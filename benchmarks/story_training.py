@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.stories import Dealer, SceneTokens
-from components.train.optimizer import MuonWithAdamW, learning_rate_at
+from components.train.optimizer import MuonWithAdamW, learning_rate_at, use_bf16
 from components.train.settings import OptimizationSettings
+from model.decoding.loop import pack_blocks
 from model.objectives.masked import Grids, fine_loss
 from model.objectives.settings import MaskingSettings
 from model.objectives.story import Pressure, StoryLossSettings, story_loss
 from model.transformer.config import GeneratorConfig
-from model.transformer.model import FINE_PER_CELL, Generator
-from model.transformer.story import StoryConfig, StoryGenerator
+from model.transformer.model import Generator
+from model.transformer.story import StoryGenerator
+from model.transformer.story_config import StoryConfig
 
 SCENES = 26
 """Earlier scenes of a story: 26 x (16 + 64) = 2,080 tokens."""
@@ -42,22 +44,40 @@ CURRICULUM = (Lesson(800, 4, 4, 4), Lesson(200, 2, 10, 5), Lesson(800, 1, SCENES
 DETAIL_STEPS, DETAIL_BATCH = 800, 16
 
 
-def train_story(gated: bool, config: StoryConfig, pool: SceneTokens) -> tuple[StoryGenerator, dict[str, float]]:
+class Question(NamedTuple):
+    """What one step asks: s stories of n scenes, r requests each."""
+
+    captions: Tensor
+    """int64 [s, n, text_length]."""
+    sketches: Tensor
+    """int64 [s, n, cells]."""
+    requests: Tensor
+    """int64 [s, r, text_length]."""
+    which: Tensor
+    """int64 [s, r]: the scene that each request means."""
+
+
+def questions(pool: SceneTokens, curriculum: tuple[Lesson, ...], seed: int) -> Iterator[Question]:
+    """What each step of a training asks; the same seed asks the same, whichever of the twins learns."""
+    dealer = Dealer(pool.first, seed)
+    for lesson in lessons_of(curriculum):
+        rows = torch.from_numpy(dealer.deal(lesson.stories, lesson.scenes))
+        which = torch.from_numpy(dealer.ask(lesson.stories, lesson.scenes, lesson.requests))
+        yield Question(pool.captions[rows], pool.sketches[rows], pool.requests[rows.gather(1, which)], which)
+
+
+def train_story(
+    gated: bool, config: StoryConfig, pool: SceneTokens, curriculum: tuple[Lesson, ...] = CURRICULUM
+) -> tuple[StoryGenerator, dict[str, float]]:
     """A trained generator, and its last losses."""
-    settings = optimization(sum(lesson.steps for lesson in CURRICULUM))
+    settings = optimization(sum(lesson.steps for lesson in curriculum))
     torch.manual_seed(settings.seed)
     model = StoryGenerator(config.model_copy(update={"gated": gated})).train()
-    dealer, weights = Dealer(pool.first, settings.seed), StoryLossSettings()
-    lessons, pressure = lessons_of(CURRICULUM), Pressure(weights)
+    weights, asked = StoryLossSettings(), questions(pool, curriculum, settings.seed)
+    pressure = Pressure(weights)
 
     def step() -> tuple[Tensor, dict[str, Tensor]]:
-        lesson = next(lessons)
-        rows = torch.from_numpy(dealer.deal(lesson.stories, lesson.scenes))
-        asked = torch.from_numpy(dealer.ask(lesson.stories, lesson.scenes, lesson.requests))
-        requests = pool.requests[rows.gather(1, asked)]
-        loss, parts = story_loss(
-            model, pool.captions[rows], pool.sketches[rows], requests, asked, weights, pressure.value
-        )
+        loss, parts = story_loss(model, *next(asked), weights, pressure.value)
         pressure.update(parts["sketch"].item())
         return loss, parts
 
@@ -73,7 +93,7 @@ def train_details(config: GeneratorConfig, prompt: list[int], pool: SceneTokens)
     draws = torch.Generator().manual_seed(settings.seed)
     masking = MaskingSettings(fine_blank_share=1.0)
     text = torch.tensor(prompt).expand(DETAIL_BATCH, -1)
-    fine = details_by_cell(pool.details, config.coarse_grid)
+    fine = torch.from_numpy(pack_blocks(pool.details.numpy(), *config.coarse_grid))
 
     def step() -> tuple[Tensor, dict[str, Tensor]]:
         rows = torch.randint(len(pool), (DETAIL_BATCH,), generator=draws)
@@ -92,11 +112,10 @@ def optimize(
 ) -> dict[str, float]:
     """All steps, in bf16 autocast where the processor has it; the parts of the loss, averaged over the last few."""
     optimizer = MuonWithAdamW(model, settings)
-    bf16 = torch.cpu._is_avx512_bf16_supported()
     started, sums, last = time.monotonic(), {}, {}
     for step in range(settings.steps):
         optimizer.set_learning_rate(learning_rate_at(step, settings))
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16(settings)):
             loss, parts = step_loss()
         optimizer.zero_grad()
         loss.backward()
@@ -121,10 +140,3 @@ def lessons_of(curriculum: tuple[Lesson, ...]) -> Iterator[Lesson]:
     for lesson in curriculum:
         for _ in range(lesson.steps):
             yield lesson
-
-
-def details_by_cell(details: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Codes in raster order, int64 [n, 4 * cells], as the 2x2 block of each cell: [n, cells, 4]."""
-    rows, columns = grid
-    blocks = details.view(-1, rows, 2, columns, 2).transpose(2, 3)
-    return blocks.reshape(-1, rows * columns, FINE_PER_CELL)

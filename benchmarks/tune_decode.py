@@ -1,6 +1,7 @@
-"""Accuracy and variety over temperatures, on captions that are not held out: `python -m benchmarks.tune_decode`.
+"""Accuracy and variety over temperatures: `python -m benchmarks.tune_decode`.
 
-What `benchmarks.decode` measures must not choose its own settings.
+What `benchmarks.decode` measures must not choose its own settings: the captions are not those that are held out. Only to
+give a baseline our accuracy, `--held-out` asks the held-out ones under seeds that the benchmark does not draw.
 """
 
 import argparse
@@ -17,6 +18,9 @@ from components.judge.settings import JudgeSettings
 from components.judge.training import trained_judge
 from model.decoding.autoregressive import NextTokenOptions
 from model.decoding.loop import DecodingOptions
+
+_FIRST_SEED = 1_000_000
+"""Beyond what `benchmarks.decode` draws."""
 
 
 def decoders(
@@ -45,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=list(checkpoints.RECIPES), help="checkpoints")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="where the judge is kept")
     parser.add_argument("--captions", type=int, default=250)
+    parser.add_argument("--held-out", action="store_true", help="held-out captions, under other seeds")
+    parser.add_argument("--seeds", type=int, default=6, help="images of each caption")
     parser.add_argument("--steps", type=int, nargs="+", default=[1], help="parallel passes over the sketch")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.1 * tenth for tenth in range(10)])
     parser.add_argument("--plan-temperatures", type=float, nargs="+", default=[0.8, 1.0])
@@ -54,8 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
     with ExitStack() as stack:
         engines = open_engines(stack, chosen.only, threads=chosen.threads)
         text_length = next(iter(engines.values())).generator.config.text_length
-        questions = Questions.of(checkpoints.load_tokenizers().text, text_length, chosen.captions, held_out=False)
-        bench = Bench(questions, judge, Amount(seeds=6, frechet_images=6 * chosen.captions))
+        questions = Questions.of(
+            checkpoints.load_tokenizers().text, text_length, chosen.captions, held_out=chosen.held_out
+        )
+        amount = Amount(seeds=chosen.seeds, frechet_images=chosen.seeds * chosen.captions, first_seed=_FIRST_SEED)
+        bench = Bench(questions, judge, amount)
         for name, engine in engines.items():
             for decoder in decoders(name, engine, chosen.steps, chosen.temperatures, chosen.plan_temperatures):
                 bench.measure(decoder.name, decoder)

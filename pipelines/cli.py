@@ -5,6 +5,8 @@ Exit codes: 0 done (promoted, or rejected as it should be), 1 failed, 2 wrong us
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -202,6 +204,17 @@ def digit_world(
     )
 
 
+@contextmanager
+def _in_a_checkout() -> Iterator[None]:
+    """Imports of benchmarks. Raises `UsageError` where only the packages are installed."""
+    try:
+        yield
+    except ModuleNotFoundError:
+        raise UsageError(
+            "the benchmarks are no part of this installation", where="emuflow bench", fix="run it in a checkout"
+        ) from None
+
+
 @bench_app.command(name="decode")
 def bench_decode(
     json_file: BenchJsonOption = None,
@@ -210,12 +223,8 @@ def bench_decode(
     seeds: Annotated[int, typer.Option(min=5, help="Images of each held-out caption.")] = 12,
 ) -> None:
     """Progressive against autoregressive decoding: time, accuracy, variety."""
-    try:
+    with _in_a_checkout():
         from benchmarks import decode
-    except ModuleNotFoundError:
-        raise UsageError(
-            "the benchmarks are no part of this installation", where="emuflow bench", fix="run it in a checkout"
-        ) from None
 
     amount = decode.Amount(rounds=rounds, seeds=seeds)
     if not decode.run(Home(home).cache, console, json_file, amount):
@@ -230,12 +239,8 @@ def bench_modality_gate(
     stories: Annotated[int, typer.Option(min=116, help="Stories of 26 requests each: 3,000 and more.")] = 120,
 ) -> None:
     """What the dynamic modality gate skips of a long context: share, accuracy, time."""
-    try:
+    with _in_a_checkout():
         from benchmarks import modality_gate
-    except ModuleNotFoundError:
-        raise UsageError(
-            "the benchmarks are no part of this installation", where="emuflow bench", fix="run it in a checkout"
-        ) from None
 
     amount = modality_gate.Amount(rounds=rounds, stories=stories)
     if not modality_gate.run(Home(home).cache, console, json_file, amount):

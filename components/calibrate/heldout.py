@@ -24,16 +24,14 @@ PRECISIONS = ("fp32", "int8")
 @dataclass(frozen=True)
 class Questions:
     """Held-out samples with the tokens that are hidden of each: int64 `text_ids` [n, text_length], `coarse`
-    [n, coarse_tokens] and `fine` [n, coarse_tokens, 4], bool `hidden` [n, draws, coarse_tokens]; the model's own `plan`
-    of each, int64 [n, plan_tokens], None where it has none."""
+    [n, coarse_tokens] and `fine` [n, coarse_tokens, 4], bool `hidden` [n, draws, coarse_tokens]."""
 
     text_ids: np.ndarray
     coarse: np.ndarray
     fine: np.ndarray
     hidden: np.ndarray
-    plan: np.ndarray | None
     plan_noise: np.ndarray | None
-    """With it a graph draws `plan` and no other: float32 [n, *plan_noise_shape]."""
+    """With it a graph draws the samples' own plans and no others: float32 [n, *plan_noise_shape]; None without plans."""
     samples_digest: str
     """sha256 over the ids of the samples, in their order."""
     masks_digest: str
@@ -45,7 +43,6 @@ class Questions:
             coarse=self.coarse[start:stop],
             fine=self.fine[start:stop],
             hidden=self.hidden[start:stop],
-            plan=None if self.plan is None else self.plan[start:stop],
             plan_noise=None if self.plan_noise is None else self.plan_noise[start:stop],
         )
 
@@ -86,7 +83,6 @@ def heldout_questions(heldout: Shards, count: int, generator: Generator) -> Ques
         coarse=batch["coarse"],
         fine=fine,
         hidden=masks,
-        plan=None if plan is None else plan.numpy(),
         plan_noise=None if plan is None or generator.plan is None else generator.plan.prior.certain(plan).numpy(),
         samples_digest=sha256_bytes(bytes.fromhex(ids)),
         masks_digest=sha256_bytes(np.packbits(masks).tobytes()),

@@ -89,3 +89,10 @@ def learning_rate_at(step: int, settings: OptimizationSettings) -> float:
     floor = settings.final_learning_rate_ratio
     decay = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
     return settings.learning_rate * warm * decay
+
+
+def use_bf16(settings: OptimizationSettings) -> bool:
+    """Whether training computes in bf16 autocast: as the settings say, and by default where the processor has it."""
+    if settings.precision != "auto":
+        return settings.precision == "bf16"
+    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()

@@ -23,7 +23,7 @@ from common.progress import report
 from components.train.batches import BatchSource, grids
 from components.train.curves import Curves
 from components.train.job import Job
-from components.train.optimizer import MuonWithAdamW, learning_rate_at
+from components.train.optimizer import MuonWithAdamW, learning_rate_at, use_bf16
 from components.train.resume import load_state, save_state
 from components.train.settings import Objective, OptimizationSettings
 from model.checkpoint import load_checkpoint, save_tensors
@@ -150,12 +150,6 @@ def deepspeed_engine(
     }
     engine, *_ = deepspeed.initialize(model=objective, optimizer=optimizer, config=config)
     return engine
-
-
-def use_bf16(settings: OptimizationSettings) -> bool:
-    if settings.precision != "auto":
-        return settings.precision == "bf16"
-    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
 
 
 def move(batch: Grids, device: torch.device) -> Grids:

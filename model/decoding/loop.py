@@ -8,7 +8,7 @@ import numpy as np
 
 from .samplers import draw, guide, gumbel_noise, sample, streams
 from .schedule import known_after_step
-from .session import Prefix, Session
+from .session import Prefix, Session, TokenSession
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def generate(
     rows, columns = session.coarse_grid
     generators = streams(seeds)
     noise = plan_noise(session, options.plan_temperature, generators)
-    if session.draws_in_one_call and _takes_noise_alone(options):
+    if session.draw_image is not None and _takes_noise_alone(options):
         of_sketch = _noise(options.temperature, generators, (rows * columns, session.visual_vocabulary))
         yield Stage("final", session.draw_image(text_ids, noise, of_sketch), time.perf_counter() - start)
         return
@@ -93,7 +93,7 @@ def generate(
 
 
 def refine_sketch(
-    session: Session,
+    session: TokenSession,
     prefix: Prefix,
     options: DecodingOptions,
     generators: list[np.random.Generator],
@@ -124,7 +124,7 @@ def refine_sketch(
     return ids
 
 
-def plan_noise(session: Session, temperature: float, generators: list[np.random.Generator]) -> np.ndarray | None:
+def plan_noise(session: TokenSession, temperature: float, generators: list[np.random.Generator]) -> np.ndarray | None:
     """What the draw of the plans takes, float32 [batch, *plan_noise_shape]; None for a model without plans."""
     return None if session.plan_noise_shape is None else _noise(temperature, generators, session.plan_noise_shape)
 
@@ -144,7 +144,7 @@ def _takes_noise_alone(options: DecodingOptions) -> bool:
 
 
 def _sketch_logits(
-    session: Session, prefix: Prefix, free: Prefix | None, guidance: float
+    session: TokenSession, prefix: Prefix, free: Prefix | None, guidance: float
 ) -> Callable[[np.ndarray], np.ndarray]:
     """The sketch's logits as a function of what is known of it."""
     past, plan, _ = prefix
@@ -173,7 +173,7 @@ def _first_in_line(
 
 
 def draw_details(
-    session: Session,
+    session: TokenSession,
     prefix: Prefix,
     sketch: np.ndarray,
     options: DecodingOptions,

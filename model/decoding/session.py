@@ -1,5 +1,6 @@
 """What the decode loop asks of a model."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -13,17 +14,20 @@ A plain tuple: a package's own copy of this module and this one must agree on it
 """
 
 
-class Session(Protocol):
-    """A model that can be decoded: torch while training, onnxruntime inside a package."""
+DrawImage = Callable[[np.ndarray, np.ndarray | None, np.ndarray], np.ndarray]
+"""From prompts, noise for their plans and noise for their sketches to pixels: `text_ids` int64 [batch, text_length],
+`plan_noise` as in `prefill`, and Gumbel noise times the temperature, float32 [batch, coarse_tokens, visual_vocabulary]. The
+sketch is drawn in one pass, the details are the most likely ones: uint8 [batch, height, width, 3]."""
+
+
+class TokenSession(Protocol):
+    """A model that draws the tokens of images."""
 
     visual_vocabulary: int
     """Number of visual codes; the id one past the last code stands for "not known yet"."""
 
     coarse_grid: tuple[int, int]
     """Rows and columns of the coarse sketch; each cell holds a 2x2 block of fine tokens."""
-
-    has_details: bool
-    """Whether a pass for the details follows; without it the sketch is the whole image."""
 
     plan_noise_shape: tuple[int, int] | None
     """What the draw of one plan takes: tokens, and levels of a token. None for a model without plans."""
@@ -48,13 +52,15 @@ class Session(Protocol):
         """Logits of the fine tokens: int64 [batch, coarse_tokens, 4] -> float32 [batch, coarse_tokens, 4, visual_vocabulary]."""
         ...
 
-    draws_in_one_call: bool
-    """Whether `draw_image` can be asked."""
 
-    def draw_image(self, text_ids: np.ndarray, plan_noise: np.ndarray | None, sketch_noise: np.ndarray) -> np.ndarray:
-        """From prompts to pixels at once, with one pass over a blank sketch and the most likely details: uint8 [batch, height,
-        width, 3]. `sketch_noise` float32 [batch, coarse_tokens, visual_vocabulary] is Gumbel noise times the temperature."""
-        ...
+class Session(TokenSession, Protocol):
+    """A model that can be decoded: torch while training, onnxruntime inside a package."""
+
+    has_details: bool
+    """Whether a pass for the details follows; without it the sketch is the whole image."""
+
+    draw_image: DrawImage | None
+    """The whole way in one call, for a model that can."""
 
     def decode_image(self, codes: np.ndarray) -> np.ndarray:
         """Pixels of a grid of codes: int64 [batch, rows, columns] -> uint8 [batch, 4 * rows, 4 * columns, 3]."""

@@ -25,6 +25,9 @@ class Grids:
     coarse: Tensor
     fine: Tensor
 
+    def first(self, rows: int) -> "Grids":
+        return Grids(self.text_ids[:rows], self.coarse[:rows], self.fine[:rows])
+
 
 def draw_mask(batch: int, tokens: int, blank_share: float, generator: torch.Generator) -> Tensor:
     """Which positions are hidden, bool [batch, tokens]: cosine shares, and `blank_share` of the rows whole.
@@ -81,9 +84,8 @@ def parallel_losses(
     if model.plan is not None and codes is not None:
         losses["plan_loss"] = model.plan.prior.loss(last, codes)
     if fine_rows:
-        part = Grids(*(ids[:fine_rows] for ids in (grids.text_ids, grids.coarse, grids.fine)))
         shown = None if plan is None else plan[:fine_rows]
-        losses["fine_loss"] = fine_loss(model, part, settings, generator, shown)
+        losses["fine_loss"] = fine_loss(model, grids.first(fine_rows), settings, generator, shown)
     return losses
 
 

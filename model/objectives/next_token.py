@@ -25,6 +25,5 @@ def next_token_losses(
     """`coarse_loss`: the `next_token_loss`; `fine_loss` of the first `fine_rows` images' details, without a plan."""
     losses = {"coarse_loss": next_token_loss(model, grids, settings, generator)}
     if fine_rows:
-        part = Grids(*(ids[:fine_rows] for ids in (grids.text_ids, grids.coarse, grids.fine)))
-        losses["fine_loss"] = fine_loss(model, part, settings, generator)
+        losses["fine_loss"] = fine_loss(model, grids.first(fine_rows), settings, generator)
     return losses

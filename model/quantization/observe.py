@@ -30,13 +30,12 @@ class Observation:
 
 
 class RecordingSession:
-    """A torch `Session` that keeps the inputs of every call."""
+    """A torch `TokenSession` that keeps the inputs of every call."""
 
     def __init__(self, generator: Generator, feeds: Feeds):
         self._session, self.feeds = TorchSession(generator), feeds
         self.visual_vocabulary, self.coarse_grid = self._session.visual_vocabulary, self._session.coarse_grid
-        self.has_details, self.plan_noise_shape = self._session.has_details, self._session.plan_noise_shape
-        self.draws_in_one_call = False
+        self.plan_noise_shape = self._session.plan_noise_shape
 
     def prefill(self, text_ids: np.ndarray, plan_noise: np.ndarray | None = None) -> Prefix:
         prefix, plan = self._session.prefill(text_ids, plan_noise), self._session.generator.plan
@@ -55,14 +54,6 @@ class RecordingSession:
     ) -> np.ndarray:
         self._keep("fine", past=past, coarse_ids=coarse_ids, fine_ids=fine_ids, plan_ids=plan_ids)
         return self._session.fine(past, coarse_ids, fine_ids, plan_ids)
-
-    def draw_image(self, text_ids: np.ndarray, plan_noise: np.ndarray | None, sketch_noise: np.ndarray) -> np.ndarray:
-        """What goes into the layers is seen in the graphs that it is made of."""
-        raise NotImplementedError
-
-    def decode_image(self, codes: np.ndarray) -> np.ndarray:
-        """Pixels hold nothing to calibrate."""
-        raise NotImplementedError
 
     def _keep(self, graph: str, **inputs: np.ndarray | None) -> None:
         self.feeds[graph].append({name: array for name, array in inputs.items() if array is not None})

@@ -1,5 +1,6 @@
 """The layers of a pre-norm decoder block: RMSNorm, grouped-query attention with head QK-norm, SwiGLU."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -132,3 +133,16 @@ class Block(nn.Module):
         attended, present = self.attention(self.attention_norm(x), bias, past, rotation)
         x = x + attended
         return x + self.mlp(self.mlp_norm(x)), present
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, blocks: Sequence[Block]) -> None:
+    """Variance-preserving linears; the residual branches of `blocks` shrunk by sqrt(2 * layers), as in GPT-2."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+    for block in blocks:
+        for branch in (block.attention.o_proj, block.mlp.down_proj):
+            branch.weight.mul_((2 * len(blocks)) ** -0.5)

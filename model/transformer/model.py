@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model.transformer.config import GeneratorConfig
 from model.transformer.embeddings import FactoredHead, FactoredTable
-from model.transformer.layers import MASKED_SCORE, Block, RMSNorm
+from model.transformer.layers import MASKED_SCORE, Block, RMSNorm, initialise
 from model.transformer.plan import FINE_PER_CELL, Plan
 from model.transformer.rope import Rotation, rotation
 
@@ -50,23 +50,11 @@ class Generator(nn.Module):
         self.coarse_head = FactoredHead(levels, hidden)
         self.register_buffer("text_bias", _causal_bias(config.text_length), persistent=False)
         self.register_buffer("fine_bias", _local_bias(config), persistent=False)
-        self._initialise()
+        initialise(self, self.decoder_blocks())
         self.plan = Plan(config) if config.plan_tokens else None
 
     text_bias: Tensor
     fine_bias: Tensor
-
-    def _initialise(self) -> None:
-        """Variance-preserving linears; the residual branches shrunk by sqrt(2 * layers), as in GPT-2."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=module.in_features**-0.5)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-        with torch.no_grad():
-            for block in self.decoder_blocks():
-                for branch in (block.attention.o_proj, block.mlp.down_proj):
-                    branch.weight.mul_((2 * self.config.num_hidden_layers) ** -0.5)
 
     def decoder_blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]

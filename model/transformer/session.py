@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.decoding.session import Prefix
+from model.decoding.session import DrawImage, Prefix
 from model.transformer.decoder import Decoder
 from model.transformer.model import Generator
 
@@ -30,7 +30,7 @@ class TorchSession:
         self.visual_vocabulary = generator.config.visual_vocabulary
         self.coarse_grid = generator.config.coarse_grid
         self.has_details = generator.config.fine_layers > 0
-        self.draws_in_one_call = False
+        self.draw_image: DrawImage | None = None
         self.plan_noise_shape = None if generator.plan is None else generator.plan.prior.noise_shape
         self._device = next(generator.parameters()).device
 
@@ -57,10 +57,6 @@ class TorchSession:
         plan = None if plan_ids is None else self._tensor(plan_ids)
         logits = self.generator.fine_logits(self._tensor(past), self._tensor(coarse_ids), self._tensor(fine_ids), plan)
         return logits.cpu().numpy()
-
-    def draw_image(self, text_ids: np.ndarray, plan_noise: np.ndarray | None, sketch_noise: np.ndarray) -> np.ndarray:
-        """Only an exported graph does."""
-        raise NotImplementedError
 
     @torch.inference_mode()
     def decode_image(self, codes: np.ndarray) -> np.ndarray:

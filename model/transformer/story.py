@@ -7,13 +7,11 @@ which captions and which images each head's query block looks at; without one (`
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from common.settings import Section
 from model.transformer.embeddings import FactoredHead, FactoredTable
 from model.transformer.gate import (
     GatedInput,
@@ -25,7 +23,8 @@ from model.transformer.gate import (
     gated_attention_masked,
     open_blocks,
 )
-from model.transformer.layers import Block, RMSNorm
+from model.transformer.layers import Block, RMSNorm, initialise
+from model.transformer.story_config import StoryConfig
 
 FIRST_LOOKING_LAYER = 1
 """Blank cells have not read their request before this layer."""
@@ -34,44 +33,6 @@ _POSITION_STD = 0.1
 _SHARPNESS = 2.0
 """Initial weight of the looking queries' norm. With 1, normed queries and keys score sqrt(head_dim) at most, which cannot
 single out one of 2,080 tokens."""
-
-
-class StoryConfig(Section):
-    """The shape of a story generator; names follow `GeneratorConfig`."""
-
-    hidden_size: int = Field(default=128, ge=16)
-    intermediate_size: int = Field(default=320, ge=16)
-    num_hidden_layers: int = Field(default=3, ge=2)
-    num_attention_heads: int = Field(default=4, ge=1)
-    rms_norm_eps: float = Field(default=1e-6, gt=0)
-    text_vocabulary: int = Field(ge=8)
-    text_length: int = Field(default=16, ge=4)
-    visual_levels: tuple[int, ...] = (8, 6, 5)
-    coarse_grid: tuple[int, int] = (8, 8)
-    gated: bool = Field(default=True, description="false: the same model, looking at everything")
-    query_blocks: int = Field(default=2, ge=1, description="blocks of a sketch's cells that decide for themselves")
-
-    @model_validator(mode="after")
-    def _divisible(self) -> Self:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
-            )
-        if self.cells % self.query_blocks:
-            raise ValueError(f"{self.cells} cells cannot be cut into {self.query_blocks} equal query_blocks")
-        return self
-
-    @property
-    def num_key_value_heads(self) -> int:
-        return self.num_attention_heads
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
-
-    @property
-    def cells(self) -> int:
-        return self.coarse_grid[0] * self.coarse_grid[1]
 
 
 class LayerContext(NamedTuple):
@@ -108,21 +69,9 @@ class StoryGenerator(nn.Module):
         self.gates = nn.ModuleList(ModalityGate(config.num_attention_heads, config.head_dim) for _ in looking)
         self.norm = RMSNorm(hidden, config.rms_norm_eps)
         self.head = FactoredHead(config.visual_levels, hidden)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Variance-preserving linears; the residual branches shrunk by sqrt(2 * layers), as in GPT-2."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=module.in_features**-0.5)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-        with torch.no_grad():
-            for block in self.decoder_blocks():
-                for branch in (block.attention.o_proj, block.mlp.down_proj):
-                    branch.weight.mul_((2 * self.config.num_hidden_layers) ** -0.5)
-            for block in self.decoder_blocks()[FIRST_LOOKING_LAYER:]:
-                block.attention.q_norm.weight.fill_(_SHARPNESS)
+        initialise(self, self.decoder_blocks())
+        for block in self.decoder_blocks()[FIRST_LOOKING_LAYER:]:
+            nn.init.constant_(block.attention.q_norm.weight, _SHARPNESS)
 
     def decoder_blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]

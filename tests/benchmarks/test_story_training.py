@@ -6,9 +6,10 @@ import torch
 
 from benchmarks import checkpoints, story_training
 from benchmarks.stories import SceneTokens, heldout_stories
-from benchmarks.story_training import Lesson, lessons_of, train_story
-from model.transformer.story import StoryConfig
+from benchmarks.story_training import Lesson, lessons_of, questions, train_story
+from model.transformer.story_config import StoryConfig
 
+LESSONS = (Lesson(3, 2, 3, 2), Lesson(2, 1, 5, 4))
 SHAPE = StoryConfig(text_vocabulary=384, hidden_size=32, intermediate_size=48, num_attention_heads=2)
 
 
@@ -17,35 +18,26 @@ def pool() -> SceneTokens:
     return heldout_stories(checkpoints.load_tokenizers(), 16, 3, 6)
 
 
-def train(pool: SceneTokens, gated: bool, monkeypatch) -> tuple[torch.nn.Module, list]:
-    """A few steps, and what each was asked."""
-    asked = []
-    loss = story_training.story_loss
-
-    def watched(model, captions, sketches, requests, which, *rest):
-        asked.append((captions.shape, requests.shape, sketches.sum().item(), which.tolist()))
-        assert torch.equal(captions.gather(1, which[..., None].expand_as(requests))[..., :4], requests[..., :4])
-        return loss(model, captions, sketches, requests, which, *rest)
-
-    monkeypatch.setattr(story_training, "CURRICULUM", (Lesson(3, 2, 3, 2), Lesson(2, 1, 5, 4)))
-    monkeypatch.setattr(story_training, "story_loss", watched)
-    model, _ = train_story(gated, SHAPE, pool)
-    monkeypatch.setattr(story_training, "story_loss", loss)
-    return model, asked
+def test_what_is_asked_grows_by_the_lessons_and_names_a_scene_that_is_there(pool):
+    asked = list(questions(pool, LESSONS, 0))
+    assert [each.captions.shape[:2] for each in asked] == [(2, 3)] * 3 + [(1, 5)] * 2
+    assert [each.requests.shape[:2] for each in asked] == [(2, 2)] * 3 + [(1, 4)] * 2
+    for each in asked:
+        meant = each.captions.gather(1, each.which[..., None].expand_as(each.requests))
+        assert torch.equal(meant[..., :4], each.requests[..., :4])
 
 
-def test_the_twins_see_the_same_stories_and_requests_in_growing_lessons(pool, monkeypatch):
-    gated, asked = train(pool, True, monkeypatch)
-    twin, asked_twin = train(pool, False, monkeypatch)
-    assert asked == asked_twin
-    assert [shape[:2] for shape, *_ in asked] == [(2, 3)] * 3 + [(1, 5)] * 2
-    assert [shape[:2] for _, shape, *_ in asked] == [(2, 2)] * 3 + [(1, 4)] * 2
-    assert gated.config.gated and not twin.config.gated
+def test_the_same_seed_asks_the_same_and_another_seed_does_not(pool):
+    one, same, other = (list(questions(pool, LESSONS, seed)) for seed in (0, 0, 1))
+    assert all(torch.equal(x, y) for a, b in zip(one, same, strict=True) for x, y in zip(a, b, strict=True))
+    assert not all(torch.equal(a.sketches, b.sketches) for a, b in zip(one, other, strict=True))
 
 
-def test_the_same_seed_gives_the_same_weights(pool, monkeypatch):
-    one, other = (train(pool, True, monkeypatch)[0].state_dict() for _ in range(2))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+@pytest.mark.parametrize("gated", [True, False])
+def test_the_same_seed_gives_the_same_weights(pool, gated):
+    one, other = (train_story(gated, SHAPE, pool, LESSONS)[0] for _ in range(2))
+    assert one.config.gated is gated
+    assert all(torch.equal(one.state_dict()[name], weight) for name, weight in other.state_dict().items())
 
 
 def test_lessons_follow_each_other():

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from .decoding.session import Prefix
+from .decoding.session import DrawImage, Prefix
 
 
 class EngineSession:
@@ -27,7 +27,7 @@ class EngineSession:
         )
         self._fine = load_graph(folder / "fine.onnx", threads) if self.has_details else None
         self._threads, self._draw_path = threads, folder / "draw.onnx"
-        self.draws_in_one_call = self._draw_path.exists()
+        self.draw_image: DrawImage | None = self._draw_at_once if self._draw_path.exists() else None
         shape = config["plan_noise_shape"]
         self.plan_noise_shape: tuple[int, int] | None = None if shape is None else (shape[0], shape[1])
 
@@ -54,7 +54,9 @@ class EngineSession:
         """Loaded when it is first asked: where previews are shown it never is."""
         return load_graph(self._draw_path, self._threads)
 
-    def draw_image(self, text_ids: np.ndarray, plan_noise: np.ndarray | None, sketch_noise: np.ndarray) -> np.ndarray:
+    def _draw_at_once(
+        self, text_ids: np.ndarray, plan_noise: np.ndarray | None, sketch_noise: np.ndarray
+    ) -> np.ndarray:
         plan = {} if plan_noise is None else {"plan_noise": plan_noise}
         return _run(self._draw, "pixels", text_ids=text_ids, sketch_noise=sketch_noise, **plan)
 

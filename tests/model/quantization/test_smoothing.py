@@ -91,5 +91,7 @@ def test_fault_13_calibration_data_unlike_the_rest_is_refused(generator, prompts
     check_coverage(calibrated, observe(generator, prompts[:1], OPTIONS, 0).maxima, largest_excess=1.0)
     with torch.no_grad():
         generator.blocks[0].attention_norm.weight.mul_(3)
-    with pytest.raises(QuantizationError, match=r"blocks\.0\.attention\.qkv_proj: held-out data reaches (2\.9|3\.0)\d times"):
+    with pytest.raises(
+        QuantizationError, match=r"blocks\.0\.attention\.qkv_proj: held-out data reaches (2\.9|3\.0)\d times"
+    ):
         check_coverage(calibrated, observe(generator, prompts, OPTIONS, 0).maxima, largest_excess=2.0)

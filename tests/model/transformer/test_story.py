@@ -4,7 +4,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from model.transformer.story import StoryConfig, StoryGenerator
+from model.transformer.story import StoryGenerator
+from model.transformer.story_config import StoryConfig
 
 SCENES, CELLS, TEXT = 5, 16, 6
 SHAPE = {
