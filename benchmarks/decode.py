@@ -2,15 +2,13 @@
 
     emuflow bench decode --json FILE
 
-Every decoder runs on onnxruntime in fp32, on one thread, in this process. Quality is measured first, on held-out captions
+Every decoder runs on onnxruntime, on one thread, in this process; the headline is about INT8, which is what packages serve
+and the fastest of either, and the other decoders are compared in fp32. Quality is measured first, on held-out captions
 that all decoders answer with the same seeds; then all are timed in turn, one image each a round. One-scale decoding is
-given more steps until it is as good as ours, and no more after that. The temperatures below were chosen with
-`python -m benchmarks.tune_decode`: ours on other captions than those that are measured, the baselines' so that they are
-as accurate as ours on the measured captions under other seeds, which no speed depends on.
+given more steps until it is as good as ours, and no more after that.
 """
 
 import math
-from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,45 +19,27 @@ from rich.console import Console
 
 from benchmarks import checkpoints
 from benchmarks.decode_plot import Shown, plot
-from benchmarks.decoders import Decoder, Engine, engine
+from benchmarks.decode_rows import (
+    ADAPTED,
+    BEST_AR,
+    BEST_AR_INT8,
+    BEST_AR_VARIED,
+    NAIVE,
+    ONE_SCALE,
+    OURS,
+    OURS_INT8,
+    RASTER,
+    VARIED,
+    open_decoders,
+    open_engines,
+)
+from benchmarks.decoders import Decoder
 from benchmarks.image_quality import BOOTSTRAP, Gaussian, Questions, paired_difference, variety
 from benchmarks.report import Announcer, Check, Report, Row, command_line
 from components.judge.reading import GRAPH_NAME
 from components.judge.settings import JudgeSettings
 from components.judge.training import trained_judge
-from model.decoding.autoregressive import NextTokenOptions
-from model.decoding.loop import DecodingOptions
 
-OURS, VARIED, GREEDY, ADAPTED, REDRAWN = (
-    "progressive",
-    "progressive, varied",
-    "progressive, one step, greedy",
-    "progressive, adapted",
-    "progressive, redrawn where unsure",
-)
-BEST_AR, BEST_AR_VARIED, RASTER, NAIVE = (
-    "next token + details, KV cache",
-    "next token + details, varied",
-    "next token, raster, KV cache",
-    "next token, raster, no cache (naive)",
-)
-ONE_SCALE = {steps: f"one scale, {steps} parallel steps" for steps in (1, 2, 4, 8, 16)}
-PARALLEL = {
-    OURS: ("progressive", DecodingOptions(temperature=0.3, plan_temperature=0.8)),
-    VARIED: ("progressive", DecodingOptions(temperature=0.8, plan_temperature=1.1)),
-    GREEDY: ("progressive", DecodingOptions(temperature=0.0, plan_temperature=0.0)),
-    REDRAWN: ("progressive", DecodingOptions(temperature=0.7, plan_temperature=0.8, redraw_below=0.1)),
-    ADAPTED: ("adapted", DecodingOptions(temperature=0.3, plan_temperature=0.8)),
-    **{name: ("one-scale", DecodingOptions(coarse_steps=steps, temperature=0.7)) for steps, name in ONE_SCALE.items()},
-}
-"""Checkpoint and settings of each parallel decoder."""
-AUTOREGRESSIVE = {
-    BEST_AR: ("next-token", NextTokenOptions(temperature=0.56), True),
-    BEST_AR_VARIED: ("next-token", NextTokenOptions(temperature=0.85), True),
-    RASTER: ("raster", NextTokenOptions(temperature=0.56), True),
-    NAIVE: ("raster", NextTokenOptions(temperature=0.56), False),
-}
-"""Checkpoint, settings and whether keys and values are kept, of each autoregressive decoder."""
 _BATCH = 32
 _SHOWN = 8
 """Captions whose images are in the picture."""
@@ -130,35 +110,13 @@ def run(cache: Path, console: Console, file: Path | None, amount: Amount | None 
             announce(f"quality, {number + 1} of {len(decoders)}: {name}")
             bench.measure(name, decoder)
         announce("the best autoregressive decoder with other seeds")
-        spread = bench.frechet_spread(decoders[BEST_AR])
+        spread = bench.frechet_spread(decoders[BEST_AR_INT8])
         announce(f"timing {amount.rounds} rounds")
         bench.time()
         bench.fill(report, spread)
         if file is not None:
             bench.picture(file.with_suffix(".png"))
     return report.finish(console, file)
-
-
-def open_engines(
-    stack: ExitStack, names: Iterable[str] = tuple(checkpoints.RECIPES), threads: int = 1
-) -> dict[str, Engine]:
-    """The graphs of the named checkpoints, until `stack` closes."""
-    tokenizers, engines = checkpoints.load_tokenizers(), {}
-    for name in names:
-        one_by_one = checkpoints.RECIPES[name].objective == "next_token"
-        context = engine(checkpoints.load(name), tokenizers, next_token=one_by_one, threads=threads)
-        engines[name] = stack.enter_context(context)
-    return engines
-
-
-def open_decoders(engines: dict[str, Engine]) -> dict[str, Decoder]:
-    """Every row's decoder, by name."""
-    parallel = {name: engines[kept].parallel(name, options) for name, (kept, options) in PARALLEL.items()}
-    one_by_one = {
-        name: engines[kept].autoregressive(name, options, cache=cache)
-        for name, (kept, options, cache) in AUTOREGRESSIVE.items()
-    }
-    return parallel | one_by_one
 
 
 class Bench:
@@ -264,10 +222,10 @@ class Bench:
         }
         plot(rows, [self.questions.scenes[caption].caption for caption in self.shown], file)
 
-    def speedup(self, name: str, bound: float, aim: float, check: str) -> Check:
+    def speedup(self, name: str, bound: float | None, aim: float, check: str, ours: str = OURS) -> Check:
         """Median over the rounds of the other decoder's time over ours, with its interval."""
-        theirs, ours = self.rows[name].times_ms, self.rows[OURS].times_ms
-        ratios = [there / here for there, here in zip(theirs, ours, strict=True)]
+        pairs = zip(self.rows[name].times_ms, self.rows[ours].times_ms, strict=True)
+        ratios = [theirs / own for theirs, own in pairs]
         interval = BOOTSTRAP.quantile([[ratio] for ratio in ratios], 0.5)
         return Check(check, float(np.median(ratios)), bound, aim, len(ratios), low=interval.low, high=interval.high)
 
@@ -276,7 +234,8 @@ class Bench:
         # Where none is as good as ours, the one that comes closest: the factor at equal quality is larger.
         one_scale = self.equal_one_scale() or max(measured, key=lambda name: self.rows[name].accuracy)
         return [
-            self.speedup(BEST_AR, 5, 20, "speedup_vs_best_ar"),
+            self.speedup(BEST_AR_INT8, 5, 20, "speedup_vs_best_ar", OURS_INT8),
+            self.speedup(BEST_AR, None, 20, "speedup_vs_best_ar_fp32"),
             self.speedup(RASTER, 15, 40, "speedup_vs_ar_cached"),
             self.speedup(NAIVE, 20, 200, "speedup_vs_ar"),
             self.speedup(one_scale, 4, 8, "speedup_vs_one_scale"),
@@ -293,15 +252,17 @@ class Bench:
         return None
 
     def quality_checks(self, spread: float) -> list[Check]:
-        ours, best, adapted = self.rows[OURS], self.rows[BEST_AR], self.rows[ADAPTED]
+        ours, best, adapted = self.rows[OURS_INT8], self.rows[BEST_AR_INT8], self.rows[ADAPTED]
         n = ours.correct.size
         kept = ours.accuracy / best.accuracy
         varied, best_varied = self.rows[VARIED], self.rows[BEST_AR_VARIED]
-        adapted_keeps = adapted.accuracy / ours.accuracy
+        adapted_keeps = adapted.accuracy / self.rows[OURS].accuracy
         steps = checkpoints.describe("adapted")["steps"] / checkpoints.describe("progressive")["steps"]
         return [
             Check("quality_kept_accuracy", kept, _QUALITY_KEPT, 1.0, n),
-            self.equality(BEST_AR, "equal_quality_best_ar"),
+            self.equality(BEST_AR_INT8, "equal_quality_best_ar", OURS_INT8),
+            self.equality(BEST_AR, "equal_quality_best_ar_fp32"),
+            self.equality(OURS_INT8, "equal_quality_int8"),
             self.equality(RASTER, "equal_quality_raster_ar"),
             Check(
                 "frechet_excess_in_seed_spreads",
@@ -322,8 +283,8 @@ class Bench:
             ),
         ]
 
-    def equality(self, name: str, check: str) -> Check:
+    def equality(self, name: str, check: str, ours: str = OURS) -> Check:
         """How far the interval of the difference to ours reaches from zero, in points of accuracy."""
-        _, interval = paired_difference(self.rows[name].correct, self.rows[OURS].correct)
+        _, interval = paired_difference(self.rows[name].correct, self.rows[ours].correct)
         reach = 100 * max(abs(interval.low), abs(interval.high))
         return Check(check, reach, 100 * _EQUAL, 100 * _EQUAL, self.rows[name].correct.size, at_least=False)

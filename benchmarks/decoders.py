@@ -1,10 +1,10 @@
-"""The ways to draw an image that are compared: each on onnxruntime, in fp32, with the same threads.
+"""The ways to draw an image that are compared: each on onnxruntime, with the same threads.
 
 The graphs are exported from the checkpoints as the pipeline does it, and decoded by `model.decoding`: what is timed is
 what is served, and the baselines run the same samplers on the same engine.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +12,12 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from benchmarks.precision import export
 from components.calibrate.engine import generator_description
 from model.decoding.autoregressive import NextTokenOptions, continue_tokens
 from model.decoding.loop import DecodingOptions, draw_details, generate, unpack_blocks
 from model.decoding.samplers import streams
-from model.quantization.export_onnx import GRAPHS, export_graphs
-from model.quantization.fuse import fuse_graphs
-from model.quantization.inference import with_plain_tables, without_plan
+from model.quantization.inference import without_plan
 from model.tokenizers.bundle import TokenizerBundle
 from model.transformer.model import Generator
 from serving.package.runtime.engine import EngineSession, load_graph
@@ -107,17 +106,23 @@ class NextCellSession:
 
 
 @contextmanager
-def engine(generator: Generator, tokenizers: TokenizerBundle, *, next_token: bool, threads: int) -> Iterator[Engine]:
-    """Export the graphs that the decoders of a checkpoint need, for as long as the block lasts.
+def engine(
+    generator: Generator,
+    tokenizers: TokenizerBundle,
+    *,
+    next_token: bool,
+    threads: int,
+    prompts: Sequence[np.ndarray] = (),
+) -> Iterator[Engine]:
+    """Export the graphs that the decoders of a checkpoint need, for as long as the block lasts; in INT8 where there are
+    `prompts` to calibrate with, as `precision.export` takes them.
 
     Next-token decoders have no plan, and are exported without it.
     """
     generator = without_plan(generator) if next_token else generator
-    baseline = ("next", "sequence") if next_token else ()
-    shown = [name for name in GRAPHS if name != "fine" or generator.config.fine_layers]
-    with TemporaryDirectory(prefix="emuflow-bench-") as folder:
-        export_graphs(with_plain_tables(generator), tokenizers.visual, Path(folder), names=(*shown, *baseline))
-        if generator.config.fine_layers and not next_token:
-            fuse_graphs(Path(folder), generator.config.coarse_grid, generator.config.visual_vocabulary)
-        session = EngineSession(Path(folder), generator_description(generator.config, tokenizers), threads=threads)
-        yield Engine(Path(folder), generator, session, threads)
+    with TemporaryDirectory(prefix="emuflow-bench-") as temporary:
+        folder = Path(temporary) / "graphs"
+        folder.mkdir()
+        export(generator, tokenizers.visual, folder, next_token=next_token, prompts=prompts)
+        session = EngineSession(folder, generator_description(generator.config, tokenizers), threads=threads)
+        yield Engine(folder, generator, session, threads)

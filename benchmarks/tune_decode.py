@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks import checkpoints
-from benchmarks.decode import Amount, Bench, open_engines
+from benchmarks.decode import Amount, Bench
+from benchmarks.decode_rows import open_engines
 from benchmarks.decoders import Decoder, Engine
 from benchmarks.image_quality import Questions
 from components.judge.reading import GRAPH_NAME

@@ -1,7 +1,8 @@
 """What goes into the layers when the decode loop runs: graph inputs and activation maxima."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,20 +66,27 @@ def observe(generator: Generator, prompts: Sequence[np.ndarray], options: Decodi
 
     Raises `QuantizationError` naming the first layer whose input is not finite, or always zero.
     """
-    seen = Observation()
-    session = RecordingSession(generator, seen.feeds)
-    hooks = [linear.register_forward_pre_hook(_watch(name, seen)) for name, linear in quantized_linears(generator)]
-    try:
+    with watching(generator) as seen:
+        session = RecordingSession(generator, seen.feeds)
         for batch, text_ids in enumerate(prompts):
             random = streams([seed + batch * 100_003 + row for row in range(len(text_ids))])
             prefix = session.prefill(text_ids, plan_noise(session, options.plan_temperature, random))
             sketch = refine_sketch(session, prefix, options, random)
             draw_details(session, prefix, sketch, options, random)
+    return seen
+
+
+@contextmanager
+def watching(generator: Generator) -> Iterator[Observation]:
+    """Note the largest inputs of the quantized layers of whatever is computed meanwhile. Raises as `observe` does."""
+    seen = Observation()
+    hooks = [linear.register_forward_pre_hook(_watch(name, seen)) for name, linear in quantized_linears(generator)]
+    try:
+        yield seen
     finally:
         for hook in hooks:
             hook.remove()
     _refuse_zero_ranges(seen.maxima)
-    return seen
 
 
 def _watch(name: str, seen: Observation):

@@ -28,7 +28,7 @@ def quantizable_layers(model: onnx.ModelProto, *, heads: bool) -> list[str]:
     """
     constants = {initializer.name for initializer in model.graph.initializer}
     products = [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in constants]
-    return [name for name in products if name.startswith("blocks.") or (heads and not name.startswith("plan."))]
+    return [name for name in products if name.startswith("blocks.") or (heads and name.endswith("_head"))]
 
 
 def quantize_graph(

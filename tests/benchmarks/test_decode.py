@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from benchmarks import decode
+from benchmarks import decode, decode_rows
 
 PROMISED = {
     "speedup_vs_best_ar": (5, 20),
@@ -31,10 +31,10 @@ def test_every_row_and_every_promise_is_in_the_result(tmp_path):
     result = json.loads(file.read_text())
     assert result["benchmark"] == "decode"
     names = [row["name"] for row in result["rows"]]
-    one_scale = [name for name in names if name in decode.ONE_SCALE.values()]
-    assert one_scale == list(decode.ONE_SCALE.values())[: len(one_scale)] != []
-    others = [*decode.PARALLEL, *decode.AUTOREGRESSIVE]
-    assert names == [name for name in others if name in one_scale or name not in decode.ONE_SCALE.values()]
+    one_scale = [name for name in names if name in decode_rows.ONE_SCALE.values()]
+    assert one_scale == list(decode_rows.ONE_SCALE.values())[: len(one_scale)] != []
+    others = [*decode_rows.PARALLEL, *decode_rows.AUTOREGRESSIVE]
+    assert names == [name for name in others if name in one_scale or name not in decode_rows.ONE_SCALE.values()]
     for row in result["rows"]:
         assert row["n"] == 24 and 0 <= row["accuracy"] <= 1 and 0 < row["median_ms"] <= row["p95_ms"]
         assert math.isfinite(row["frechet"]) and row["low"] <= row["accuracy_minus_ours"] <= row["high"]

@@ -1,10 +1,14 @@
 """The compared decoders draw what they say, on one engine."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack
+
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.decoders import engine
+from benchmarks import checkpoints, decode_rows
+from benchmarks.decoders import Engine, NextCellSession, engine
 from model.decoding.autoregressive import NextTokenOptions
 from model.decoding.loop import DecodingOptions
 from model.tokenizers.bundle import TokenizerBundle, save_tokenizers
@@ -59,3 +63,36 @@ def test_what_only_training_needs_is_no_parameter_of_a_decoder(tokenizers):
         assert decoder.draw(PROMPTS, [1, 2, 3]).shape == (3, 16, 32, 3)
     encoder = sum(p.numel() for name, p in model.named_parameters() if name.startswith("plan.encoder"))
     assert decoder.parameters == sum(p.numel() for p in model.parameters()) - encoder
+
+
+@pytest.fixture(scope="module")
+def both_precisions() -> Iterator[dict[str, Engine]]:
+    """Of trained models: an untrained one is so unsure that rounding decides everything."""
+    with ExitStack() as stack:
+        names = ("progressive", "progressive, int8", "next-token", "next-token, int8")
+        yield decode_rows.open_engines(stack, names)
+
+
+def test_int8_draws_nearly_the_same_images(both_precisions):
+    prompts = decode_rows.calibration_prompts(checkpoints.load_tokenizers(), 16)[0]
+    options = DecodingOptions(temperature=0.3, plan_temperature=0.8)
+    full, rounded = (
+        both_precisions[name].parallel("", options).draw(prompts, list(range(len(prompts)))).astype(int)
+        for name in ("progressive", "progressive, int8")
+    )
+    assert full.shape == rounded.shape == (16, 64, 64, 3)
+    assert 0 < np.abs(full - rounded).mean() < 0.5 * np.abs(full - np.roll(full, 1, axis=0)).mean()
+
+
+def test_int8_gives_nearly_the_same_next_cells(both_precisions):
+    """Logit by logit: one cell drawn otherwise changes all that follow."""
+    prompts = decode_rows.calibration_prompts(checkpoints.load_tokenizers(), 16)[0]
+    full, rounded = (
+        NextCellSession(both_precisions[name].folder, both_precisions[name].generator, cache=True, threads=1)
+        for name in ("next-token", "next-token, int8")
+    )
+    (expected, past), (found, other) = full.next_logits(prompts, None), rounded.next_logits(prompts, None)
+    for _ in range(20):
+        assert 0 < np.linalg.norm(found - expected) < 0.15 * np.linalg.norm(expected)
+        ids = expected.argmax(-1)[:, None]
+        (expected, past), (found, other) = full.next_logits(ids, past), rounded.next_logits(ids, other)

@@ -83,6 +83,22 @@ def test_files_name_layers_and_hold_no_trace_of_the_machine(exported):
     blocks = ("attention.qkv_proj", "attention.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
     assert layers == [*(f"blocks.0.{layer}" for layer in blocks), "fine_head"]
     assert quantizable_layers(onnx.load(folder / "fine.onnx"), heads=False) == layers[:-1]
+    of_prompt = quantizable_layers(onnx.load(folder / "prefill.onnx"), heads=True)
+    assert of_prompt and all(name.startswith("blocks.") for name in of_prompt), "the plan's draw is no layer"
+
+
+def test_int8_draws_the_plans_that_fp32_draws(exported, quantized):
+    """Under ordinary noise: what a graph is calibrated and compared with settles every code by force."""
+    generator, _, fp32, _ = exported
+    random = np.random.default_rng(3)
+    text_ids = random.integers(0, 40, (64, 6))
+    noise = random.gumbel(size=(64, generator.config.plan_tokens, 7)).astype(np.float32)
+    full, rounded = (
+        run(folder / "prefill.onnx", 1, text_ids=text_ids, plan_noise=noise) for folder in (fp32, quantized[0])
+    )
+    assert (full == rounded).mean() > 0.9
+    other = run(fp32 / "prefill.onnx", 1, text_ids=text_ids, plan_noise=noise[::-1].copy())
+    assert (full == other).mean() < 0.5
 
 
 def test_int8_is_close_and_every_layer_is_reported(exported, quantized):
