@@ -7,8 +7,6 @@ import torch
 from benchmarks import checkpoints, story_checkpoints
 from benchmarks.stories import Dealer, encode_text, heldout_stories
 from benchmarks.story_quality import Painter, Stories
-from benchmarks.story_training import details_by_cell
-from model.decoding.loop import unpack_blocks
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +37,6 @@ def test_held_out_stories_are_asked_for_every_scene(stories):
     assert len(stories) == 2 and len(stories.tokens) == 18
     for story in range(2):
         assert len(set(stories.tokens.first[stories.rows(story)])) == 9
-
-
-def test_details_by_cell_are_the_image_s_codes():
-    codes = torch.arange(256)[None]
-    assert np.array_equal(unpack_blocks(details_by_cell(codes, (8, 8)).numpy(), 8, 8)[0], codes.view(16, 16).numpy())
 
 
 def test_the_kept_generators_answer_with_the_scene_that_is_asked_for(stories):
