@@ -22,6 +22,11 @@ class ModelSettings(Section):
         default=24, ge=0, description="codes that settle what the whole image is to look like; 0: no plan"
     )
     rope_theta: float = Field(default=10_000, ge=0, description="base of the rotary positions; 0: none")
+    sketch_window: int | None = Field(
+        default=None,
+        ge=0,
+        description="cells to each side that a cell of the sketch attends to when all are drawn at once; null: all",
+    )
     fine_window: int = Field(default=2, ge=0, description="cells to each side that a detail attends to")
 
     @model_validator(mode="after")

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.transformer.config import DecoderConfig
-from model.transformer.layers import MASKED_SCORE, Block, RMSNorm
+from model.transformer.layers import Block, RMSNorm
+from model.transformer.patterns import causal_bias
 from model.transformer.rope import rotation
 
 
@@ -35,7 +36,7 @@ class Decoder(nn.Module):
         turn = rotation(
             torch.arange(known, known + tokens, device=ids.device), self.config.head_dim, self.config.rope_theta
         )
-        bias = None if tokens == 1 else _causal_bias(tokens, known, ids.device)
+        bias = None if tokens == 1 else causal_bias(tokens, known, ids.device)
         x, presents = self.embedding(ids), []
         for index, block in enumerate(self.blocks):
             x, present = block(x, bias, None if past is None else past[index], turn)
@@ -44,8 +45,3 @@ class Decoder(nn.Module):
         logits = F.linear(self.norm(x), weight)
         present = torch.stack(presents)
         return logits, present if past is None else torch.cat([past, present], -2)
-
-
-def _causal_bias(tokens: int, known: int, device: torch.device) -> Tensor:
-    """Every token sees all that was known and, of the new ones, itself and those before it: [tokens, known + tokens]."""
-    return torch.full((tokens, known + tokens), MASKED_SCORE, device=device).triu(known + 1)

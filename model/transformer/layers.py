@@ -7,10 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.transformer.patterns import LocalAttention
 from model.transformer.rope import Rotation, rotate
-
-MASKED_SCORE = -1e4
-"""Added to the score of a key that must not be seen; finite, so that it survives bf16 and a row that sees nothing."""
 
 
 class BlockShape(Protocol):
@@ -63,25 +61,34 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
 
     def forward(
-        self, x: Tensor, bias: Tensor | None, past: Tensor | None = None, rotation: Rotation | None = None
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        past: Tensor | None = None,
+        rotation: Rotation | None = None,
+        local: LocalAttention | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Attend to `past` and to `x` itself.
 
         `x` [batch, tokens, hidden]; `bias` [tokens, past + tokens] is added to the scores, None adds nothing;
         `past` [2, batch, kv_heads, past, head_dim]; `rotation` turns the queries and keys of `x` by their positions
-        (those of `past` are turned already), None leaves them as they are. Returns [batch, tokens, hidden] and the keys and values of
-        `x` alone, shaped as `past`.
+        (those of `past` are turned already), None leaves them as they are. Where `local` is given, the last tokens of `x`
+        are its cells and attend by it, and `bias` is about the tokens before them alone. Returns [batch, tokens, hidden]
+        and the keys and values of `x` alone, shaped as `past`.
         """
         batch, tokens, _ = x.shape
         query, key, value = self.project(x, rotation)
         present = torch.stack([key, value])
         if past is not None:
             key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
-        # Explicit products: at these lengths SDPA's backward was 37% of a training step on a CPU.
-        scores = (query * self.head_dim**-0.5) @ self._repeat(key).transpose(-1, -2)
-        if bias is not None:
-            scores = scores + bias.to(scores.dtype)
-        mixed = torch.softmax(scores, -1) @ self._repeat(value)
+        query, key, value = query * self.head_dim**-0.5, self._repeat(key), self._repeat(value)
+        if local is None:
+            mixed = _attend(query, key, value, bias)
+        else:
+            mixed, text = local(query[:, :, -local.cells :], key, value), tokens - local.cells
+            if text:
+                read = _attend(*(part[:, :, :text] for part in (query, key, value)), bias)
+                mixed = torch.cat([read, mixed], 2)
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, -1)), present
 
     def project(self, x: Tensor, rotation: Rotation | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,6 +108,15 @@ class Attention(nn.Module):
     def _repeat(self, x: Tensor) -> Tensor:
         groups = self.heads // self.kv_heads
         return x if groups == 1 else x.repeat_interleave(groups, dim=1)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """[b, h, n, d], scaled, and twice [b, h, m, d] -> [b, h, n, d]."""
+    # Explicit products: at these lengths SDPA's backward was 37% of a training step on a CPU.
+    scores = query @ key.transpose(-1, -2)
+    if bias is not None:
+        scores = scores + bias.to(scores.dtype)
+    return torch.softmax(scores, -1) @ value
 
 
 class SwiGLU(nn.Module):
@@ -127,10 +143,15 @@ class Block(nn.Module):
         self.mlp = SwiGLU(config)
 
     def forward(
-        self, x: Tensor, bias: Tensor | None, past: Tensor | None = None, rotation: Rotation | None = None
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        past: Tensor | None = None,
+        rotation: Rotation | None = None,
+        local: LocalAttention | None = None,
     ) -> tuple[Tensor, Tensor]:
         """[batch, tokens, hidden] -> the same, and this block's keys and values (see `Attention.forward`)."""
-        attended, present = self.attention(self.attention_norm(x), bias, past, rotation)
+        attended, present = self.attention(self.attention_norm(x), bias, past, rotation, local)
         x = x + attended
         return x + self.mlp(self.mlp_norm(x)), present
 

@@ -9,11 +9,13 @@ blocks only; without such layers the sketch is the whole image.
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.transformer.config import GeneratorConfig
 from model.transformer.embeddings import FactoredHead, FactoredTable
-from model.transformer.layers import MASKED_SCORE, Block, RMSNorm, initialise
+from model.transformer.layers import Block, RMSNorm, initialise
+from model.transformer.patterns import LocalAttention, Window, causal_bias
 from model.transformer.plan import FINE_PER_CELL, Plan
 from model.transformer.rope import Rotation, rotation
 
@@ -48,13 +50,13 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(hidden, config.rms_norm_eps)
         self.coarse_head = FactoredHead(levels, hidden)
-        self.register_buffer("text_bias", _causal_bias(config.text_length), persistent=False)
-        self.register_buffer("fine_bias", _local_bias(config), persistent=False)
+        self.register_buffer("text_bias", causal_bias(config.text_length), persistent=False)
+        self.sketch_window = Window(config.coarse_grid, config.sketch_window, config.text_length)
+        self.fine_window = Window(config.coarse_grid, config.fine_window, config.text_length)
         initialise(self, self.decoder_blocks())
         self.plan = Plan(config) if config.plan_tokens else None
 
     text_bias: Tensor
-    fine_bias: Tensor
 
     def decoder_blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
@@ -79,7 +81,7 @@ class Generator(nn.Module):
             x = x + self.plan.sketch(self.plan.values(plan_ids))
         turn = self._turn(self.config.text_length, coarse_ids.shape[1])
         for block, block_past in zip(self.decoder_blocks(), past, strict=True):
-            x, _ = block(x, None, block_past, turn)
+            x, _ = block(x, self.sketch_window.bias, block_past, turn, self.sketch_window.local)
         return self.coarse_head(self.norm(x))
 
     def next_logits(self, past: Tensor, previous_ids: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,7 +91,7 @@ class Generator(nn.Module):
         [b, 1] is the cell before the asked one (the mask id before the first); `first` int64 [1] is the number of the
         asked cell. Returns [b, codes], and `past` with one more.
         """
-        x = self.code_embedding(previous_ids) + nn.functional.embedding(first, self._coarse_place())
+        x = self.code_embedding(previous_ids) + F.embedding(first, self._coarse_place())
         turn = self._turn_at(first + self.config.text_length)
         presents = []
         for block, block_past in zip(self.decoder_blocks(), past, strict=True):
@@ -105,10 +107,9 @@ class Generator(nn.Module):
         x = self._embed_fine(coarse_ids, fine_ids)
         if self.plan is not None and plan_ids is not None:
             x = x + self.plan.details(self.plan.values(plan_ids))
-        bias = self.fine_bias[self.config.text_length :]
         turn = self._turn(self.config.text_length, coarse_ids.shape[1])
         for index, block in enumerate(self.decoder_blocks()[: self.config.fine_layers]):
-            x, _ = block(x, bias, past[index], turn)
+            x, _ = block(x, self.fine_window.bias, past[index], turn, self.fine_window.local)
         return self._split_cells(self.fine_head(self.norm(x)))
 
     def train_coarse(
@@ -123,9 +124,8 @@ class Generator(nn.Module):
         if self.plan is not None:
             assert plan_values is not None, "this shape is trained with a plan"
             cells = cells + self.plan.sketch(plan_values)
-        tokens = coarse_ids.shape[1]
-        bias = self._joint_bias(self.fine_bias.new_zeros(tokens, tokens))
-        return self._train_sketch(torch.cat([self._embed_text(text_ids), cells], 1), bias)
+        bias = self.sketch_window.joint_bias(self.text_bias, coarse_ids.shape[1])
+        return self._train_sketch(torch.cat([self._embed_text(text_ids), cells], 1), bias, self.sketch_window.local)
 
     def train_next(self, text_ids: Tensor, coarse_ids: Tensor) -> Tensor:
         """Every cell's `next_logits` in one pass: int64 [b, n], the true cells -> [b, n, codes]."""
@@ -135,7 +135,7 @@ class Generator(nn.Module):
     def sequence_logits(self, text_ids: Tensor, previous_ids: Tensor) -> Tensor:
         """Next cells without a cache: int64 [b, t] and [b, k], the mask id and then the cells so far -> [b, k, codes]."""
         x = torch.cat([self._embed_text(text_ids), self._embed_coarse(previous_ids)], 1)
-        return self._train_sketch(x, _causal_bias(x.shape[1]).to(x.device))[0]
+        return self._train_sketch(x, causal_bias(x.shape[1], device=x.device))[0]
 
     def train_fine(
         self, text_ids: Tensor, coarse_ids: Tensor, fine_ids: Tensor, plan_values: Tensor | None = None
@@ -145,25 +145,19 @@ class Generator(nn.Module):
         if self.plan is not None and plan_values is not None:
             cells = cells + self.plan.details(plan_values)
         x = torch.cat([self._embed_text(text_ids), cells], 1)
-        bias = self._joint_bias(self.fine_bias[text:, text:])
+        bias = self.fine_window.joint_bias(self.text_bias, coarse_ids.shape[1])
         turn = self._turn(0, x.shape[1])
         for block in self.decoder_blocks()[: self.config.fine_layers]:
-            x, _ = block(x, bias, None, turn)
+            x, _ = block(x, bias, None, turn, self.fine_window.local)
         return self._split_cells(self.fine_head(self.norm(x[:, text:])))
 
-    def _train_sketch(self, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def _train_sketch(self, x: Tensor, bias: Tensor, local: LocalAttention | None = None) -> tuple[Tensor, Tensor]:
         """Logits of the cells, and the prompt's last hidden state."""
         text, turn = self.config.text_length, self._turn(0, x.shape[1])
         for block in self.decoder_blocks():
-            x, _ = block(x, bias, None, turn)
+            x, _ = block(x, bias, None, turn, local)
         x = self.norm(x)
         return self.coarse_head(x[:, text:]), x[:, text - 1]
-
-    def _joint_bias(self, image: Tensor) -> Tensor:
-        """The prompt is causal and sees no image; the image sees the prompt, and itself through `image` [n, n]."""
-        text, cells = self.config.text_length, image.shape[0]
-        above = torch.cat([self.text_bias, image.new_full((text, cells), MASKED_SCORE)], 1)
-        return torch.cat([above, torch.cat([image.new_zeros(cells, text), image], 1)])
 
     def _turn(self, first: int, tokens: int) -> Rotation | None:
         return self._turn_at(torch.arange(first, first + tokens, device=self.text_bias.device))
@@ -190,19 +184,3 @@ class Generator(nn.Module):
 
     def _split_cells(self, logits: Tensor) -> Tensor:
         return logits.unflatten(-1, (FINE_PER_CELL, self.config.visual_vocabulary))
-
-
-def _causal_bias(tokens: int) -> Tensor:
-    return torch.full((tokens, tokens), MASKED_SCORE).triu(1)
-
-
-def _local_bias(config: GeneratorConfig) -> Tensor:
-    """Scores' bias of the fine pass, [t + n, t + n]: a cell sees the prompt and the cells within `fine_window`."""
-    rows, columns = config.coarse_grid
-    cell = torch.arange(rows * columns)
-    row, column = cell // columns, cell % columns
-    near = (row[:, None] - row).abs().le(config.fine_window) & (column[:, None] - column).abs().le(config.fine_window)
-    text, cells = config.text_length, rows * columns
-    bias = torch.zeros(text + cells, text + cells)
-    bias[text:, text:] = torch.where(near, 0.0, MASKED_SCORE)
-    return bias
