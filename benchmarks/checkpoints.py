@@ -65,14 +65,14 @@ RECIPES = {
         objective="next_token",
         global_batch_size=16,
         one_scale=True,
-        shape={"plan_tokens": 0},
+        shape={"plan_tokens": 0, "sketch_window": None},
     ),
     "one-scale": Recipe(
         about="all 256 cells in parallel, without a sketch",
         steps=3000,
         global_batch_size=16,
         one_scale=True,
-        shape={"plan_tokens": 0},
+        shape={"plan_tokens": 0, "sketch_window": None},
     ),
 }
 """In the order in which they are trained: a checkpoint that another one adapts comes before it."""

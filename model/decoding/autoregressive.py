@@ -6,7 +6,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .samplers import draw, guide, streams
+from .samplers import draw, guide, gumbel_noise, streams
+
+_NOISE_AT_ONCE = 2**16
+"""Numbers of an image's noise that are drawn in one call; token by token, the calls cost more than the numbers."""
 
 
 class NextTokenSession(Protocol):
@@ -60,17 +63,36 @@ def continue_tokens(
     guided = _Stream(session, unconditional, cache) if unconditional is not None and options.guidance != 1 else None
     plain = _Stream(session, prompt, cache)
     drawn = np.empty((len(prompt), count), dtype=np.int64)
+    noise = _TokenNoise(generators, count)
     for position in range(count):
         logits = plain.logits()
         if guided is not None:
             logits = guide(logits, guided.logits(), options.guidance)
-        logits = _only(logits, allowed(position), position)
-        token = draw(logits[:, None], options.temperature, generators, options.top_k, options.top_p)
+        logits = _only(logits, allowed(position), position)[:, None]
+        of_token = noise.next(logits.shape[-1]) if options.temperature > 0 else None
+        token = draw(logits, options.temperature, generators, options.top_k, options.top_p, of_token)
         drawn[:, position] = token[:, 0]
         for stream in (plain, guided):
             if stream is not None:
                 stream.add(token)
     return drawn
+
+
+class _TokenNoise:
+    """Gumbel noise of one token after another, taken from the streams for many tokens at once: the same numbers."""
+
+    def __init__(self, generators: list[np.random.Generator], tokens: int):
+        self._generators, self._left = generators, tokens
+        self._ready = np.empty((len(generators), 0, 0), dtype=np.float32)
+        self._used = 0
+
+    def next(self, vocabulary: int) -> np.ndarray:
+        """float32 [batch, 1, vocabulary]."""
+        if self._used == self._ready.shape[1]:
+            tokens = min(self._left, max(1, _NOISE_AT_ONCE // vocabulary))
+            self._ready, self._used = gumbel_noise(self._generators, (tokens, vocabulary)), 0
+        self._used, self._left = self._used + 1, self._left - 1
+        return self._ready[:, self._used - 1 : self._used]
 
 
 class _Stream:

@@ -61,15 +61,18 @@ def draw(
     generators: list[np.random.Generator],
     top_k: int = 0,
     top_p: float = 1.0,
+    noise: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw one token per position: float [batch, ..., vocabulary] -> ids [batch, ...].
 
     `temperature` 0 takes the most likely token. Otherwise the draw is exact by the Gumbel-max identity:
     argmax(logits / temperature + Gumbel noise) is distributed as softmax(logits / temperature), after `top_k` and then
-    `top_p` of that distribution were kept.
+    `top_p` of that distribution were kept. `noise`, shaped as `logits`, is Gumbel noise that the generators gave before.
     """
     kept = _kept(logits, temperature, top_k, top_p)
-    return (kept if temperature <= 0 else kept + gumbel_noise(generators, logits.shape[1:])).argmax(axis=-1)
+    if temperature <= 0:
+        return kept.argmax(axis=-1)
+    return (kept + (gumbel_noise(generators, logits.shape[1:]) if noise is None else noise)).argmax(axis=-1)
 
 
 def sample(

@@ -91,6 +91,29 @@ class FineGraph(nn.Module):
         return self.generator.fine_logits(past, coarse_ids, fine_ids, plan_ids)
 
 
+class _WholeNorm(nn.Module):
+    """A `GroupNorm` of one group in nine operators; exported by itself it becomes two dozen, most of them about shapes."""
+
+    def __init__(self, norm: nn.GroupNorm):
+        super().__init__()
+        assert norm.num_groups == 1
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, channels, rows, columns] -> the same."""
+        centred = x - x.mean((1, 2, 3), keepdim=True)
+        deviation = torch.sqrt((centred * centred).mean((1, 2, 3), keepdim=True) + self.eps)
+        return centred * (self.weight[:, None, None] / deviation) + self.bias[:, None, None]
+
+
+def _replace_norms(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.GroupNorm):
+            setattr(module, name, _WholeNorm(child))
+        else:
+            _replace_norms(child)
+
+
 class ImageDecoderGraph(nn.Module):
     """Codes int64 [batch, rows, columns] to pixels uint8 [batch, height, width, 3]."""
 
@@ -98,7 +121,8 @@ class ImageDecoderGraph(nn.Module):
 
     def __init__(self, visual: VisualTokenizer):
         super().__init__()
-        self.decoder = visual.decoder
+        self.decoder = copy.deepcopy(visual.decoder)
+        _replace_norms(self.decoder)
         # A lookup in a table of all codes is one operator; taking codes apart is a dozen on integers.
         self.register_buffer("values", visual.quantizer.to_values(torch.arange(visual.config.vocabulary)))
 

@@ -23,7 +23,7 @@ class ModelSettings(Section):
     )
     rope_theta: float = Field(default=10_000, ge=0, description="base of the rotary positions; 0: none")
     sketch_window: int | None = Field(
-        default=None,
+        default=2,
         ge=0,
         description="cells to each side that a cell of the sketch attends to when all are drawn at once; null: all",
     )
@@ -46,6 +46,9 @@ class GeneratorConfig(ModelSettings):
     """The whole shape: `config.json` of a checkpoint. What is added here follows from the tokens it is trained on."""
 
     fine_layers: int = Field(default=2, ge=0, description="0: no details, the sketch is the whole image")
+    sketch_window: int | None = Field(
+        default=None, ge=0, description="null where a checkpoint was made before there was one"
+    )
     text_vocabulary: int = Field(default=512, ge=8, description="size of the text tokenizer's vocabulary")
     text_length: int = Field(default=16, ge=4, description="tokens of a prompt, padding included")
     visual_levels: tuple[int, ...] = Field(

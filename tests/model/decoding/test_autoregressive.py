@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.decoding import autoregressive
 from model.decoding.autoregressive import NextTokenOptions, continue_tokens
 from model.transformer.config import DecoderConfig
 from model.transformer.decoder import Decoder
@@ -44,6 +45,14 @@ def test_a_row_depends_on_its_prompt_and_seed_alone(session):
     for row, seed in enumerate((7, 8, 9)):
         assert (continue_tokens(session, PROMPTS[row : row + 1], 10, HOT, [seed]) == together[row]).all()
     assert (continue_tokens(session, PROMPTS, 10, HOT, [17, 18, 19]) != together).any()
+
+
+def test_how_much_noise_is_taken_at_once_changes_nothing(session, monkeypatch):
+    together = continue_tokens(session, PROMPTS, 10, HOT, [7, 8, 9])
+    assert (continue_tokens(session, PROMPTS, 4, HOT, [7, 8, 9]) == together[:, :4]).all()
+    for numbers in (1, 3 * VOCABULARY):
+        monkeypatch.setattr(autoregressive, "_NOISE_AT_ONCE", numbers)
+        assert (continue_tokens(session, PROMPTS, 10, HOT, [7, 8, 9]) == together).all()
 
 
 def test_at_temperature_0_each_token_is_the_most_likely_one(session):

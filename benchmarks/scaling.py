@@ -1,0 +1,97 @@
+"""How does the time of an image grow with its size, drawn progressively and token by token?
+
+    python -m benchmarks.scaling [--json FILE]
+
+The quickstart's shape on larger grids, with random weights: times alone, no quality. Each size is drawn progressively,
+with a sketch whose cells see all others and with one whose cells see a window, and by next tokens with a cache and the
+details in one pass; on onnxruntime, fp32, one thread, batch 1, in turn.
+"""
+
+import argparse
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from benchmarks import checkpoints
+from benchmarks.decoders import Decoder, engine
+from benchmarks.report import Announcer, Check, Report, Row, command_line
+from model.decoding.autoregressive import NextTokenOptions
+from model.decoding.loop import DecodingOptions
+from model.transformer.config import GeneratorConfig
+from model.transformer.model import Generator
+
+SIDES = (8, 16, 24, 32)
+"""Rows and columns of the sketch; an image has eight pixels for each."""
+_WINDOW = 2
+_ROUNDS = 20
+_ALL, _LOCAL, _NEXT = "progressive", "progressive, window", "next token + details, KV cache"
+
+
+def open_decoders(stack: ExitStack, side: int) -> dict[str, Decoder]:
+    """The three ways to draw an image of this size, until `stack` closes."""
+    tokenizers = checkpoints.load_tokenizers()
+    shape = checkpoints.load("progressive").config.model_copy(
+        update={"coarse_grid": (side, side), "sketch_window": None}
+    )
+
+    def opened(config: GeneratorConfig, *, next_token: bool):
+        torch.manual_seed(0)
+        generator = Generator(config).eval()
+        return stack.enter_context(engine(generator, tokenizers, next_token=next_token, threads=1))
+
+    local = shape.model_copy(update={"sketch_window": _WINDOW})
+    return {
+        _ALL: opened(shape, next_token=False).parallel(_ALL, DecodingOptions()),
+        _LOCAL: opened(local, next_token=False).parallel(_LOCAL, DecodingOptions()),
+        _NEXT: opened(shape, next_token=True).autoregressive(_NEXT, NextTokenOptions(), cache=True),
+    }
+
+
+def times_ms(side: int, rounds: int) -> dict[str, list[float]]:
+    """Of each way; the first round is not counted."""
+    with ExitStack() as stack:
+        decoders = open_decoders(stack, side)
+        measured: dict[str, list[float]] = {name: [] for name in decoders}
+        text_length = checkpoints.load("progressive").config.text_length
+        prompt = np.random.default_rng(0).integers(0, 300, (1, text_length))
+        for number in range(rounds + 1):
+            for name, decoder in decoders.items():
+                start = perf_counter()
+                decoder.draw(prompt, [number])
+                if number:
+                    measured[name].append(1000 * (perf_counter() - start))
+    return measured
+
+
+def run(console: Console, file: Path | None, rounds: int = _ROUNDS, sides: tuple[int, ...] = SIDES) -> bool:
+    """Measure and print; whether the bounds hold: the next-token decoder falls behind further with every size."""
+    report, announce = Report("scaling", command_line(), columns=("pixels",)), Announcer(console)
+    before = 1.0
+    for side in sides:
+        announce(f"images of {8 * side}x{8 * side} pixels")
+        measured = times_ms(side, rounds)
+        for name, times in measured.items():
+            median, p95 = float(np.median(times)), float(np.quantile(times, 0.95))
+            report.rows.append(Row(f"{8 * side}x{8 * side}, {name}", median, p95, more={"pixels": (8 * side) ** 2}))
+        behind = float(np.median(np.array(measured[_NEXT]) / np.array(measured[_LOCAL])))
+        report.checks.append(Check(f"speedup_vs_next_token_{8 * side}", behind, before, before, rounds))
+        window = float(np.median(np.array(measured[_ALL]) / np.array(measured[_LOCAL])))
+        report.checks.append(Check(f"window_speedup_{8 * side}", window, None, 1.5, rounds))
+        before = behind
+    return report.finish(console, file)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Time images of several sizes.")
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args(arguments)
+    return 0 if run(Console(), chosen.json) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

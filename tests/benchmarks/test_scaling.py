@@ -1,0 +1,24 @@
+"""`python -m benchmarks.scaling` on one size and two images of each decoder."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from benchmarks import scaling
+
+
+@pytest.mark.slow
+def test_every_way_is_timed(tmp_path):
+    file = tmp_path / "scaling.json"
+    scaling.run(Console(file=io.StringIO()), file, rounds=2, sides=(8,))
+    result = json.loads(file.read_text())
+    assert [row["name"] for row in result["rows"]] == [
+        "64x64, progressive",
+        "64x64, progressive, window",
+        "64x64, next token + details, KV cache",
+    ]
+    assert all(0 < row["median_ms"] <= row["p95_ms"] for row in result["rows"])
+    checks = {check["name"]: check["value"] for check in result["checks"]}
+    assert checks["speedup_vs_next_token_64"] > 1 and checks["window_speedup_64"] > 0
