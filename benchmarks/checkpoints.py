@@ -129,7 +129,7 @@ def retrain(work: Path, store: Path = STORE, only: list[str] | None = None) -> N
     shards, tokenizers = work / "data" / "shards", work / "data" / _TOKENIZERS
     source = commit()  # before the first new weights make the checkout differ from it
     for name in names:
-        _train(name, shards, tokenizers, work)
+        _train(name, shards, tokenizers, work, store)
         _keep(name, work / name, tokenizers, store, source)
 
 
@@ -159,7 +159,7 @@ def make_data(folder: Path, parent_tokenizers: Path | None = None) -> None:
     )
 
 
-def _train(name: str, shards: Path, tokenizers: Path, work: Path) -> None:
+def _train(name: str, shards: Path, tokenizers: Path, work: Path, store: Path) -> None:
     from components.train.train import generator_config, train
     from model.data.shards import Shards
     from model.tokenizers.bundle import TokenizerBundle
@@ -173,7 +173,9 @@ def _train(name: str, shards: Path, tokenizers: Path, work: Path) -> None:
         shape = GeneratorConfig.model_validate(
             shape.model_dump() | {"coarse_grid": (2 * rows, 2 * columns), "fine_layers": 0}
         )
-    parent = work / recipe.adapts if recipe.adapts else None
+    parent = None
+    if recipe.adapts:  # the whole one of an earlier call, or else what is kept of it
+        parent = work / recipe.adapts if (work / recipe.adapts).exists() else store / recipe.adapts
     shutil.rmtree(work / name, ignore_errors=True)
     train(recipe.training(), shape, shards, tokenizers, parent, work / f"{name}-work", work / name)
 

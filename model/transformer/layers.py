@@ -87,7 +87,7 @@ class Attention(nn.Module):
         else:
             mixed, text = local(query[:, :, -local.cells :], key, value), tokens - local.cells
             if text:
-                read = _attend(*(part[:, :, :text] for part in (query, key, value)), bias)
+                read = _attend(query[:, :, :text], key[:, :, :text], value[:, :, :text], bias)
                 mixed = torch.cat([read, mixed], 2)
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, -1)), present
 
