@@ -31,6 +31,7 @@ from model.data.shards import Shards
 from model.objectives.heldout import heldout_losses, heldout_next_token_losses
 from model.objectives.masked import Grids, drop_prompts, parallel_losses
 from model.objectives.next_token import next_token_losses
+from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
 from model.transformer.plan import Plan
 
@@ -113,14 +114,21 @@ def initial_model(job: Job) -> Generator:
     torch.manual_seed(job.training.seed)
     if job.start_from is not None:
         start = load_checkpoint(job.start_from)
-        if start.config != job.model:
+        if start.config.model_copy(update=_windows(job.model)) != job.model:
             raise TrainingError(
                 "the checkpoint to start from has another shape",
                 where=str(job.start_from),
                 fix="set training.initialize_from=scratch",
             )
-        return start.train()
+        generator = Generator(job.model)
+        generator.load_state_dict(start.state_dict())
+        return generator.train()
     return Generator(job.model).train()
+
+
+def _windows(shape: GeneratorConfig) -> dict[str, int | None]:
+    """What of a shape holds no weights: a checkpoint may be trained on with other windows."""
+    return {"sketch_window": shape.sketch_window, "fine_window": shape.fine_window}
 
 
 def fingerprint(job: Job) -> str:

@@ -97,6 +97,19 @@ def is_rank_of(process: psutil.Process, work: Path) -> bool:
     return str(work / "job.json") in command and "torch.distributed.run" not in command
 
 
+def test_a_champion_is_trained_on_with_another_window_but_not_in_another_shape(data, uninterrupted, tmp_path):
+    tokenizers, shards = data
+    start = settings(steps=1, initialize_from="parent", learning_rate=1e-6, warmup_steps=0)
+    windowed = MODEL.model_copy(update={"sketch_window": 1})
+    train(start, windowed, shards, tokenizers, uninterrupted, tmp_path / "work", tmp_path / "checkpoint")
+    assert load_checkpoint(tmp_path / "checkpoint").config.sketch_window == 1
+    assert curve(tmp_path / "checkpoint")[1] < 0.9 * curve(uninterrupted)[1]
+    wider = MODEL.model_copy(update={"intermediate_size": 48})
+    with pytest.raises(TrainingError, match="exit code 1"):
+        train(start, wider, shards, tokenizers, uninterrupted, tmp_path / "wider", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_shards_of_other_tokenizers_are_refused(data, tmp_path):
     _, shards = data
     other = tmp_path / "tokenizers"
