@@ -35,21 +35,21 @@ BEST_AR, BEST_AR_INT8, BEST_AR_VARIED, RASTER, NAIVE = (
 )
 ONE_SCALE = {steps: f"one scale, {steps} parallel steps" for steps in (1, 2, 4, 8, 16)}
 PARALLEL = {
-    OURS: ("progressive", DecodingOptions(temperature=0.3, plan_temperature=0.8)),
-    OURS_INT8: ("progressive, int8", DecodingOptions(temperature=0.3, plan_temperature=0.8)),
-    VARIED: ("progressive", DecodingOptions(temperature=0.8, plan_temperature=1.1)),
+    OURS: ("progressive", DecodingOptions(temperature=0.4, plan_temperature=0.9)),
+    OURS_INT8: ("progressive, int8", DecodingOptions(temperature=0.4, plan_temperature=0.9)),
+    VARIED: ("progressive", DecodingOptions(temperature=1.0, plan_temperature=1.3)),
     GREEDY: ("progressive", DecodingOptions(temperature=0.0, plan_temperature=0.0)),
-    REDRAWN: ("progressive", DecodingOptions(temperature=0.7, plan_temperature=0.8, redraw_below=0.1)),
+    REDRAWN: ("progressive", DecodingOptions(temperature=0.8, plan_temperature=0.9, redraw_below=0.1)),
     ADAPTED: ("adapted", DecodingOptions(temperature=0.3, plan_temperature=0.8)),
     **{name: ("one-scale", DecodingOptions(coarse_steps=steps, temperature=0.7)) for steps, name in ONE_SCALE.items()},
 }
 """Engine and settings of each parallel decoder."""
 AUTOREGRESSIVE = {
-    BEST_AR: ("next-token", NextTokenOptions(temperature=0.545), True),
-    BEST_AR_INT8: ("next-token, int8", NextTokenOptions(temperature=0.53), True),
-    BEST_AR_VARIED: ("next-token", NextTokenOptions(temperature=0.85), True),
-    RASTER: ("raster", NextTokenOptions(temperature=0.56), True),
-    NAIVE: ("raster", NextTokenOptions(temperature=0.56), False),
+    BEST_AR: ("next-token", NextTokenOptions(temperature=0.465), True),
+    BEST_AR_INT8: ("next-token, int8", NextTokenOptions(temperature=0.49), True),
+    BEST_AR_VARIED: ("next-token", NextTokenOptions(temperature=0.91), True),
+    RASTER: ("raster", NextTokenOptions(temperature=0.39), True),
+    NAIVE: ("raster", NextTokenOptions(temperature=0.39), False),
 }
 """Engine, settings and whether keys and values are kept, of each autoregressive decoder."""
 ENGINES: dict[str, tuple[str, Precision]] = {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks import checkpoints
 from benchmarks.decode import Amount, Bench
-from benchmarks.decode_rows import open_engines
+from benchmarks.decode_rows import ENGINES, open_engines
 from benchmarks.decoders import Decoder, Engine
 from benchmarks.image_quality import Questions
 from components.judge.reading import GRAPH_NAME
@@ -27,8 +27,8 @@ _FIRST_SEED = 1_000_000
 def decoders(
     name: str, engine: Engine, steps: list[int], temperatures: list[float], plan_temperatures: list[float]
 ) -> list[Decoder]:
-    """Every setting of a checkpoint that is worth looking at."""
-    if checkpoints.RECIPES[name].objective == "next_token":
+    """Every setting of an engine that is worth looking at."""
+    if checkpoints.RECIPES[ENGINES[name][0]].objective == "next_token":
         return [
             engine.autoregressive(f"{name}, {t}", NextTokenOptions(temperature=t), cache=True) for t in temperatures
         ]
@@ -47,7 +47,7 @@ def decoders(
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--only", nargs="+", default=list(checkpoints.RECIPES), help="checkpoints")
+    parser.add_argument("--only", nargs="+", default=list(checkpoints.RECIPES), choices=ENGINES, help="engines")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="where the judge is kept")
     parser.add_argument("--captions", type=int, default=250)
     parser.add_argument("--held-out", action="store_true", help="held-out captions, under other seeds")

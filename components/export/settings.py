@@ -11,13 +11,13 @@ class DecodingSettings(Section):
 
     coarse_steps: int = Field(default=1, ge=1, le=64, description="parallel passes over the sketch")
     temperature: float = Field(
-        default=0.3,
+        default=0.4,
         ge=0,
         le=2,
         description="of the sketch's first pass; it falls linearly over the passes, 0 is greedy",
     )
     plan_temperature: float = Field(
-        default=0.8, ge=0, le=2, description="of the plan, where the model has one; 0: one look for all seeds"
+        default=0.9, ge=0, le=2, description="of the plan, where the model has one; 0: one look for all seeds"
     )
     fine_temperature: float = Field(default=0.0, ge=0, le=2, description="of the details")
     top_k: int = Field(default=0, ge=0, description="only the k most likely tokens are drawn; 0 is all")

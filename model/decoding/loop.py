@@ -17,9 +17,9 @@ class DecodingOptions:
 
     coarse_steps: int = 1
     """Parallel passes over the sketch."""
-    temperature: float = 0.3
+    temperature: float = 0.4
     """Sampling temperature of the sketch's first pass; it falls linearly over the passes. 0 is greedy."""
-    plan_temperature: float = 0.8
+    plan_temperature: float = 0.9
     """Sampling temperature of the plan, where the model has one. 0 gives every seed the same plan."""
     fine_temperature: float = 0.0
     """Sampling temperature of the details."""
