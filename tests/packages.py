@@ -12,6 +12,7 @@ from serving.package.signing import sign
 RUNTIME = RuntimeOptions(
     threads=1,
     instances=1,
+    largest_group=4,
     warmup_requests=1,
     limits=Limits(max_prompt_bytes=256, max_coarse_steps=64, max_temperature=2.0),
 )

@@ -79,6 +79,7 @@ def _runtime_options(settings: ExportSettings) -> RuntimeOptions:
     return RuntimeOptions(
         threads=settings.threads,
         instances=settings.instances,
+        largest_group=settings.largest_group,
         warmup_requests=settings.warmup_requests,
         limits=limits,
     )

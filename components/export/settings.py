@@ -49,6 +49,8 @@ class ExportSettings(Section):
     """Threads of one operator, for each instance."""
     instances: int = Field(default=1, ge=1, le=64)
     """Copies of the model that answer at the same time."""
+    largest_group: int = Field(default=4, ge=1, le=64)
+    """Waiting requests that one copy draws together."""
     warmup_requests: int = Field(default=3, ge=1, le=100)
     """Requests that Triton sends before the model counts as ready."""
     max_prompt_bytes: int = Field(default=1024, ge=16, le=65536)

@@ -28,6 +28,8 @@ class RuntimeOptions:
     """Threads of one operator, for each instance."""
     instances: int
     """Copies of the model that answer at the same time."""
+    largest_group: int
+    """Requests that one of them draws together."""
     warmup_requests: int
     limits: Limits
 
@@ -97,7 +99,11 @@ def _write_generator_config(engine: Path, target: Path, decoding: dict[str, Any]
         raise ExportError("the engine lacks this file", where=str(source), fix="run the calibrate step again")
     config = read_json(source)
     config["decoding"] = decoding
-    config["runtime"] = {"threads": runtime.threads, "limits": asdict(runtime.limits)}
+    config["runtime"] = {
+        "threads": runtime.threads,
+        "largest_group": runtime.largest_group,
+        "limits": asdict(runtime.limits),
+    }
     write_json(target, config)
 
 

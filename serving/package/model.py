@@ -1,7 +1,8 @@
 """The Triton model of a package (Python backend, decoupled): this file is copied to `1/model.py`.
 
-One request gives a response after each stage: previews, then the final image. A request that cannot be answered
-gets a typed error and harms no other; one that its caller cancelled stops before its next stage.
+One request gives a response after each stage: previews, then the final image. Requests that wait while others are drawn
+are drawn together. One that cannot be answered gets a typed error and harms no other; one that its caller cancelled gets
+no further stage, and a group that nobody waits for stops before its next one.
 """
 
 import hashlib
@@ -12,14 +13,26 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]  (Triton provides it)
 
-from .runtime.generator import Generator, Image
+from .runtime.generator import Generator, Image, Prepared
+from .runtime.grouping import Groups
 from .runtime.requests import Request, RequestError, parse
 
 INPUTS = ("prompt", "seed", "coarse_steps", "temperature")
 
 
-class _CancelledError(Exception):
-    """The caller of the request has gone."""
+class _Caller:
+    """A request that was taken: what is to be drawn, and whom to tell."""
+
+    def __init__(self, request: Request, prepared: Prepared, sender: Any):
+        self.request, self.prepared, self.sender = request, prepared, sender
+        self.waits = True
+
+    def still_waits(self) -> bool:
+        """Whether an answer is still wanted; tells a caller that has gone so, once."""
+        if self.waits and self.sender.is_cancelled():
+            self.waits = False
+            _fail(self.sender, "CANCELLED: the caller has gone", pb_utils.TritonError.CANCELLED)
+        return self.waits
 
 
 class TritonPythonModel:
@@ -31,26 +44,52 @@ class TritonPythonModel:
         self._digest = hashlib.sha256((package / "manifest.json").read_bytes()).hexdigest()
         self._generator = Generator(package / args["model_version"])
         self._generator.check()
+        self._groups = Groups(
+            self._answer, lambda caller: caller.prepared.options, largest=self._generator.largest_group
+        )
 
     def execute(self, requests: list[Any]) -> None:
-        """Answer each request on its own response sender."""
+        """Take the requests up; the groups' thread answers each on its own response sender."""
         for request in requests:
-            self._answer(request, request.get_response_sender())
+            sender = request.get_response_sender()
+            try:
+                asked = parse({name: _tensor(request, name) for name in INPUTS}, self._generator.limits)
+                self._groups.add(_Caller(asked, self._generator.prepare(asked), sender))
+            except RequestError as error:
+                _fail(sender, str(error), pb_utils.TritonError.INVALID_ARG)
+            except Exception as error:  # noqa: BLE001 - whatever a request causes, the model goes on serving the others
+                _fail(sender, _internal(error), pb_utils.TritonError.INTERNAL)
 
-    def _answer(self, request: Any, sender: Any) -> None:
+    def finalize(self) -> None:
+        """Answer what was taken, then end."""
+        self._groups.close()
+
+    def _answer(self, group: list[_Caller]) -> None:
+        """Draw a group and send every stage to those who still wait for it."""
         try:
-            asked = parse({name: _tensor(request, name) for name in INPUTS}, self._generator.limits)
-            _stop_if_cancelled(sender)
-            for image in self._generator.images(asked):
-                _stop_if_cancelled(sender)
-                flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if image.stage == "final" else 0
-                sender.send(self._response(asked, image), flags=flags)
-        except RequestError as error:
-            _fail(sender, str(error), pb_utils.TritonError.INVALID_ARG)
-        except _CancelledError:
-            _fail(sender, "CANCELLED: the caller has gone", pb_utils.TritonError.CANCELLED)
-        except Exception as error:  # noqa: BLE001 - whatever a request causes, the model goes on serving the others
-            _fail(sender, f"INTERNAL: {type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+            group = [caller for caller in group if caller.still_waits()]
+            stages = self._generator.draw([caller.prepared for caller in group]) if group else ()
+            for images in stages:
+                waiting = [caller for caller in group if caller.still_waits()]
+                if not waiting:
+                    return
+                for caller, image in zip(group, images, strict=True):
+                    if caller in waiting:
+                        self._send(caller, image)
+        except Exception as error:  # noqa: BLE001 - as in `execute`, and the thread must go on
+            for caller in group:
+                if caller.waits:
+                    _fail(caller.sender, _internal(error), pb_utils.TritonError.INTERNAL)
+
+    def _send(self, caller: _Caller, image: Image) -> None:
+        final = image.stage == "final"
+        flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
+        caller.waits = not final
+        try:
+            caller.sender.send(self._response(caller.request, image), flags=flags)
+        except Exception as error:  # noqa: BLE001 - the others of the group are to get theirs
+            caller.waits = False
+            _fail(caller.sender, _internal(error), pb_utils.TritonError.INTERNAL)
 
     def _response(self, asked: Request, image: Image) -> Any:
         outputs = {
@@ -69,11 +108,13 @@ def _tensor(request: Any, name: str) -> np.ndarray | None:
     return None if tensor is None else tensor.as_numpy()
 
 
-def _stop_if_cancelled(sender: Any) -> None:
-    if sender.is_cancelled():
-        raise _CancelledError
+def _internal(error: Exception) -> str:
+    return f"INTERNAL: {type(error).__name__}: {error}"
 
 
 def _fail(sender: Any, message: str, code: Any) -> None:
     error = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
-    sender.send(error, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    try:
+        sender.send(error, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    except Exception as fault:  # noqa: BLE001 - its caller is out of reach; the others are not
+        pb_utils.Logger.log_error(f"an answer could not be sent: {fault}")

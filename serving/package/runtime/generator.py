@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,19 @@ class Image:
     pixels: np.ndarray
     """uint8 [height, width, 3]."""
     timings_ms: dict[str, float]
-    """Milliseconds since the request was taken up, by stage."""
+    """Milliseconds since the request came, by stage."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request whose prompt was read; those with equal `options` can be drawn together."""
+
+    text_ids: np.ndarray
+    """int64 [1, text_length]."""
+    options: DecodingOptions
+    seed: int
+    arrived: float
+    """When, by `time.perf_counter`."""
 
 
 class Generator:
@@ -34,6 +46,7 @@ class Generator:
         config = json.loads((folder / "generator.json").read_text())
         runtime = config["runtime"]
         self.limits = Limits(**runtime["limits"])
+        self.largest_group: int = runtime["largest_group"]
         self.options = DecodingOptions(**config["decoding"])
         self._text_length: int = config["text_length"]
         self._special: dict[str, int] = config["special"]
@@ -54,16 +67,27 @@ class Generator:
         padding = [self._special["pad"]] * (self._text_length - 2 - len(text))
         return np.array([[*padding, self._special["bos"], *text, self._special["boi"]]], dtype=np.int64)
 
-    def images(self, request: Request) -> Iterator[Image]:
-        """Draw the image of `request` and yield each stage as it is done, the final one last."""
-        start = time.perf_counter()
-        text_ids = self.prompt_ids(request.prompt)
+    def prepare(self, request: Request) -> Prepared:
+        """Raises `RequestError` for a prompt that does not fit."""
         asked = {"coarse_steps": request.coarse_steps, "temperature": request.temperature}
         options = replace(self.options, **{name: value for name, value in asked.items() if value is not None})
-        timings: dict[str, float] = {}
-        for stage in generate(self._session, text_ids, options, [request.seed], self._unconditional):
-            timings[stage.name] = round(1000 * (time.perf_counter() - start), 3)
-            yield Image(stage.name, stage.pixels[0], dict(timings))
+        return Prepared(self.prompt_ids(request.prompt), options, request.seed, time.perf_counter())
+
+    def images(self, request: Request) -> Iterator[Image]:
+        """Draw the image of `request` and yield each stage as it is done, the final one last."""
+        for (image,) in self.draw([self.prepare(request)]):
+            yield image
+
+    def draw(self, group: Sequence[Prepared]) -> Iterator[list[Image]]:
+        """Draw a group of equal options; yield each stage of all images at once, in the group's order."""
+        text_ids = np.concatenate([one.text_ids for one in group])
+        seeds = [one.seed for one in group]
+        timings: list[dict[str, float]] = [{} for _ in group]
+        for stage in generate(self._session, text_ids, group[0].options, seeds, self._unconditional):
+            now = time.perf_counter()
+            for one, own in zip(group, timings, strict=True):
+                own[stage.name] = round(1000 * (now - one.arrived), 3)
+            yield [Image(stage.name, pixels, dict(own)) for pixels, own in zip(stage.pixels, timings, strict=True)]
 
     def check(self) -> None:
         """Draw one image through every graph. Raises `ValueError` where it is not what `generator.json` says."""
