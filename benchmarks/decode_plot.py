@@ -28,10 +28,14 @@ def plot(rows: Mapping[str, Shown], captions: Sequence[str], file: Path) -> None
     figure = Figure(figsize=(16, 1.05 * len(names) + 1.5), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.25))[0]
     axes = left.subplots()
+    times = [row.median_ms for row in rows.values()]
+    middle = (min(times) * max(times)) ** 0.5
     for number, name in enumerate(names):
         row = rows[name]
         axes.scatter(row.median_ms, row.accuracy, s=40 + 400 * row.variety, alpha=0.6, color=f"C{number % 10}")
-        axes.annotate(name, (row.median_ms, row.accuracy), fontsize=7, xytext=(4, 6), textcoords="offset points")
+        side, shift = ("right", -4) if row.median_ms > middle else ("left", 4)
+        place = {"xytext": (shift, 6), "textcoords": "offset points", "ha": side}
+        axes.annotate(name, (row.median_ms, row.accuracy), fontsize=7, **place)
     axes.set_xscale("log")
     axes.set_xlabel("median time of an image, ms (one thread)")
     axes.set_ylabel("accuracy (judge)")

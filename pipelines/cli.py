@@ -247,6 +247,19 @@ def bench_modality_gate(
         sys.exit(1)
 
 
+@bench_app.command(name="serving")
+def bench_serving(
+    json_file: BenchJsonOption = None,
+    rounds: Annotated[int, typer.Option(min=5, help="Rounds; each measures everything once.")] = 7,
+) -> None:
+    """The served model: time to the first preview and to the image, images a second, what Triton costs."""
+    with _in_a_checkout():
+        from benchmarks import serving
+
+    if not serving.run(console, json_file, serving.Amount(rounds=rounds)):
+        sys.exit(1)
+
+
 def main() -> None:
     """The `emuflow` command."""
     from common.redaction import redact_text

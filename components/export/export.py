@@ -42,7 +42,7 @@ def export(
     Raises `ExportError` where a package cannot be built, loaded or answer; packages of this call are then removed.
     """
     kept_before = {path.name for path in package_store.iterdir()} if package_store.is_dir() else set()
-    runtime = _runtime_options(settings)
+    runtime = runtime_options(settings)
     packages: dict[str, Path] = {}
     try:
         for done, precision in enumerate(PRECISIONS):
@@ -74,7 +74,7 @@ def export(
     return result
 
 
-def _runtime_options(settings: ExportSettings) -> RuntimeOptions:
+def runtime_options(settings: ExportSettings) -> RuntimeOptions:
     limits = Limits(settings.max_prompt_bytes, settings.max_coarse_steps, settings.max_temperature)
     return RuntimeOptions(
         threads=settings.threads,

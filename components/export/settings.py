@@ -47,9 +47,9 @@ class ExportSettings(Section):
 
     threads: int = Field(default=1, ge=1, le=256)
     """Threads of one operator, for each instance."""
-    instances: int = Field(default=1, ge=1, le=64)
+    instances: int = Field(default=2, ge=1, le=64)
     """Copies of the model that answer at the same time."""
-    largest_group: int = Field(default=4, ge=1, le=64)
+    largest_group: int = Field(default=8, ge=1, le=64)
     """Waiting requests that one copy draws together."""
     warmup_requests: int = Field(default=3, ge=1, le=100)
     """Requests that Triton sends before the model counts as ready."""

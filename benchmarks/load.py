@@ -1,0 +1,145 @@
+"""Requests for a served model, from a process of its own: `python -m benchmarks.load ENDPOINT --clients 16 --seconds 10`.
+
+With `--clients`, so many ask one after another without a pause: what is the most that the server gives? With `--rate`,
+requests come at random times (Poisson) whether or not earlier ones were answered, and a latency counts from the moment
+at which its request was due: a server that stalls cannot hide it by delaying the next question (coordinated omission).
+Prints one JSON line.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2_grpc
+
+from emuflow_client.wire import decode, encode
+
+_ROOT = Path(__file__).resolve().parent.parent
+PROMPTS = (
+    "a red seven left of a green two",
+    "a blue nine above a yellow four",
+    "a white zero below a red one",
+    "a green three right of a blue five",
+    "a yellow eight",
+)
+
+
+@dataclass
+class Load:
+    """What came of it; latencies in milliseconds, of the requests that were answered."""
+
+    seconds: float = 0.0
+    """From the first request to the last answer."""
+    offered_per_s: float | None = None
+    image_ms: list[float] = field(default_factory=list)
+    """Until the final image."""
+    preview_ms: list[float] = field(default_factory=list)
+    """Until the first stage."""
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def images_per_s(self) -> float:
+        return len(self.image_ms) / self.seconds
+
+
+def run_load(endpoint: str, model: str, *, seconds: float, clients: int = 0, rate: float = 0.0, seed: int = 0) -> Load:
+    """Ask from a new process. Exactly one of `clients` and `rate` (requests a second) is above 0."""
+    command = [sys.executable, "-m", "benchmarks.load", endpoint, "--model", model, "--seconds", str(seconds)]
+    command += ["--clients", str(clients), "--rate", str(rate), "--seed", str(seed)]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=_ROOT).stdout
+    return Load(**json.loads(answer.splitlines()[-1]))
+
+
+class _Asker:
+    """Sends requests and keeps what came of them."""
+
+    def __init__(self, stub: service_pb2_grpc.GRPCInferenceServiceStub, model: str):
+        self._stub, self._model, self.load, self._sent = stub, model, Load(), 0
+
+    async def ask(self, due: float) -> None:
+        """One request, due at `due` by `time.perf_counter`."""
+        number, self._sent = self._sent, self._sent + 1
+        request = encode(self._model, PROMPTS[number % len(PROMPTS)], number, None, None)
+
+        async def requests():
+            yield request
+
+        preview = image = None
+        try:
+            async for message in self._stub.ModelStreamInfer(requests()):
+                if message.error_message:
+                    self.load.errors.append(message.error_message)
+                    return
+                preview = time.perf_counter() if preview is None else preview
+                if decode(message.infer_response).final:
+                    image = time.perf_counter()
+        except grpc.aio.AioRpcError as error:
+            self.load.errors.append(str(error.code()))
+            return
+        if preview is None or image is None:
+            self.load.errors.append("the stream ended without a final image")
+            return
+        self.load.preview_ms.append(1000 * (preview - due))
+        self.load.image_ms.append(1000 * (image - due))
+
+
+async def _in_turn(asker: _Asker, clients: int, end: float) -> None:
+    async def client() -> None:
+        while time.perf_counter() < end:
+            await asker.ask(time.perf_counter())
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+
+
+async def _at_random(asker: _Asker, due: Sequence[float]) -> None:
+    start, tasks = time.perf_counter(), []
+    for moment in due:
+        await asyncio.sleep(max(0.0, start + moment - time.perf_counter()))
+        tasks.append(asyncio.create_task(asker.ask(start + moment)))
+    await asyncio.gather(*tasks)
+
+
+async def _main(chosen: argparse.Namespace) -> Load:
+    async with grpc.aio.insecure_channel(chosen.endpoint) as channel:
+        asker = _Asker(service_pb2_grpc.GRPCInferenceServiceStub(channel), chosen.model)
+        await asker.ask(time.perf_counter())  # connects
+        asker.load = Load()
+        start = time.perf_counter()
+        if chosen.clients:
+            await _in_turn(asker, chosen.clients, start + chosen.seconds)
+        else:
+            gaps = np.random.default_rng(chosen.seed).exponential(
+                1 / chosen.rate, int(2 * chosen.rate * chosen.seconds) + 9
+            )
+            due = gaps.cumsum()
+            await _at_random(asker, due[due < chosen.seconds].tolist())
+            asker.load.offered_per_s = chosen.rate
+        asker.load.seconds = time.perf_counter() - start
+    return asker.load
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Ask a served model for images, and tell how long it took.")
+    parser.add_argument("endpoint", help="host:port of Triton's gRPC service")
+    parser.add_argument("--model", default="generator")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--clients", type=int, default=0, help="so many ask without a pause")
+    parser.add_argument("--rate", type=float, default=0.0, help="requests a second, at random times")
+    parser.add_argument("--seed", type=int, default=0, help="of the times")
+    chosen = parser.parse_args(arguments)
+    if (chosen.clients > 0) == (chosen.rate > 0):
+        parser.error("name either --clients or --rate")
+    print(json.dumps(asdict(asyncio.run(_main(chosen)))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
