@@ -24,6 +24,7 @@ ALLOWED = {
         "emuflow_client",
         "benchmarks.decode",
         "benchmarks.modality_gate",
+        "benchmarks.serving",
     },
 }
 HEAVY = ("torch", "mlflow", "deepspeed", "great_expectations", "kfp")

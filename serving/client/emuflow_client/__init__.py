@@ -1,10 +1,12 @@
 """Ask an Emuflow generator for images: `with GeneratorClient("localhost:8001") as client: client.generate("...")`."""
 
+from emuflow_client.aio import AsyncGeneratorClient
 from emuflow_client.client import GeneratorClient
 from emuflow_client.errors import Cancelled, GeneratorError, InvalidRequest, ServerFault, TimedOut, Unavailable
 from emuflow_client.wire import Result
 
 __all__ = [
+    "AsyncGeneratorClient",
     "Cancelled",
     "GeneratorClient",
     "GeneratorError",

@@ -1,31 +1,19 @@
 """The client: one gRPC stream for each request, so that it has its own deadline and can be cancelled alone."""
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from emuflow_client.errors import Cancelled, GeneratorError, InvalidRequest, ServerFault, TimedOut, Unavailable
+from emuflow_client.connection import metadata, open_channel
+from emuflow_client.errors import ServerFault, Unavailable
+from emuflow_client.replies import from_status, typed
 from emuflow_client.wire import Result, decode, encode
 
-_MAX_MESSAGE_BYTES = 256 << 20
 _FIRST_PAUSE_S = 0.1
-# An error inside a stream comes as bare text. Triton can send it as a gRPC status (header `triton_grpc_error`), but
-# with it Triton 2.51 can die of a segmentation fault at an error, so the text's typed prefix is read instead.
-_PREFIXES: dict[str, type[GeneratorError]] = {
-    "INVALID_ARGUMENT:": InvalidRequest,
-    "UNAVAILABLE:": Unavailable,
-    "Request for unknown model": Unavailable,
-    "CANCELLED:": Cancelled,
-}
-_STATUSES: dict[grpc.StatusCode, type[GeneratorError]] = {
-    grpc.StatusCode.UNAVAILABLE: Unavailable,
-    grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut,
-    grpc.StatusCode.CANCELLED: Cancelled,
-}
 
 
 class GeneratorClient:
@@ -35,19 +23,26 @@ class GeneratorClient:
     only where the server was unavailable and nothing had been answered.
     """
 
-    def __init__(self, endpoint: str, *, timeout_s: float = 30.0, model: str = "generator", retries: int = 2):
-        """`timeout_s` (above 0, else `ValueError`) is for a whole request; the connection is made by the first one."""
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        timeout_s: float = 30.0,
+        model: str = "generator",
+        retries: int = 2,
+        tls: bool | bytes = False,
+        headers: Mapping[str, str] | None = None,
+    ):
+        """`timeout_s` (above 0, else `ValueError`) is for a whole request; the connection is made by the first one.
+
+        `tls` checks the server's certificate, against the machine's authorities (True) or against these (PEM); `headers`
+        go with every request, such as a proxy's token.
+        """
         if timeout_s <= 0:
             raise ValueError(f"timeout_s must be above 0, not {timeout_s}")
         self._timeout_s, self._model, self._retries = timeout_s, model, retries
-        self._channel = grpc.insecure_channel(
-            endpoint,
-            options=[
-                ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.min_reconnect_backoff_ms", 100),
-            ],
-        )
+        self._metadata = metadata(headers)
+        self._channel = open_channel(endpoint, tls)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def generate(
@@ -101,14 +96,14 @@ class GeneratorClient:
 
     def _attempt(self, request: Any, deadline: float) -> Iterator[Result]:
         left_s = max(0.001, deadline - time.monotonic())
-        call = self._stub.ModelStreamInfer(iter([request]), timeout=left_s)
+        call = self._stub.ModelStreamInfer(iter([request]), timeout=left_s, metadata=self._metadata)
         try:
             for message in call:
                 if message.error_message:
-                    raise _typed(message.error_message)
+                    raise typed(message.error_message)
                 yield decode(message.infer_response)
         except grpc.RpcError as error:
-            raise _from_status(error) from None
+            raise from_status(error) from None
         finally:
             call.cancel()
 
@@ -123,15 +118,3 @@ class GeneratorClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _typed(message: str) -> GeneratorError:
-    for prefix, kind in _PREFIXES.items():
-        if message.startswith(prefix):
-            return kind(message)
-    return ServerFault(message)
-
-
-def _from_status(error: grpc.RpcError) -> GeneratorError:
-    code, details = error.code(), error.details() or "no details"  # pyright: ignore[reportAttributeAccessIssue]
-    return _STATUSES.get(code, ServerFault)(f"{code.name}: {details}")

@@ -1,0 +1,107 @@
+"""The client for asyncio: the same calls, errors and time-outs as `GeneratorClient`."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2_grpc
+
+from emuflow_client.connection import metadata, open_aio_channel
+from emuflow_client.errors import ServerFault, Unavailable
+from emuflow_client.replies import from_status, typed
+from emuflow_client.wire import Result, decode, encode
+
+_FIRST_PAUSE_S = 0.1
+
+
+class AsyncGeneratorClient:
+    """`GeneratorClient` for one event loop; many requests may run at once. See there for what each argument means."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        timeout_s: float = 30.0,
+        model: str = "generator",
+        retries: int = 2,
+        tls: bool | bytes = False,
+        headers: Mapping[str, str] | None = None,
+    ):
+        if timeout_s <= 0:
+            raise ValueError(f"timeout_s must be above 0, not {timeout_s}")
+        self._timeout_s, self._model, self._retries = timeout_s, model, retries
+        self._metadata = metadata(headers)
+        self._channel = open_aio_channel(endpoint, tls)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    async def generate(
+        self,
+        prompt: str,
+        seed: int | None = None,
+        coarse_steps: int | None = None,
+        temperature: float | None = None,
+    ) -> Result:
+        """The image of `prompt`; arguments and errors as in `GeneratorClient.generate`. A task that is cancelled cancels
+        its request."""
+        async with aclosing(self.stream(prompt, seed, coarse_steps, temperature)) as stages:
+            async for result in stages:
+                if result.final:
+                    return result
+        raise ServerFault("the stream ended without a final image")
+
+    async def stream(
+        self,
+        prompt: str,
+        seed: int | None = None,
+        coarse_steps: int | None = None,
+        temperature: float | None = None,
+    ) -> AsyncGenerator[Result, None]:
+        """Each stage as it is done, as in `GeneratorClient.stream`. Closing the generator cancels the request."""
+        request = encode(self._model, prompt, seed, coarse_steps, temperature)
+        deadline = time.monotonic() + self._timeout_s
+        for attempt in range(self._retries + 1):
+            answered = False
+            try:
+                async with aclosing(self._attempt(request, deadline)) as results:
+                    async for result in results:
+                        answered = True
+                        yield result
+                return
+            except Unavailable:
+                pause = _FIRST_PAUSE_S * 2**attempt
+                if answered or attempt == self._retries or time.monotonic() + pause >= deadline:
+                    raise
+                await asyncio.sleep(pause)
+
+    async def _attempt(self, request: Any, deadline: float) -> AsyncGenerator[Result, None]:
+        left_s = max(0.001, deadline - time.monotonic())
+        call = self._stub.ModelStreamInfer(_once(request), timeout=left_s, metadata=self._metadata)
+        try:
+            async for message in call:
+                if message.error_message:
+                    raise typed(message.error_message)
+                yield decode(message.infer_response)
+        except grpc.aio.AioRpcError as error:
+            raise from_status(error) from None
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """Close the connection; requests that still run are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> "AsyncGeneratorClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+async def _once(request: Any) -> AsyncIterator[Any]:
+    yield request
