@@ -22,6 +22,8 @@ class CalibrationResult:
     """Relative L2 error of INT8 against full precision, by graph."""
     agreement: dict[str, float]
     """Share of the positions whose most likely token is the same in both precisions, by graph with logits."""
+    full_precision_layers: dict[str, int]
+    """Layers that stay in full precision because INT8 would have been too far off, by graph."""
 
 
 def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, engine: Path) -> CalibrationResult:
@@ -33,10 +35,10 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
     """
     from components.calibrate.engine import (
         block_sizes,
-        compare_precisions,
         engine_sizes,
         generator_description,
         quantize_engine,
+        within_bound,
     )
     from components.calibrate.heldout import describe_heldout
     from components.calibrate.prompts import prompt_batches
@@ -85,7 +87,8 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
         report(next(phases), _PHASES, "quantizing")
         layers = quantize_engine(settings, fp32, int8, calibration.feeds)
         report(next(phases), _PHASES, "comparing INT8 with full precision")
-        fidelity = compare_precisions(settings, fp32, int8, measured.feeds, layers)
+        kept = within_bound(settings, fp32, int8, calibration.feeds, measured.feeds, layers)
+        fidelity = {graph: found.fidelity for graph, found in kept.items()}
         blocks = block_sizes(fp32, int8).describe()
         for folder in (fp32, int8):
             fuse_graphs(folder, generator.config.coarse_grid, generator.config.visual_vocabulary)
@@ -102,6 +105,7 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
                 "block_bytes": blocks,
                 "engine_bytes": whole,
                 "fidelity": {graph: asdict(found) for graph, found in fidelity.items()},
+                "full_precision": {graph: [asdict(layer) for layer in found.put_back] for graph, found in kept.items()},
                 "prompts": {"calibration": sum(map(len, prompts)), "measured": sum(map(len, unseen))},
                 "settings": settings.model_dump(mode="json"),
                 "tokenizers_digest": tokenizers.digest,
@@ -115,4 +119,5 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
         engine_bytes_ratio=whole["ratio"],
         output_error={graph: found.output for graph, found in fidelity.items()},
         agreement={graph: found.agreement for graph, found in fidelity.items() if found.agreement is not None},
+        full_precision_layers={graph: len(found.put_back) for graph, found in kept.items()},
     )

@@ -9,9 +9,9 @@ import onnx
 
 from common.errors import QuantizationError
 from common.files import files_under
+from components.calibrate.fallback import Kept, keep_within
 from components.calibrate.settings import CalibrationSettings
 from model.quantization.export_onnx import TRANSFORMER_GRAPHS
-from model.quantization.fidelity import GraphFidelity, measure_fidelity
 from model.quantization.observe import Feeds
 from model.quantization.size import block_bytes
 from model.quantization.static_int8 import quantizable_layers, quantize_graph
@@ -29,31 +29,44 @@ def quantize_engine(settings: CalibrationSettings, fp32: Path, int8: Path, calib
     for graph in TRANSFORMER_GRAPHS:
         source = fp32 / f"{graph}.onnx"
         layers[graph] = quantizable_layers(onnx.load(source), heads=settings.quantize_heads)
-        quantize_graph(source, int8 / source.name, calibration[graph], layers[graph])
+        quantize_graph(source, int8 / source.name, calibration[graph], layers[graph], settings.percentile)
     shutil.copyfile(fp32 / "image_decoder.onnx", int8 / "image_decoder.onnx")
     return layers
 
 
-def compare_precisions(
-    settings: CalibrationSettings, fp32: Path, int8: Path, measured: Feeds, layers: dict[str, list[str]]
-) -> dict[str, GraphFidelity]:
-    """INT8 against full precision on inputs that were not calibrated with.
+def within_bound(
+    settings: CalibrationSettings,
+    fp32: Path,
+    int8: Path,
+    calibration: Feeds,
+    measured: Feeds,
+    layers: dict[str, list[str]],
+) -> dict[str, Kept]:
+    """Every graph near enough to full precision, on inputs that were not calibrated with; layers that cost too much are
+    put back into it.
 
-    Raises `QuantizationError` for a graph that is further off than the settings allow, with its worst layer.
+    Raises `QuantizationError` where that leaves no layer of a graph quantized: then something else is wrong with it.
     """
-    fidelity = {}
+    kept = {}
     for graph in TRANSFORMER_GRAPHS:
         name = f"{graph}.onnx"
-        found = fidelity[graph] = measure_fidelity(fp32 / name, int8 / name, measured[graph], layers[graph])
-        if not found.output <= settings.largest_output_error:
-            worst = max(found.layers, key=lambda layer: found.layers[layer])
+        found = kept[graph] = keep_within(
+            settings,
+            fp32 / name,
+            int8 / name,
+            calibration[graph],
+            measured[graph],
+            layers[graph],
+        )
+        if not found.layers:
+            worst = found.put_back[0]
             raise QuantizationError(
-                f"INT8 is {found.output:.3f} off full precision, allowed is {settings.largest_output_error}; "
-                f"worst layer: {worst} ({found.layers[worst]:.3f})",
+                f"no layer can be INT8 within the allowed error of {settings.largest_output_error}; "
+                f"the costliest is {worst.layer} ({worst.alone:.3f} by itself)",
                 where=graph,
                 fix="check the calibration data, or raise calibration.largest_output_error",
             )
-    return fidelity
+    return kept
 
 
 @dataclass(frozen=True)

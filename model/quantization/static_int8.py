@@ -32,11 +32,16 @@ def quantizable_layers(model: onnx.ModelProto, *, heads: bool) -> list[str]:
 
 
 def quantize_graph(
-    source: Path, target: Path, feeds: Sequence[Mapping[str, np.ndarray]], layers: Sequence[str]
+    source: Path,
+    target: Path,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    layers: Sequence[str],
+    percentile: float | None = None,
 ) -> None:
     """Quantize the named layers of the graph `source`: symmetric S8 activations per tensor, weights per channel.
 
-    The activations' ranges are the extremes over `feeds`. Products of two activations stay in floating point.
+    The activations' ranges are the extremes over `feeds`, or hold the given `percentile` of their absolute values and clip
+    the rest. Products of two activations stay in floating point.
     Raises `QuantizationError` where a range is zero or not finite, naming the layer.
     """
     logger = logging.getLogger()
@@ -53,11 +58,12 @@ def quantize_graph(
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
+            calibrate_method=CalibrationMethod.MinMax if percentile is None else CalibrationMethod.Percentile,
             extra_options={
                 "ActivationSymmetric": True,
                 "WeightSymmetric": True,
                 "OpTypesToExcludeOutputQuantization": ["MatMul"],
+                **({} if percentile is None else {"CalibPercentile": percentile, "CalibTensorRangeSymmetric": True}),
             },
         )
     finally:

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -200,16 +201,28 @@ def test_fault_13_a_layer_that_cannot_be_quantized_is_named_and_nothing_is_left(
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
-def test_fault_13_an_int8_engine_too_far_from_full_precision_is_refused(engine, inputs, tmp_path):
-    from components.calibrate.engine import compare_precisions, quantize_engine
-    from model.decoding.loop import DecodingOptions
-    from model.quantization.observe import observe
+def test_fault_13_layers_that_cost_too_much_stay_in_full_precision(inputs, engine, tmp_path):
+    """The bound lies below what all layers together cost and above what the cheapest ones do."""
+    whole = engine[1].output_error["coarse"]
+    bound = SETTINGS.model_copy(update={"largest_output_error": 0.8 * whole})
+    result = calibrate(bound, inputs / "checkpoint", inputs / "shards", tmp_path / "engine")
+    written = read_json(tmp_path / "engine" / "calibration.json")
+    put_back = written["full_precision"]["coarse"]
+    assert 0 < len(put_back) == result.full_precision_layers["coarse"]
+    assert result.output_error["coarse"] <= 0.8 * whole
+    # The costliest come first, and only as many as it takes.
+    assert [layer["alone"] for layer in put_back] == sorted((layer["alone"] for layer in put_back), reverse=True)
+    assert all(layer["output"] > 0.8 * whole for layer in put_back[:-1])
+    quantized = set(written["fidelity"]["coarse"]["layers"])
+    assert quantized and quantized.isdisjoint(layer["layer"] for layer in put_back)
+    nodes = {node.name: node for node in onnx.load(tmp_path / "engine" / "int8" / "coarse.onnx").graph.node}
+    made_by = {output: node.op_type for node in nodes.values() for output in node.output}
+    for layer in [*quantized, *(layer["layer"] for layer in put_back)]:
+        assert (made_by.get(nodes[layer].input[1]) == "DequantizeLinear") == (layer in quantized)
 
-    fp32 = engine[0] / "fp32"
-    generator = load_checkpoint(inputs / "checkpoint")
-    prompts = [Shards(inputs / "shards", "train").batch([0, 1])["text_ids"]]
-    feeds = observe(generator, prompts, DecodingOptions(), 0).feeds
-    layers = quantize_engine(SETTINGS, fp32, tmp_path / "int8", feeds)
-    strict = SETTINGS.model_copy(update={"largest_output_error": 1e-6})
-    with pytest.raises(QuantizationError, match=r"prefill: INT8 is .* worst layer: blocks\."):
-        compare_precisions(strict, fp32, tmp_path / "int8", feeds, layers)
+
+def test_fault_13_a_graph_that_no_layer_may_be_int8_in_is_refused(inputs, tmp_path):
+    strict = SETTINGS.model_copy(update={"largest_output_error": 1e-7})
+    with pytest.raises(QuantizationError, match=r"prefill: no layer can be INT8 .* the costliest is blocks\."):
+        calibrate(strict, inputs / "checkpoint", inputs / "shards", tmp_path / "engine")
+    assert not (tmp_path / "engine").exists()

@@ -216,3 +216,21 @@ def test_quantizing_twice_gives_the_same_bytes(exported, quantized, tmp_path):
     int8, layers = quantized
     quantize_graph(fp32 / "fine.onnx", tmp_path / "fine.onnx", feeds["fine"], layers["fine"])
     assert (tmp_path / "fine.onnx").read_bytes() == (int8 / "fine.onnx").read_bytes()
+
+
+def test_a_percentile_clips_what_lies_beyond_it(exported, quantized, tmp_path):
+    _, _, fp32, feeds = exported
+    int8, layers = quantized
+    quantize_graph(fp32 / "fine.onnx", tmp_path / "fine.onnx", feeds["fine"], layers["fine"], percentile=95.0)
+    whole, clipped = (activation_scales(folder / "fine.onnx") for folder in (int8, tmp_path))
+    assert whole.keys() == clipped.keys() and len(whole) >= len(set(layers["fine"])) / 2
+    assert all(0 < clipped[name] < whole[name] for name in whole)
+    check_explicit_quantization(onnx.load(tmp_path / "fine.onnx"), layers["fine"])
+
+
+def activation_scales(path) -> dict[str, float]:
+    """The scale of each activation that is quantized, by its name."""
+    graph = onnx.load(path).graph
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    nodes = [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in constants]
+    return {node.input[0]: float(constants[node.input[1]]) for node in nodes}
