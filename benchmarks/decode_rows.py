@@ -45,7 +45,7 @@ PARALLEL = {
 }
 """Engine and settings of each parallel decoder."""
 AUTOREGRESSIVE = {
-    BEST_AR: ("next-token", NextTokenOptions(temperature=0.505), True),
+    BEST_AR: ("next-token", NextTokenOptions(temperature=0.53), True),
     BEST_AR_INT8: ("next-token, int8", NextTokenOptions(temperature=0.49), True),
     BEST_AR_VARIED: ("next-token", NextTokenOptions(temperature=0.91), True),
     RASTER: ("raster", NextTokenOptions(temperature=0.39), True),

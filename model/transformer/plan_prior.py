@@ -51,19 +51,17 @@ class PlanPrior(nn.Module):
         """
         # Few and plain operators: exported, each costs as much to start as it does to compute. The places' part of the
         # hidden state rides along with the levels that a code settles, of which every code has as many.
-        noises = noise.flatten(1).split(self.indicators.shape[1], 1)
+        noises = (noise + self.bias).flatten(1).split(self.indicators.shape[1], 1)
         steps = (self.place[1:] - self.place[:-1])[:, None] / self.indicators[0].sum()
         settled = self.settled[:-1] + steps
-        state, drawn, logits = self.prompt(last) + self.place[0], [], []
+        state, drawn = self.prompt(last) + self.place[0], []
         for token in range(self.tokens):
-            levels = torch.addmm(self.bias[token], F.relu(state), self.heads[token])
-            code = ((levels + noises[token]) @ self.indicators.T).argmax(-1)
-            drawn.append(F.embedding(code, self.indicators))
-            logits.append(levels)
+            levels = torch.addmm(noises[token], F.relu(state), self.heads[token])
+            drawn.append(F.embedding((levels @ self.indicators.T).argmax(-1), self.indicators))
             if token < self.tokens - 1:
                 state = torch.addmm(state, drawn[-1], settled[token])
         codes = (torch.cat(drawn, 1).unflatten(1, noise.shape[1:]) @ self.indicators.T).argmax(-1)
-        return codes, torch.cat(logits, 1).unflatten(1, noise.shape[1:]) @ self.indicators.T
+        return codes, self.logits(last, codes)
 
     def certain(self, codes: Tensor) -> Tensor:
         """Noise under which `draw` settles int64 `codes` [b, p] whatever the logits are: [b, p, l]."""
