@@ -79,11 +79,13 @@ class Report:
     """Names in the rows' `more` that the printed table shows; the file has all."""
     notes: dict[str, Any] = field(default_factory=dict)
     watch: MachineWatch = field(default_factory=MachineWatch.start)
+    commit: str = field(default_factory=lambda: commit())
+    """At the start: pictures that a benchmark writes beside its result make the checkout differ."""
 
     def describe(self) -> dict[str, Any]:
         return {
             "benchmark": self.benchmark,
-            "commit": commit(),
+            "commit": self.commit,
             "command": self.command,
             "machine": self.watch.finish().model_dump() | {"threads": os.environ.get("OMP_NUM_THREADS")},
             "rows": [row.describe() for row in self.rows],
