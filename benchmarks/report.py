@@ -125,7 +125,10 @@ def commit() -> str:
 
 
 def command_line() -> str:
-    return " ".join(["emuflow", *sys.argv[1:]])
+    """How this process was started: `emuflow bench …`, or a module of this folder."""
+    program = Path(sys.argv[0]).resolve()
+    own = program.parent == Path(__file__).resolve().parent
+    return " ".join([f"python -m benchmarks.{program.stem}" if own else "emuflow", *sys.argv[1:]])
 
 
 def _row_table(rows: list[Row], columns: Sequence[str]) -> Table:
