@@ -92,7 +92,7 @@ class Samples:
 def run(console: Console, file: Path | None, amount: Amount | None = None) -> bool:
     """Measure, print, write `file`; whether every bound holds."""
     amount = amount or Amount()
-    report = Report("serving", command_line(), columns=("p99_ms", "preview_p50_ms", "preview_p95_ms", "images_per_s"))
+    report = Report("serving", command_line(), columns=("images_per_s",))
     announce = Announcer(console)
     with ExitStack() as stack:
         work = Path(stack.enter_context(TemporaryDirectory(prefix="emuflow-serving-")))
