@@ -9,32 +9,19 @@ given more steps until it is as good as ours, and no more after that.
 """
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 from rich.console import Console
 
 from benchmarks import checkpoints
+from benchmarks.decode_checks import Measured, equal_one_scale, quality_checks, speed_checks
 from benchmarks.decode_plot import Shown, plot
-from benchmarks.decode_rows import (
-    ADAPTED,
-    BEST_AR,
-    BEST_AR_INT8,
-    BEST_AR_VARIED,
-    NAIVE,
-    ONE_SCALE,
-    OURS,
-    OURS_INT8,
-    RASTER,
-    VARIED,
-    open_decoders,
-    open_engines,
-)
-from benchmarks.decoders import Decoder
-from benchmarks.image_quality import BOOTSTRAP, Gaussian, Questions, paired_difference, variety
-from benchmarks.report import Announcer, Check, Report, Row, command_line
+from benchmarks.decode_rows import BEST_AR_INT8, NAIVE, ONE_SCALE, OURS, RASTER, open_decoders, open_engines
+from benchmarks.decoders import Decoder, first_and_warm_ms
+from benchmarks.image_quality import Gaussian, Questions, paired_difference, variety
+from benchmarks.report import Announcer, Report, Row, command_line
 from components.judge.reading import GRAPH_NAME
 from components.judge.settings import JudgeSettings
 from components.judge.training import trained_judge
@@ -42,13 +29,7 @@ from components.judge.training import trained_judge
 _BATCH = 32
 _SHOWN = 8
 """Captions whose images are in the picture."""
-_EQUAL = 0.01
-"""Two rows are of equal quality where the 95% interval of their difference in accuracy lies within this."""
-_VARIETY_KEPT = 0.9
-_QUALITY_KEPT = 0.987
 _SAME_PIXELS = 0.98
-_WARM_S = 0.03
-"""A decoder draws untimed images for as long before one is timed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,29 +49,6 @@ class Amount:
     """Of the images' seeds, which count up from here."""
 
 
-@dataclass
-class Measured:
-    """A decoder with what was found of it."""
-
-    decoder: Decoder
-    correct: np.ndarray
-    """float64 [seeds, captions]."""
-    variety: float
-    """Relative to real scenes."""
-    frechet: float
-    examples: np.ndarray
-    """uint8 [captions, height, width, 3]: the first seed's images of a few captions."""
-    first_batch: np.ndarray
-    """uint8 [n, height, width, 3]: the first seed's images of the first captions."""
-    times_ms: list[float] = field(default_factory=list)
-    first_ms: list[float] = field(default_factory=list)
-    """Of the first image after other decoders', which have taken the processor's caches."""
-
-    @property
-    def accuracy(self) -> float:
-        return float(self.correct.mean())
-
-
 def run(cache: Path, console: Console, file: Path | None, amount: Amount | None = None) -> bool:
     """Measure, print, and write `file` with a picture beside it; whether every bound holds. `cache` keeps the judge between
     calls."""
@@ -108,7 +66,7 @@ def run(cache: Path, console: Console, file: Path | None, amount: Amount | None 
         )
         bench = Bench(questions, judge, amount)
         for number, (name, decoder) in enumerate(decoders.items()):
-            if name in ONE_SCALE.values() and bench.equal_one_scale():
+            if name in ONE_SCALE.values() and equal_one_scale(bench.rows):
                 continue
             announce(f"quality, {number + 1} of {len(decoders)}: {name}")
             bench.measure(name, decoder)
@@ -187,12 +145,10 @@ class Bench:
             prompt = self.questions.text_ids[number % len(self.questions.text_ids)][None]
             for name in names if number % 2 else reversed(names):
                 row = self.rows[name]
-                warm, first = perf_counter() + _WARM_S, _timed_ms(row.decoder, prompt, number)
-                while perf_counter() < warm:
-                    row.decoder.draw(prompt, [number])
+                first_ms, warm_ms = first_and_warm_ms(row.decoder, prompt, number)
                 if number:
-                    row.first_ms.append(first)
-                    row.times_ms.append(_timed_ms(row.decoder, prompt, number))
+                    row.first_ms.append(first_ms)
+                    row.times_ms.append(warm_ms)
 
     def fill(self, report: Report, spread: float) -> None:
         """Rows and checks of what was measured."""
@@ -217,8 +173,8 @@ class Bench:
                     },
                 )
             )
-        report.checks += [*self.speed_checks(), *self.quality_checks(spread)]
-        report.notes["one_scale_of_equal_quality"] = self.equal_one_scale()
+        report.checks += [*speed_checks(self.rows), *quality_checks(self.rows, spread, self.amount.frechet_images)]
+        report.notes["one_scale_of_equal_quality"] = equal_one_scale(self.rows)
         report.notes["real_scenes"] = {"variety_pixels": self.real_variety, "frechet_spread_of_seeds": spread}
 
     def picture(self, file: Path) -> None:
@@ -227,78 +183,3 @@ class Bench:
             for name, row in self.rows.items()
         }
         plot(rows, [self.questions.scenes[caption].caption for caption in self.shown], file)
-
-    def speedup(
-        self, name: str, bound: float | None, aim: float, check: str, ours: str = OURS, *, first: bool = False
-    ) -> Check:
-        """Median over the rounds of the other decoder's time over ours, with its interval; `first`: of first images."""
-        times = [self.rows[row].first_ms if first else self.rows[row].times_ms for row in (name, ours)]
-        pairs = zip(*times, strict=True)
-        ratios = [theirs / own for theirs, own in pairs]
-        interval = BOOTSTRAP.quantile([[ratio] for ratio in ratios], 0.5)
-        return Check(check, float(np.median(ratios)), bound, aim, len(ratios), low=interval.low, high=interval.high)
-
-    def speed_checks(self) -> list[Check]:
-        measured = [name for name in ONE_SCALE.values() if name in self.rows]
-        # Where none is as good as ours, the one that comes closest: the factor at equal quality is larger.
-        one_scale = self.equal_one_scale() or max(measured, key=lambda name: self.rows[name].accuracy)
-        return [
-            self.speedup(BEST_AR_INT8, 5, 20, "speedup_vs_best_ar", OURS_INT8),
-            self.speedup(BEST_AR, None, 20, "speedup_vs_best_ar_fp32"),
-            self.speedup(BEST_AR_INT8, None, 20, "speedup_vs_best_ar_first_image", OURS_INT8, first=True),
-            self.speedup(RASTER, 15, 40, "speedup_vs_ar_cached"),
-            self.speedup(NAIVE, 20, 200, "speedup_vs_ar"),
-            self.speedup(one_scale, 4, 8, "speedup_vs_one_scale"),
-        ]
-
-    def equal_one_scale(self) -> str | None:
-        """Of the one-scale decoders that were measured, the one with the fewest steps that is not shown to be less
-        accurate than ours by more than a point, nor less varied; None where there is none."""
-        ours = self.rows[OURS]
-        for name in (name for name in ONE_SCALE.values() if name in self.rows):
-            _, interval = paired_difference(self.rows[name].correct, ours.correct)
-            if interval.high >= -_EQUAL and self.rows[name].variety >= _VARIETY_KEPT * ours.variety:
-                return name
-        return None
-
-    def quality_checks(self, spread: float) -> list[Check]:
-        ours, best, adapted = self.rows[OURS_INT8], self.rows[BEST_AR_INT8], self.rows[ADAPTED]
-        n = ours.correct.size
-        kept = ours.accuracy / best.accuracy
-        varied, best_varied = self.rows[VARIED], self.rows[BEST_AR_VARIED]
-        adapted_keeps = adapted.accuracy / self.rows[OURS].accuracy
-        steps = checkpoints.describe("adapted")["steps"] / checkpoints.describe("progressive")["steps"]
-        return [
-            Check("quality_kept_accuracy", kept, _QUALITY_KEPT, 1.0, n),
-            self.equality(BEST_AR_INT8, "equal_quality_best_ar", OURS_INT8),
-            self.equality(BEST_AR, "equal_quality_best_ar_fp32"),
-            self.equality(OURS_INT8, "equal_quality_int8"),
-            self.equality(RASTER, "equal_quality_raster_ar"),
-            Check(
-                "frechet_excess_in_seed_spreads",
-                (ours.frechet - best.frechet) / spread,
-                1,
-                0,
-                self.amount.frechet_images,
-                at_least=False,
-            ),
-            Check("variety_kept", ours.variety / best.variety, _VARIETY_KEPT, 1.0, n),
-            Check("accuracy_where_varied", min(varied.accuracy, best_varied.accuracy), 0.9, 0.9, n),
-            Check("variety_vs_best_ar", varied.variety / best_varied.variety, 0.9, 1.1, n),
-            Check("variety_vs_real", varied.variety, None, 0.9, n),
-            Check("adapted_quality_kept", adapted_keeps, _QUALITY_KEPT, 1.0, n),
-            # Steps that do not keep the quality buy nothing, however few they are: all of the training is still to pay.
-            Check("adapt_cost_share", steps if adapted_keeps >= _QUALITY_KEPT else 1.0, 0.3, 0.1, n, at_least=False),
-        ]
-
-    def equality(self, name: str, check: str, ours: str = OURS) -> Check:
-        """How far the interval of the difference to ours reaches from zero, in points of accuracy."""
-        _, interval = paired_difference(self.rows[name].correct, self.rows[ours].correct)
-        reach = 100 * max(abs(interval.low), abs(interval.high))
-        return Check(check, reach, 100 * _EQUAL, 100 * _EQUAL, self.rows[name].correct.size, at_least=False)
-
-
-def _timed_ms(decoder: Decoder, prompt: np.ndarray, seed: int) -> float:
-    start = perf_counter()
-    decoder.draw(prompt, [seed])
-    return 1000 * (perf_counter() - start)

@@ -11,14 +11,13 @@ import argparse
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import torch
 from rich.console import Console
 
 from benchmarks import checkpoints
-from benchmarks.decoders import Decoder, engine
+from benchmarks.decoders import Decoder, engine, first_and_warm_ms
 from benchmarks.report import Announcer, Check, Report, Row, command_line
 from model.decoding.autoregressive import NextTokenOptions
 from model.decoding.loop import DecodingOptions
@@ -53,18 +52,15 @@ def open_decoders(stack: ExitStack, side: int) -> dict[str, Decoder]:
 
 
 def times_ms(side: int, rounds: int) -> dict[str, list[float]]:
-    """Of each way; the first round is not counted."""
+    """Of each way, in turn, each after some images of its own."""
     with ExitStack() as stack:
         decoders = open_decoders(stack, side)
         measured: dict[str, list[float]] = {name: [] for name in decoders}
-        text_length = checkpoints.load("progressive").config.text_length
-        prompt = np.random.default_rng(0).integers(0, 300, (1, text_length))
-        for number in range(rounds + 1):
+        prompt = np.random.default_rng(0).integers(0, 300, (1, GeneratorConfig().text_length))
+        for number in range(rounds):
             for name, decoder in decoders.items():
-                start = perf_counter()
-                decoder.draw(prompt, [number])
-                if number:
-                    measured[name].append(1000 * (perf_counter() - start))
+                _, warm_ms = first_and_warm_ms(decoder, prompt, number)
+                measured[name].append(warm_ms)
     return measured
 
 

@@ -41,7 +41,7 @@ _LOADED = (0.5, 0.8)
 """Shares of the capacity at which latency is measured, with requests at random times."""
 _IN_PROCESS = "in process"
 _SERVED, _SERVED_16 = "served, 1 client", f"served, {_CLIENTS} clients"
-_BEST, _BEST_BATCHED = f"{BEST_AR}, fp32", f"{BEST_AR}, fp32, batched"
+_BEST, _EAGER = f"{BEST_AR}, fp32", "next token, raster, no cache, eager torch (naive)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +194,7 @@ class Bench:
             start = perf_counter()
             continue_tokens(session, self._prompts[:1], session.cells, options, [number], cache=False)
             times.append(1000 * (perf_counter() - start))
-        self.rows["next token, raster, no cache, eager torch (naive)"] = Samples([times])
+        self.rows[_EAGER] = Samples([times])
 
     def best_batch(self) -> dict[str, int]:
         """Threads and batch with which the best autoregressive decoder gives the most images a second."""
@@ -207,7 +207,7 @@ class Bench:
         batched = np.array(self._batched[(best["threads"], best["batch"])])
         rate_16, rate_1 = np.array(many.images_per_s), np.array(served.images_per_s)
         overhead = served.medians() - self.rows[_IN_PROCESS].medians()
-        naive = self.rows["next token, raster, no cache, eager torch (naive)"].quantile(0.5)
+        naive = self.rows[_EAGER].quantile(0.5)
         previews = np.concatenate(served.preview_ms)
         n = len(previews)
         return [

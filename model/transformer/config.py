@@ -47,7 +47,7 @@ class GeneratorConfig(ModelSettings):
 
     fine_layers: int = Field(default=2, ge=0, description="0: no details, the sketch is the whole image")
     sketch_window: int | None = Field(
-        default=None, ge=0, description="null where a checkpoint was made before there was one"
+        default=None, ge=0, description="as in the settings; null, which is all cells, in checkpoints older than it"
     )
     text_vocabulary: int = Field(default=512, ge=8, description="size of the text tokenizer's vocabulary")
     text_length: int = Field(default=16, ge=4, description="tokens of a prompt, padding included")

@@ -67,14 +67,13 @@ class TritonPythonModel:
     def _answer(self, group: list[_Caller]) -> None:
         """Draw a group and send every stage to those who still wait for it."""
         try:
-            group = [caller for caller in group if caller.still_waits()]
+            group = _waiting(group)
             stages = self._generator.draw([caller.prepared for caller in group]) if group else ()
             for images in stages:
-                waiting = [caller for caller in group if caller.still_waits()]
-                if not waiting:
+                if not _waiting(group):
                     return
                 for caller, image in zip(group, images, strict=True):
-                    if caller in waiting:
+                    if caller.waits:
                         self._send(caller, image)
         except Exception as error:  # noqa: BLE001 - as in `execute`, and the thread must go on
             for caller in group:
@@ -101,6 +100,11 @@ class TritonPythonModel:
             "timings": np.array([json.dumps(image.timings_ms).encode()], dtype=object),
         }
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])
+
+
+def _waiting(group: list[_Caller]) -> list[_Caller]:
+    """Those who still want an answer; the others are told that they have gone."""
+    return [caller for caller in group if caller.still_waits()]
 
 
 def _tensor(request: Any, name: str) -> np.ndarray | None:

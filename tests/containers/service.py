@@ -27,7 +27,8 @@ def docker_socket(folder: Path) -> Iterator[str]:
     socket = folder / "podman.sock"
     command = [engine, "system", "service", "--time=0", f"unix://{socket}"]
     with (folder / "podman.log").open("wb") as log:
-        service = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        # In its own folder: where memory runs out, the monitor of a container leaves a file `oom` in the working directory.
+        service = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + _START_S
         while not socket.exists():

@@ -2,41 +2,28 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any
 
 import grpc
-from tritonclient.grpc import service_pb2_grpc
 
-from emuflow_client.connection import metadata, open_aio_channel
+from emuflow_client.connection import ClientBase
 from emuflow_client.errors import ServerFault, Unavailable
 from emuflow_client.replies import from_status, typed
 from emuflow_client.wire import Result, decode, encode
 
-_FIRST_PAUSE_S = 0.1
 
+class AsyncGeneratorClient(ClientBase[grpc.aio.Channel]):
+    """`GeneratorClient` for one event loop; many requests may run at once. It is made as `GeneratorClient` is."""
 
-class AsyncGeneratorClient:
-    """`GeneratorClient` for one event loop; many requests may run at once. See there for what each argument means."""
-
-    def __init__(
-        self,
-        endpoint: str,
-        *,
-        timeout_s: float = 30.0,
-        model: str = "generator",
-        retries: int = 2,
-        tls: bool | bytes = False,
-        headers: Mapping[str, str] | None = None,
-    ):
-        if timeout_s <= 0:
-            raise ValueError(f"timeout_s must be above 0, not {timeout_s}")
-        self._timeout_s, self._model, self._retries = timeout_s, model, retries
-        self._metadata = metadata(headers)
-        self._channel = open_aio_channel(endpoint, tls)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+    def _open(
+        self, endpoint: str, credentials: grpc.ChannelCredentials | None, options: list[tuple[str, int]]
+    ) -> grpc.aio.Channel:
+        if credentials is None:
+            return grpc.aio.insecure_channel(endpoint, options=options)
+        return grpc.aio.secure_channel(endpoint, credentials, options=options)
 
     async def generate(
         self,
@@ -72,10 +59,10 @@ class AsyncGeneratorClient:
                         yield result
                 return
             except Unavailable:
-                pause = _FIRST_PAUSE_S * 2**attempt
-                if answered or attempt == self._retries or time.monotonic() + pause >= deadline:
+                pause_s = self._pause_s(attempt, deadline)
+                if answered or pause_s is None:
                     raise
-                await asyncio.sleep(pause)
+                await asyncio.sleep(pause_s)
 
     async def _attempt(self, request: Any, deadline: float) -> AsyncGenerator[Result, None]:
         left_s = max(0.001, deadline - time.monotonic())

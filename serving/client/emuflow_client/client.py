@@ -1,49 +1,31 @@
 """The client: one gRPC stream for each request, so that it has its own deadline and can be cancelled alone."""
 
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import Any
 
 import grpc
-from tritonclient.grpc import service_pb2_grpc
 
-from emuflow_client.connection import metadata, open_channel
+from emuflow_client.connection import ClientBase
 from emuflow_client.errors import ServerFault, Unavailable
 from emuflow_client.replies import from_status, typed
 from emuflow_client.wire import Result, decode, encode
 
-_FIRST_PAUSE_S = 0.1
 
-
-class GeneratorClient:
+class GeneratorClient(ClientBase[grpc.Channel]):
     """Asks the generator behind `endpoint` (`host:port` of Triton's gRPC service) for images.
 
     Safe to share between threads. A request is tried again, at most `retries` times and always within `timeout_s`,
     only where the server was unavailable and nothing had been answered.
     """
 
-    def __init__(
-        self,
-        endpoint: str,
-        *,
-        timeout_s: float = 30.0,
-        model: str = "generator",
-        retries: int = 2,
-        tls: bool | bytes = False,
-        headers: Mapping[str, str] | None = None,
-    ):
-        """`timeout_s` (above 0, else `ValueError`) is for a whole request; the connection is made by the first one.
-
-        `tls` checks the server's certificate, against the machine's authorities (True) or against these (PEM); `headers`
-        go with every request, such as a proxy's token.
-        """
-        if timeout_s <= 0:
-            raise ValueError(f"timeout_s must be above 0, not {timeout_s}")
-        self._timeout_s, self._model, self._retries = timeout_s, model, retries
-        self._metadata = metadata(headers)
-        self._channel = open_channel(endpoint, tls)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+    def _open(
+        self, endpoint: str, credentials: grpc.ChannelCredentials | None, options: list[tuple[str, int]]
+    ) -> grpc.Channel:
+        if credentials is None:
+            return grpc.insecure_channel(endpoint, options=options)
+        return grpc.secure_channel(endpoint, credentials, options=options)
 
     def generate(
         self,
@@ -89,10 +71,10 @@ class GeneratorClient:
                     yield result
                 return
             except Unavailable:
-                pause = _FIRST_PAUSE_S * 2**attempt
-                if answered or attempt == self._retries or time.monotonic() + pause >= deadline:
+                pause_s = self._pause_s(attempt, deadline)
+                if answered or pause_s is None:
                     raise
-                time.sleep(pause)
+                time.sleep(pause_s)
 
     def _attempt(self, request: Any, deadline: float) -> Iterator[Result]:
         left_s = max(0.001, deadline - time.monotonic())

@@ -1,40 +1,61 @@
-"""How a server is reached: its address, its certificate, what each request tells a proxy before it."""
+"""How a server is reached, and how patient a client is: what both clients are built on."""
 
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Generic, TypeVar
 
 import grpc
+from tritonclient.grpc import service_pb2_grpc
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", 256 << 20),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
 ]
+_FIRST_PAUSE_S = 0.1
 _FORBIDDEN = "triton_grpc_error"
 """With this header Triton 2.51 can die of a segmentation fault at an error."""
 
-
-def open_channel(endpoint: str, tls: bool | bytes) -> grpc.Channel:
-    """To `host:port`. `tls`: the server's certificate is checked against the machine's authorities (True) or against
-    these (PEM); False connects in the clear."""
-    if not tls:
-        return grpc.insecure_channel(endpoint, options=_OPTIONS)
-    return grpc.secure_channel(endpoint, _credentials(tls), options=_OPTIONS)
+Channel = TypeVar("Channel", grpc.Channel, grpc.aio.Channel)
 
 
-def open_aio_channel(endpoint: str, tls: bool | bytes) -> grpc.aio.Channel:
-    """The same for asyncio."""
-    if not tls:
-        return grpc.aio.insecure_channel(endpoint, options=_OPTIONS)
-    return grpc.aio.secure_channel(endpoint, _credentials(tls), options=_OPTIONS)
+class ClientBase(ABC, Generic[Channel]):
+    """Where requests go, for how long, and how often they are tried."""
 
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        timeout_s: float = 30.0,
+        model: str = "generator",
+        retries: int = 2,
+        tls: bool | bytes = False,
+        headers: Mapping[str, str] | None = None,
+    ):
+        """`endpoint` is `host:port`. `timeout_s` is for a whole request; the connection is made by the first one.
 
-def metadata(headers: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
-    """What is sent with each request. Raises `ValueError` for a header that harms the server."""
-    sent = tuple((name.lower(), value) for name, value in (headers or {}).items())
-    if any(name == _FORBIDDEN for name, _ in sent):
-        raise ValueError(f"the header {_FORBIDDEN} can end the server: errors are read without it")
-    return sent
+        `tls`: the server's certificate is checked, against the machine's authorities (True) or against these (PEM); False
+        connects in the clear. `headers` go with every request, such as a proxy's token. Raises `ValueError` for a time-out
+        that is not above 0, and for a header that harms the server.
+        """
+        if timeout_s <= 0:
+            raise ValueError(f"timeout_s must be above 0, not {timeout_s}")
+        self._timeout_s, self._model, self._retries = timeout_s, model, retries
+        self._metadata = tuple((name.lower(), value) for name, value in (headers or {}).items())
+        if any(name == _FORBIDDEN for name, _ in self._metadata):
+            raise ValueError(f"the header {_FORBIDDEN} can end the server: errors are read without it")
+        authorities = grpc.ssl_channel_credentials(tls if isinstance(tls, bytes) else None) if tls else None
+        self._channel: Channel = self._open(endpoint, authorities, _OPTIONS)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
+    @abstractmethod
+    def _open(
+        self, endpoint: str, credentials: grpc.ChannelCredentials | None, options: list[tuple[str, int]]
+    ) -> Channel:
+        """A channel, in the clear without `credentials`."""
 
-def _credentials(tls: bool | bytes) -> grpc.ChannelCredentials:
-    return grpc.ssl_channel_credentials(tls if isinstance(tls, bytes) else None)
+    def _pause_s(self, attempt: int, deadline: float) -> float | None:
+        """Seconds until a request is tried again after so many earlier tries; None where it is not, or not in time."""
+        pause_s = _FIRST_PAUSE_S * 2**attempt
+        return pause_s if attempt < self._retries and time.monotonic() + pause_s < deadline else None

@@ -97,7 +97,7 @@ def is_rank_of(process: psutil.Process, work: Path) -> bool:
     return str(work / "job.json") in command and "torch.distributed.run" not in command
 
 
-def test_a_champion_is_trained_on_with_another_window_but_not_in_another_shape(data, uninterrupted, tmp_path):
+def test_a_champion_is_trained_on_with_another_window_but_not_in_another_shape(data, uninterrupted, tmp_path, capfd):
     tokenizers, shards = data
     start = settings(steps=1, initialize_from="parent", learning_rate=1e-6, warmup_steps=0)
     windowed = MODEL.model_copy(update={"sketch_window": 1})
@@ -107,6 +107,7 @@ def test_a_champion_is_trained_on_with_another_window_but_not_in_another_shape(d
     wider = MODEL.model_copy(update={"intermediate_size": 48})
     with pytest.raises(TrainingError, match="exit code 1"):
         train(start, wider, shards, tokenizers, uninterrupted, tmp_path / "wider", tmp_path / "other")
+    assert "the checkpoint to start from has another shape" in capfd.readouterr().err
     assert not (tmp_path / "other").exists()
 
 

@@ -1,0 +1,134 @@
+"""What `benchmarks.decode` promises, from what it measured: speed at equal quality, quality kept, variety, cost.
+
+Pure functions of the measured rows, by the rows' names.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from benchmarks import checkpoints
+from benchmarks.decode_rows import (
+    ADAPTED,
+    BEST_AR,
+    BEST_AR_INT8,
+    BEST_AR_VARIED,
+    NAIVE,
+    ONE_SCALE,
+    OURS,
+    OURS_INT8,
+    RASTER,
+    VARIED,
+)
+from benchmarks.decoders import Decoder
+from benchmarks.image_quality import BOOTSTRAP, paired_difference
+from benchmarks.report import Check
+
+_EQUAL = 0.01
+"""Two rows are of equal quality where the 95% interval of their difference in accuracy lies within this."""
+_VARIETY_KEPT = 0.9
+_QUALITY_KEPT = 0.987
+
+
+@dataclass
+class Measured:
+    """A decoder with what was found of it."""
+
+    decoder: Decoder
+    correct: np.ndarray
+    """float64 [seeds, captions]."""
+    variety: float
+    """Relative to real scenes."""
+    frechet: float
+    examples: np.ndarray
+    """uint8 [captions, height, width, 3]: the first seed's images of a few captions."""
+    first_batch: np.ndarray
+    """uint8 [n, height, width, 3]: the first seed's images of the first captions."""
+    times_ms: list[float] = field(default_factory=list)
+    first_ms: list[float] = field(default_factory=list)
+    """Of the first image after other decoders', which have taken the processor's caches."""
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct.mean())
+
+
+Rows = Mapping[str, Measured]
+
+
+def speed_checks(rows: Rows) -> list[Check]:
+    """How many times slower the others are, at the quality that `quality_checks` are about."""
+    measured = [name for name in ONE_SCALE.values() if name in rows]
+    # Where none is as good as ours, the one that comes closest: the factor at equal quality is larger.
+    one_scale = equal_one_scale(rows) or max(measured, key=lambda name: rows[name].accuracy)
+    ours, ours_int8, best_int8 = rows[OURS], rows[OURS_INT8], rows[BEST_AR_INT8]
+    return [
+        speedup(best_int8, ours_int8, "speedup_vs_best_ar", 5, 20),
+        speedup(rows[BEST_AR], ours, "speedup_vs_best_ar_fp32", None, 20),
+        speedup(best_int8, ours_int8, "speedup_vs_best_ar_first_image", None, 20, first=True),
+        speedup(rows[RASTER], ours, "speedup_vs_ar_cached", 15, 40),
+        speedup(rows[NAIVE], ours, "speedup_vs_ar", 20, 200),
+        speedup(rows[one_scale], ours, "speedup_vs_one_scale", 4, 8),
+    ]
+
+
+def equal_one_scale(rows: Rows) -> str | None:
+    """Of the one-scale decoders that were measured, the one with the fewest steps that is not shown to be less
+    accurate than ours by more than a point, nor less varied; None where there is none."""
+    ours = rows[OURS]
+    for name in (name for name in ONE_SCALE.values() if name in rows):
+        _, interval = paired_difference(rows[name].correct, ours.correct)
+        if interval.high >= -_EQUAL and rows[name].variety >= _VARIETY_KEPT * ours.variety:
+            return name
+    return None
+
+
+def quality_checks(rows: Rows, spread: float, frechet_images: int) -> list[Check]:
+    """Accuracy, equal quality, distance to real scenes and variety; `spread` is what other seeds change in the distance of
+    the best next-token decoder, over `frechet_images` images."""
+    ours, best, adapted = rows[OURS_INT8], rows[BEST_AR_INT8], rows[ADAPTED]
+    n = ours.correct.size
+    kept = ours.accuracy / best.accuracy
+    varied, best_varied = rows[VARIED], rows[BEST_AR_VARIED]
+    adapted_keeps = adapted.accuracy / rows[OURS].accuracy
+    steps = checkpoints.describe("adapted")["steps"] / checkpoints.describe("progressive")["steps"]
+    return [
+        Check("quality_kept_accuracy", kept, _QUALITY_KEPT, 1.0, n),
+        equality(rows[BEST_AR_INT8], rows[OURS_INT8], "equal_quality_best_ar"),
+        equality(rows[BEST_AR], rows[OURS], "equal_quality_best_ar_fp32"),
+        equality(rows[OURS_INT8], rows[OURS], "equal_quality_int8"),
+        equality(rows[RASTER], rows[OURS], "equal_quality_raster_ar"),
+        Check(
+            "frechet_excess_in_seed_spreads",
+            (ours.frechet - best.frechet) / spread,
+            1,
+            0,
+            frechet_images,
+            at_least=False,
+        ),
+        Check("variety_kept", ours.variety / best.variety, _VARIETY_KEPT, 1.0, n),
+        Check("accuracy_where_varied", min(varied.accuracy, best_varied.accuracy), 0.9, 0.9, n),
+        Check("variety_vs_best_ar", varied.variety / best_varied.variety, 0.9, 1.1, n),
+        Check("variety_vs_real", varied.variety, None, 0.9, n),
+        Check("adapted_quality_kept", adapted_keeps, _QUALITY_KEPT, 1.0, n),
+        # Steps that do not keep the quality buy nothing, however few they are: all of the training is still to pay.
+        Check("adapt_cost_share", steps if adapted_keeps >= _QUALITY_KEPT else 1.0, 0.3, 0.1, n, at_least=False),
+    ]
+
+
+def speedup(
+    theirs: Measured, ours: Measured, name: str, bound: float | None, aim: float, *, first: bool = False
+) -> Check:
+    """Median over the rounds of the other decoder's time over ours, with its interval; `first`: of first images."""
+    times = [row.first_ms if first else row.times_ms for row in (theirs, ours)]
+    ratios = [other / own for other, own in zip(*times, strict=True)]
+    interval = BOOTSTRAP.quantile([[ratio] for ratio in ratios], 0.5)
+    return Check(name, float(np.median(ratios)), bound, aim, len(ratios), low=interval.low, high=interval.high)
+
+
+def equality(row: Measured, ours: Measured, name: str) -> Check:
+    """How far the interval of the difference to ours reaches from zero, in points of accuracy."""
+    _, interval = paired_difference(row.correct, ours.correct)
+    reach = 100 * max(abs(interval.low), abs(interval.high))
+    return Check(name, reach, 100 * _EQUAL, 100 * _EQUAL, row.correct.size, at_least=False)
