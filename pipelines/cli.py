@@ -129,13 +129,32 @@ def generate(
     output: Annotated[Path, typer.Option("-o", "--output", help="The PNG file to write.")],
     endpoint: Annotated[str | None, typer.Option(help="HOST:PORT of Triton's gRPC; else the server of --home.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same image.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Parallel passes over the sketch.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the sketch; 0 is greedy.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="1 is none; more follows the prompt more closely.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="One of the model's sizes; else the largest.")
+    ] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Show each stage as it comes, and keep it: out.coarse.png, then out.png.")
+    ] = False,
     home: HomeOption = _DEFAULT_HOME,
 ) -> None:
     """Ask a running server for an image."""
-    from pipelines.serving import generate_image
+    from pipelines.serving import Options, Received, generate_image
 
-    answer = generate_image(Home(home), prompt, output, endpoint=endpoint, seed=seed)
-    console.print(f"{output} (seed {answer.seed}, model {answer.version[:12]})")
+    def tell(received: Received) -> None:
+        stage = received.result.stage
+        times = f"{received.elapsed_ms:.1f} ms, {received.result.timings[stage]:.1f} ms on the server"
+        console.print(f"{stage}: {received.file} ({times})", soft_wrap=True, highlight=False)
+
+    options = Options(seed=seed, steps=steps, temperature=temperature, guidance=guidance, size=size)
+    answer = generate_image(
+        Home(home), prompt, output, endpoint=endpoint, options=options, on_preview=tell if stream else None
+    )
+    if stream:
+        tell(answer)
+    console.print(f"{output} (seed {answer.result.seed}, model {answer.result.version[:12]})")
 
 
 @app.command(name="compile")

@@ -108,10 +108,11 @@ class Settings(SettingsTree):
 
     @model_validator(mode="after")
     def _guidance_was_trained(self) -> Self:
-        if self.decoding.guidance != 1 and not self.training.masking.unconditional_share:
+        last, name = (self.adaptation, "adaptation") if self.adaptation.enabled else (self.training, "training")
+        if self.decoding.guidance != 1 and not last.masking.unconditional_share:
             raise ValueError(
                 f"decoding.guidance {self.decoding.guidance} takes a model that was trained without prompts, too: set "
-                "training.masking.unconditional_share (0.1 is usual)"
+                f"{name}.masking.unconditional_share (0.1 is usual)"
             )
         return self
 

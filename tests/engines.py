@@ -34,6 +34,8 @@ class TinyShape:
     layers: int = 2
     kv_heads: int = 2
     head_dim: int = 4
+    unconditional_share: float = 0.1
+    """As if it had been trained without prompts, too: its packages take guidance."""
 
     @property
     def cache_width(self) -> int:
@@ -90,6 +92,7 @@ def generator_config(shape: TinyShape, tokenizer: Tokenizer) -> dict:
         "layers": shape.layers,
         "kv_heads": shape.kv_heads,
         "head_dim": shape.head_dim,
+        "unconditional_share": shape.unconditional_share,
         "decoding": {"coarse_steps": 2, "temperature": 0.7},
     }
 

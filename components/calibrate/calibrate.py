@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.errors import DigestMismatchError
-from common.files import atomic_path, write_json
+from common.files import atomic_path, read_json, write_json
 from common.progress import report
 from components.calibrate.settings import CalibrationSettings
 
@@ -94,7 +94,8 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
             fuse_graphs(folder, generator.config.coarse_grid, generator.config.visual_vocabulary)
             pool_weights(folder, (*GRAPHS, DRAW))
         whole = engine_sizes(fp32, int8).describe()
-        description = generator_description(generator.config, tokenizers)
+        trained = read_json(checkpoint / "training.json")
+        description = generator_description(generator.config, tokenizers, trained.get("unconditional_share", 0.0))
         write_json(temporary / "generator.json", description)
         report(next(phases), _PHASES, "scoring the held-out samples")
         scored = describe_heldout(settings, temporary, description, heldout, generator)

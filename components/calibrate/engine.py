@@ -90,8 +90,13 @@ def engine_sizes(fp32: Path, int8: Path) -> PrecisionSizes:
     return PrecisionSizes(*(sum(path.stat().st_size for path in files_under(folder)) for folder in (fp32, int8)))
 
 
-def generator_description(config: GeneratorConfig, tokenizers: TokenizerBundle) -> dict[str, Any]:
-    """`generator.json`: what a runtime must know to feed the graphs."""
+def generator_description(
+    config: GeneratorConfig, tokenizers: TokenizerBundle, unconditional_share: float = 0.0
+) -> dict[str, Any]:
+    """`generator.json`: what a runtime must know to feed the graphs.
+
+    `unconditional_share` is that of the checkpoint's `training.json`: without one the runtime refuses guidance.
+    """
     rows, columns = config.coarse_grid
     factor = FINE_FACTOR if config.fine_layers else 1
     fine = [factor * rows, factor * columns]
@@ -108,4 +113,5 @@ def generator_description(config: GeneratorConfig, tokenizers: TokenizerBundle) 
         "layers": config.num_hidden_layers,
         "kv_heads": config.num_key_value_heads,
         "head_dim": config.head_dim,
+        "unconditional_share": unconditional_share,
     }

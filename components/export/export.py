@@ -75,7 +75,13 @@ def export(
 
 
 def runtime_options(settings: ExportSettings) -> RuntimeOptions:
-    limits = Limits(settings.max_prompt_bytes, settings.max_coarse_steps, settings.max_temperature)
+    limits = Limits(
+        max_prompt_bytes=settings.max_prompt_bytes,
+        max_coarse_steps=settings.max_coarse_steps,
+        max_temperature=settings.max_temperature,
+        max_guidance=settings.max_guidance,
+        max_deadline_ms=settings.max_deadline_ms,
+    )
     return RuntimeOptions(
         threads=settings.threads,
         instances=settings.instances,

@@ -56,6 +56,8 @@ class ExportSettings(Section):
     max_prompt_bytes: int = Field(default=1024, ge=16, le=65536)
     max_coarse_steps: int = Field(default=64, ge=1, le=64)
     max_temperature: float = Field(default=2.0, gt=0, le=10)
+    max_guidance: float = Field(default=20.0, ge=1, le=100)
+    max_deadline_ms: int = Field(default=600_000, ge=1, le=86_400_000)
     load_timeout_s: float = Field(default=120.0, gt=0)
     """For the load check: the server must have loaded and warmed up the package by then."""
     answer_timeout_s: float = Field(default=30.0, gt=0)

@@ -227,6 +227,7 @@ def finish(job: Job, generator: Generator, meter: Meter, first_step: int) -> Non
             "heldout_loss": sum(losses) / len(losses),
             "heldout_loss_per_sample": losses,
             "tokenizers_digest": job.tokenizers_digest,
+            "unconditional_share": job.training.masking.unconditional_share,
         },
     )
 

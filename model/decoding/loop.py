@@ -37,6 +37,8 @@ class DecodingOptions:
     others; 0 redraws none."""
     guidance: float = 1.0
     """Classifier-free guidance of the sketch; anything but 1 needs an unconditional prompt."""
+    details: bool = True
+    """Whether the details follow the sketch; without them the sketch is the image."""
     previews: bool = True
     """Whether the sketch is shown before the image. Without it an image of one pass each may be drawn in one call."""
 
@@ -82,7 +84,7 @@ def generate(
         nothing = np.broadcast_to(unconditional_ids, text_ids.shape).copy()
         free = session.prefill(nothing, plan_noise(session, 0.0, generators))  # its own plan is not used
     sketch = refine_sketch(session, prefix, options, generators, free)
-    if not session.has_details:
+    if not (session.has_details and options.details):
         yield Stage("final", session.decode_image(sketch.reshape(-1, rows, columns)), time.perf_counter() - start)
         return
     if options.previews:
@@ -140,7 +142,8 @@ def _takes_noise_alone(options: DecodingOptions) -> bool:
     """Whether nothing between the prompt and the pixels is to be looked at or decided."""
     one_pass = options.coarse_steps == 1 and not options.redraw_below and options.guidance == 1
     whole_distribution = options.top_k == 0 and options.top_p >= 1
-    return one_pass and whole_distribution and options.fine_temperature <= 0 and not options.previews
+    whole_image = options.details and not options.previews
+    return one_pass and whole_distribution and whole_image and options.fine_temperature <= 0
 
 
 def _sketch_logits(

@@ -98,6 +98,12 @@ def _write_generator_config(engine: Path, target: Path, decoding: dict[str, Any]
     if not source.is_file():
         raise ExportError("the engine lacks this file", where=str(source), fix="run the calibrate step again")
     config = read_json(source)
+    if decoding.get("guidance", 1) != 1 and not config["unconditional_share"]:
+        raise ExportError(
+            "decoding.guidance is for a model that was trained without prompts, too, and this one was not",
+            where=str(source),
+            fix="set decoding.guidance=1, or train with training.masking.unconditional_share above 0",
+        )
     config["decoding"] = decoding
     config["runtime"] = {
         "threads": runtime.threads,

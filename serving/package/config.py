@@ -15,10 +15,15 @@ input [
   { name: "prompt" data_type: TYPE_STRING dims: [ 1 ] },
   { name: "seed" data_type: TYPE_INT64 dims: [ 1 ] optional: true },
   { name: "coarse_steps" data_type: TYPE_INT32 dims: [ 1 ] optional: true },
-  { name: "temperature" data_type: TYPE_FP32 dims: [ 1 ] optional: true }
+  { name: "temperature" data_type: TYPE_FP32 dims: [ 1 ] optional: true },
+  { name: "guidance" data_type: TYPE_FP32 dims: [ 1 ] optional: true },
+  { name: "size" data_type: TYPE_INT32 dims: [ 2 ] optional: true },
+  { name: "format" data_type: TYPE_STRING dims: [ 1 ] optional: true },
+  { name: "deadline_ms" data_type: TYPE_INT64 dims: [ 1 ] optional: true }
 ]
 output [
   { name: "image" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] },
+  { name: "encoded" data_type: TYPE_STRING dims: [ 1 ] },
   { name: "stage" data_type: TYPE_STRING dims: [ 1 ] },
   { name: "final" data_type: TYPE_BOOL dims: [ 1 ] },
   { name: "package_digest" data_type: TYPE_STRING dims: [ 1 ] },

@@ -1,8 +1,8 @@
 """The Triton model of a package (Python backend, decoupled): this file is copied to `1/model.py`.
 
 One request gives a response after each stage: previews, then the final image. Requests that wait while others are drawn
-are drawn together. One that cannot be answered gets a typed error and harms no other; one that its caller cancelled gets
-no further stage, and a group that nobody waits for stops before its next one.
+are drawn together. One that cannot be answered gets a typed error and harms no other; one that its caller cancelled or
+whose deadline has passed gets no further stage, and a group that nobody waits for stops before its next one.
 """
 
 import hashlib
@@ -15,9 +15,10 @@ import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingI
 
 from .runtime.generator import Generator, Image, Prepared
 from .runtime.grouping import Groups
+from .runtime.png import png
 from .runtime.requests import Request, RequestError, parse
 
-INPUTS = ("prompt", "seed", "coarse_steps", "temperature")
+INPUTS = ("prompt", "seed", "coarse_steps", "temperature", "guidance", "size", "format", "deadline_ms")
 
 
 class _Caller:
@@ -28,11 +29,16 @@ class _Caller:
         self.waits = True
 
     def still_waits(self) -> bool:
-        """Whether an answer is still wanted; tells a caller that has gone so, once."""
+        """Whether an answer is still wanted; tells a caller that has gone or whose time is up so, once."""
         if self.waits and self.sender.is_cancelled():
-            self.waits = False
-            _fail(self.sender, "CANCELLED: the caller has gone", pb_utils.TritonError.CANCELLED)
+            self._give_up("CANCELLED: the caller has gone")
+        elif self.waits and self.prepared.too_late:
+            self._give_up(f"DEADLINE_EXCEEDED: there was no image within {self.request.deadline_ms} ms")
         return self.waits
+
+    def _give_up(self, message: str) -> None:
+        self.waits = False
+        _fail(self.sender, message, pb_utils.TritonError.CANCELLED)
 
 
 class TritonPythonModel:
@@ -91,8 +97,9 @@ class TritonPythonModel:
             _fail(caller.sender, _internal(error), pb_utils.TritonError.INTERNAL)
 
     def _response(self, asked: Request, image: Image) -> Any:
+        as_png = asked.format == "png"
         outputs = {
-            "image": image.pixels,
+            **({"encoded": np.array([png(image.pixels)], dtype=object)} if as_png else {"image": image.pixels}),
             "stage": np.array([image.stage.encode()], dtype=object),
             "final": np.array([image.stage == "final"]),
             "package_digest": np.array([self._digest.encode()], dtype=object),

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from common.files import read_json
 from common.home import Home
@@ -81,6 +82,26 @@ def test_the_command_line_serves_the_champion_and_asks_it(place: Home, tmp_path:
         assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
         Chain(place.root).call("generate", " ", "-o", str(tmp_path / "none.png"), code=2)
         assert not (tmp_path / "none.png").exists()
+        streams_its_stages(place, tmp_path)
+
+
+def streams_its_stages(place: Home, folder: Path) -> None:
+    ask = ("generate", "a red seven", "-o", str(folder / "streamed.png"), "--seed", "7")
+    options = ("--steps", "4", "--temperature", "0.9", "--guidance", "3")
+    printed = Chain(place.root).call(*ask, *options, "--stream")
+    preview, image = folder / "streamed.coarse.png", folder / "streamed.png"
+    lines = [line for line in printed.splitlines() if " on the server)" in line]
+    assert [line.split(" (")[0] for line in lines] == [f"coarse: {preview}", f"final: {image}"]
+    times = [[float(number) for number in re.findall(r"([\d.]+) ms", line)] for line in lines]
+    assert 0 < times[0][0] < times[1][0] and 0 < times[0][1] < times[1][1]
+    sizes = {file: Image.open(file).size for file in (preview, image)}
+    assert sizes == {preview: (32, 32), image: (64, 64)}
+    small = folder / "small.png"
+    Chain(place.root).call(*ask[:2], "-o", str(small), "--seed", "7", *options, "--size", "32x32")
+    assert small.exists() and not (folder / "small.coarse.png").exists()
+    assert Image.open(small).tobytes() == Image.open(preview).tobytes()
+    for wrong, said in (("48x48", "this model draws 64x64 or 32x32"), ("big", "is no size")):
+        assert said in Chain(place.root).call(*ask, "--size", wrong, code=2)
 
 
 @pytest.mark.parametrize("page", ["docs/serving.md", "README.md", "serving/client/README.md"])

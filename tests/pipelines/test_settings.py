@@ -49,6 +49,7 @@ def test_overrides_are_typed_values():
         ("model.visual_levels=[4, 4]", ["unknown key 'model.visual_levels'", "hidden_size"]),
         ("model.coarse_grid=[4, 4]", ["unknown key 'model.coarse_grid'"]),
         ("tokenizer.image_size=128", ["tokenizer.image_size 128", "64"]),
+        ("decoding.guidance=3", ["training.masking.unconditional_share"]),
     ],
 )
 def test_a_wrong_override_is_refused_with_its_key(override, words):
@@ -56,6 +57,13 @@ def test_a_wrong_override_is_refused_with_its_key(override, words):
         load("smoke", [override])
     for word in words:
         assert word in str(caught.value)
+
+
+def test_guidance_takes_the_share_of_the_training_that_comes_last():
+    adapted = ["adaptation.enabled=true", "training.objective=next_token", "training.masking.unconditional_share=0.1"]
+    with pytest.raises(SettingsError, match=r"adaptation\.masking\.unconditional_share"):
+        load("smoke", [*adapted, "decoding.guidance=3"])
+    load("smoke", [*adapted, "adaptation.masking.unconditional_share=0.1", "decoding.guidance=3"])
 
 
 def test_an_unknown_preset_is_told_the_nearest():

@@ -58,6 +58,25 @@ BAD_REQUESTS = {
     "NaN": request(prompt=PROMPT, temperature=("FP32", [1], struct.pack("<f", float("nan")))),
     "infinity": request(prompt=PROMPT, temperature=("FP32", [1], struct.pack("<f", float("inf")))),
     "too hot": request(prompt=PROMPT, temperature=("FP32", [1], struct.pack("<f", 1e30))),
+    "guidance NaN": request(prompt=PROMPT, guidance=("FP32", [1], struct.pack("<f", float("nan")))),
+    "guidance infinite": request(prompt=PROMPT, guidance=("FP32", [1], struct.pack("<f", float("-inf")))),
+    "guidance below 0": request(prompt=PROMPT, guidance=("FP32", [1], struct.pack("<f", -1e-3))),
+    "too much guidance": request(prompt=PROMPT, guidance=("FP32", [1], struct.pack("<f", 20.5))),
+    "guidance as integer": request(prompt=PROMPT, guidance=("INT32", [1], struct.pack("<i", 2))),
+    "a size that there is not": request(prompt=PROMPT, size=("INT32", [2], struct.pack("<ii", 64, 32))),
+    "a negative size": request(prompt=PROMPT, size=("INT32", [2], struct.pack("<ii", -64, -64))),
+    "a size of petabytes": request(prompt=PROMPT, size=("INT32", [2], struct.pack("<ii", 2**31 - 1, 2**31 - 1))),
+    "half a size": request(prompt=PROMPT, size=("INT32", [1], struct.pack("<i", 64))),
+    "a size of three": request(prompt=PROMPT, size=("INT32", [3], struct.pack("<iii", 64, 64, 3))),
+    "unknown format": request(prompt=PROMPT, format=("BYTES", [1], text(b"jpeg"))),
+    "no format": request(prompt=PROMPT, format=("BYTES", [1], text(b""))),
+    "format not UTF-8": request(prompt=PROMPT, format=("BYTES", [1], text(b"\xff\x00"))),
+    "5 MB of format": request(prompt=PROMPT, format=("BYTES", [1], text(b"png" * 1_700_000))),
+    "two formats": request(prompt=PROMPT, format=("BYTES", [2], text(b"raw") + text(b"png"))),
+    "no time": request(prompt=PROMPT, deadline_ms=("INT64", [1], struct.pack("<q", 0))),
+    "less than no time": request(prompt=PROMPT, deadline_ms=("INT64", [1], struct.pack("<q", -(2**63)))),
+    "eternity": request(prompt=PROMPT, deadline_ms=("INT64", [1], struct.pack("<q", 2**63 - 1))),
+    "deadline as float": request(prompt=PROMPT, deadline_ms=("FP64", [1], struct.pack("<d", 100.0))),
     "unknown input": request(prompt=PROMPT, wish=("FP32", [1], struct.pack("<f", 1))),
     "a huge shape": request(prompt=("BYTES", [2**62], text(b"a"))),
     "a negative shape": request(prompt=("BYTES", [-1], text(b"a"))),
@@ -66,7 +85,7 @@ BAD_REQUESTS = {
 REFUSED_BY_TRITON = {
     "no inputs", "no bytes at all", "length beyond the bytes", "length below the bytes", "two prompts",
     "prompt of shape [1, 1]", "prompt of integers", "half a seed", "seed as float", "unknown input", "a huge shape",
-    "a negative shape",
+    "a negative shape", "guidance as integer", "half a size", "a size of three", "two formats", "deadline as float",
 }  # fmt: skip
 """Tensors that contradict config.pbtxt never reach the model; Triton's words for them have no prefix."""
 
@@ -122,7 +141,10 @@ def test_fault_23_every_bad_request_gets_an_error_on_its_own_stream(asked: Trito
             if name in REFUSED_BY_TRITON:
                 assert re.search("expected|unexpected|incomplete|mismatch|data-type|dimensions", said), name
             else:
-                assert re.match(r"INVALID_ARGUMENT: '(prompt|seed|coarse_steps|temperature)' ", said), name
+                assert re.match(
+                    r"INVALID_ARGUMENT: '(prompt|seed|coarse_steps|temperature|guidance|size|format|deadline_ms)' ",
+                    said,
+                ), name
 
 
 @pytest.mark.usefixtures("unharmed")
@@ -137,6 +159,14 @@ def test_fault_23_every_bad_request_gets_an_error_on_its_own_stream(asked: Trito
         ({"prompt": "a", "seed": 2**63}, "seed cannot be"),
         ({"prompt": "a", "coarse_steps": 65}, r"outside 1\.\.64"),
         ({"prompt": "a", "temperature": float("nan")}, "temperature"),
+        ({"prompt": "a", "guidance": float("nan")}, r"'guidance' is nan, outside 0\.\.20"),
+        ({"prompt": "a", "guidance": "much"}, "guidance cannot be"),
+        ({"prompt": "a", "size": (48, 48)}, "48x48, but this model draws 64x64 or 32x32"),
+        ({"prompt": "a", "size": (64, 64, 3)}, "size cannot be"),
+        ({"prompt": "a", "size": 64}, "size cannot be"),
+        ({"prompt": "a", "format": "jpeg"}, "format cannot be"),
+        ({"prompt": "a", "deadline_ms": 0}, r"outside 1\.\.60000"),
+        ({"prompt": "a", "deadline_ms": 2**63}, "deadline_ms cannot be"),
     ],
 )
 def test_fault_23_the_client_raises_invalid_request(
@@ -160,6 +190,10 @@ def test_fault_23_cancelled_and_timed_out_requests_harm_no_other(asked: TritonSe
         for _ in range(10):
             with pytest.raises(TimedOut):
                 hasty.generate("a red seven", coarse_steps=64)
+    with GeneratorClient(asked.grpc_endpoint, timeout_s=20, model=NAME) as late:
+        for _ in range(10):
+            with pytest.raises(TimedOut, match="DEADLINE_EXCEEDED: there was no image within 1 ms"):
+                late.generate("a red seven", coarse_steps=64, deadline_ms=1)
 
 
 def test_fault_23_a_cancelled_request_stops_before_its_next_stage(asked: TritonServer) -> None:

@@ -12,7 +12,7 @@ import grpc
 from emuflow_client.connection import ClientBase
 from emuflow_client.errors import ServerFault, Unavailable
 from emuflow_client.replies import from_status, typed
-from emuflow_client.wire import Result, decode, encode
+from emuflow_client.wire import Format, Result, decode, encode
 
 
 class AsyncGeneratorClient(ClientBase[grpc.aio.Channel]):
@@ -31,10 +31,25 @@ class AsyncGeneratorClient(ClientBase[grpc.aio.Channel]):
         seed: int | None = None,
         coarse_steps: int | None = None,
         temperature: float | None = None,
+        *,
+        guidance: float | None = None,
+        size: tuple[int, int] | None = None,
+        format: Format = "raw",
+        deadline_ms: int | None = None,
     ) -> Result:
         """The image of `prompt`; arguments and errors as in `GeneratorClient.generate`. A task that is cancelled cancels
         its request."""
-        async with aclosing(self.stream(prompt, seed, coarse_steps, temperature)) as stages:
+        stages = self.stream(
+            prompt,
+            seed,
+            coarse_steps,
+            temperature,
+            guidance=guidance,
+            size=size,
+            format=format,
+            deadline_ms=deadline_ms,
+        )
+        async with aclosing(stages):
             async for result in stages:
                 if result.final:
                     return result
@@ -46,9 +61,24 @@ class AsyncGeneratorClient(ClientBase[grpc.aio.Channel]):
         seed: int | None = None,
         coarse_steps: int | None = None,
         temperature: float | None = None,
+        *,
+        guidance: float | None = None,
+        size: tuple[int, int] | None = None,
+        format: Format = "raw",
+        deadline_ms: int | None = None,
     ) -> AsyncGenerator[Result, None]:
         """Each stage as it is done, as in `GeneratorClient.stream`. Closing the generator cancels the request."""
-        request = encode(self._model, prompt, seed, coarse_steps, temperature)
+        request = encode(
+            self._model,
+            prompt,
+            seed,
+            coarse_steps,
+            temperature,
+            guidance=guidance,
+            size=size,
+            format=format,
+            deadline_ms=deadline_ms,
+        )
         deadline = time.monotonic() + self._timeout_s
         for attempt in range(self._retries + 1):
             answered = False

@@ -10,7 +10,7 @@ import grpc
 from emuflow_client.connection import ClientBase
 from emuflow_client.errors import ServerFault, Unavailable
 from emuflow_client.replies import from_status, typed
-from emuflow_client.wire import Result, decode, encode
+from emuflow_client.wire import Format, Result, decode, encode
 
 
 class GeneratorClient(ClientBase[grpc.Channel]):
@@ -33,18 +33,37 @@ class GeneratorClient(ClientBase[grpc.Channel]):
         seed: int | None = None,
         coarse_steps: int | None = None,
         temperature: float | None = None,
+        *,
+        guidance: float | None = None,
+        size: tuple[int, int] | None = None,
+        format: Format = "raw",
+        deadline_ms: int | None = None,
     ) -> Result:
-        """The image of `prompt`. Without `seed` the server draws one and returns it; `coarse_steps` and `temperature`
-        are the package's own where `None`.
+        """The image of `prompt`. Without `seed` the server draws one and returns it; `coarse_steps`, `temperature` and
+        `guidance` are the package's own where `None`.
+
+        `size` is height and width, one of those that the model draws; without it, the largest. `format` `png` gives the
+        bytes of a file (`Result.png`) in place of pixels. `deadline_ms`: the server itself gives the request up when so
+        many milliseconds have passed since it came, however many others wait.
 
         Raises, all of them `GeneratorError`:
             InvalidRequest: the request can never be answered, such as an empty prompt; it is not tried again.
             Unavailable: no server, or no model of this name, also after the retries.
-            TimedOut: there was no image within `timeout_s`; the request is cancelled.
+            TimedOut: there was no image within `timeout_s` or `deadline_ms`; the request is cancelled.
             Cancelled: the server cancelled it, or `close` did.
             ServerFault: anything else that the server did.
         """
-        for result in self.stream(prompt, seed, coarse_steps, temperature):
+        stages = self.stream(
+            prompt,
+            seed,
+            coarse_steps,
+            temperature,
+            guidance=guidance,
+            size=size,
+            format=format,
+            deadline_ms=deadline_ms,
+        )
+        for result in stages:
             if result.final:
                 return result
         raise ServerFault("the stream ended without a final image")
@@ -55,13 +74,28 @@ class GeneratorClient(ClientBase[grpc.Channel]):
         seed: int | None = None,
         coarse_steps: int | None = None,
         temperature: float | None = None,
+        *,
+        guidance: float | None = None,
+        size: tuple[int, int] | None = None,
+        format: Format = "raw",
+        deadline_ms: int | None = None,
     ) -> Generator[Result, None, None]:
         """Each stage as it is done: previews, then the final image. Closing the generator cancels the request.
 
         `timeout_s` bounds the whole stream, retries and pauses between stages included. Raises, at the first `next`
         or later, what `generate` does.
         """
-        request = encode(self._model, prompt, seed, coarse_steps, temperature)
+        request = encode(
+            self._model,
+            prompt,
+            seed,
+            coarse_steps,
+            temperature,
+            guidance=guidance,
+            size=size,
+            format=format,
+            deadline_ms=deadline_ms,
+        )
         deadline = time.monotonic() + self._timeout_s
         for attempt in range(self._retries + 1):
             answered = False

@@ -14,7 +14,7 @@ class Unavailable(GeneratorError):
 
 
 class TimedOut(GeneratorError):
-    """The answer did not come within the time-out. The server was told to stop."""
+    """The answer did not come within the time-out or the deadline. The server stops."""
 
 
 class Cancelled(GeneratorError):

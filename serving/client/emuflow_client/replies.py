@@ -11,6 +11,7 @@ _PREFIXES: dict[str, type[GeneratorError]] = {
     "UNAVAILABLE:": Unavailable,
     "Request for unknown model": Unavailable,
     "CANCELLED:": Cancelled,
+    "DEADLINE_EXCEEDED:": TimedOut,
 }
 _STATUSES: dict[grpc.StatusCode, type[GeneratorError]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,

@@ -2,8 +2,9 @@
 
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tritonclient.grpc.service_pb2
@@ -13,15 +14,21 @@ from emuflow_client.errors import InvalidRequest, ServerFault
 _messages: Any = tritonclient.grpc.service_pb2
 """Its classes are made at import, where no type checker sees them."""
 
-OUTPUTS = ("image", "stage", "final", "package_digest", "seed", "timings")
+OUTPUTS = ("stage", "final", "package_digest", "seed", "timings")
+"""In every response, beside the image."""
+Format = Literal["raw", "png"]
+_IMAGES: dict[Format, str] = {"raw": "image", "png": "encoded"}
+"""The output that holds the image."""
 
 
 @dataclass(frozen=True)
 class Result:
     """An image, and what made it."""
 
-    image: np.ndarray
-    """uint8 [height, width, 3]."""
+    pixels: np.ndarray | None
+    """uint8 [height, width, 3]; None where a PNG was asked for."""
+    png: bytes | None
+    """A PNG file, where one was asked for."""
     stage: str
     """`coarse` for a preview (a smaller sketch), `final` for the image."""
     version: str
@@ -32,22 +39,53 @@ class Result:
     """Milliseconds on the server until each stage was done."""
 
     @property
+    def image(self) -> np.ndarray:
+        """uint8 [height, width, 3]. Raises `ValueError` where a PNG was asked for: it is `png`."""
+        if self.pixels is None:
+            raise ValueError("this answer is a PNG file: read `png`, or ask without format")
+        return self.pixels
+
+    @property
     def final(self) -> bool:
         return self.stage == "final"
 
 
-def encode(model: str, prompt: str, seed: int | None, coarse_steps: int | None, temperature: float | None) -> Any:
-    """The `ModelInferRequest`. Raises `InvalidRequest` for a value that its type on the wire cannot hold."""
+def encode(
+    model: str,
+    prompt: str,
+    seed: int | None = None,
+    coarse_steps: int | None = None,
+    temperature: float | None = None,
+    *,
+    guidance: float | None = None,
+    size: tuple[int, int] | None = None,
+    format: Format = "raw",
+    deadline_ms: int | None = None,
+) -> Any:
+    """The `ModelInferRequest`. Raises `InvalidRequest` for a value that its type on the wire cannot hold.
+
+    What is not asked for is not sent: a package that is older than an input answers requests without it.
+    """
+    if format not in _IMAGES:
+        raise InvalidRequest(f"format cannot be {format!r}, only {' or '.join(_IMAGES)}")
     request = _messages.ModelInferRequest(model_name=model)
     _add(request, "prompt", "BYTES", _encode_prompt(prompt))
     for name, datatype, layout, value in (
         ("seed", "INT64", "<q", seed),
         ("coarse_steps", "INT32", "<i", coarse_steps),
         ("temperature", "FP32", "<f", temperature),
+        ("guidance", "FP32", "<f", guidance),
+        ("deadline_ms", "INT64", "<q", deadline_ms),
     ):
         if value is not None:
             _add(request, name, datatype, _pack(name, layout, value))
-    request.outputs.extend(_messages.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in OUTPUTS)
+    if size is not None:
+        _add(request, "size", "INT32", _pack_size(size), [2])
+    if format != "raw":
+        _add(request, "format", "BYTES", _bytes(format.encode()))
+    request.outputs.extend(
+        _messages.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in (_IMAGES[format], *OUTPUTS)
+    )
     return request
 
 
@@ -58,11 +96,14 @@ def decode(response: Any) -> Result:
         for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
     }
     missing = [name for name in OUTPUTS if name not in contents]
+    if not any(name in contents for name in _IMAGES.values()):
+        missing.append(" or ".join(_IMAGES.values()))
     if missing:
         raise ServerFault(f"the response of model '{response.model_name}' lacks {', '.join(missing)}")
-    shape, pixels = contents["image"]
+    pixels, png = contents.get("image"), contents.get("encoded")
     return Result(
-        image=np.frombuffer(pixels, dtype=np.uint8).reshape(shape),
+        pixels=None if pixels is None else np.frombuffer(pixels[1], dtype=np.uint8).reshape(pixels[0]),
+        png=None if png is None else png[1][4:],
         stage=_text(contents["stage"][1]),
         version=_text(contents["package_digest"][1]),
         seed=struct.unpack("<q", contents["seed"][1])[0],
@@ -75,6 +116,18 @@ def _encode_prompt(prompt: str) -> bytes:
         content = prompt.encode("utf-8")
     except (UnicodeEncodeError, AttributeError):
         raise InvalidRequest("the prompt must be a string of valid Unicode") from None
+    return _bytes(content)
+
+
+def _pack_size(size: tuple[int, int]) -> bytes:
+    try:
+        return struct.pack("<ii", *size)
+    except (struct.error, TypeError):
+        raise InvalidRequest(f"size cannot be {size!r}: it is a height and a width") from None
+
+
+def _bytes(content: bytes) -> bytes:
+    """A BYTES tensor of one value: a uint32 length, then the bytes."""
     return struct.pack("<I", len(content)) + content
 
 
@@ -85,8 +138,8 @@ def _pack(name: str, layout: str, value: Any) -> bytes:
         raise InvalidRequest(f"{name} cannot be {value!r}") from None
 
 
-def _add(request: Any, name: str, datatype: str, content: bytes) -> None:
-    request.inputs.add(name=name, datatype=datatype, shape=[1])
+def _add(request: Any, name: str, datatype: str, content: bytes, shape: Sequence[int] = (1,)) -> None:
+    request.inputs.add(name=name, datatype=datatype, shape=shape)
     request.raw_input_contents.append(content)
 
 

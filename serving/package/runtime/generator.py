@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +36,12 @@ class Prepared:
     seed: int
     arrived: float
     """When, by `time.perf_counter`."""
+    deadline: float | None = None
+    """When it is too late for an answer, by `time.perf_counter`."""
+
+    @property
+    def too_late(self) -> bool:
+        return self.deadline is not None and time.perf_counter() > self.deadline
 
 
 class Generator:
@@ -50,8 +56,9 @@ class Generator:
         self.options = DecodingOptions(**config["decoding"])
         self._text_length: int = config["text_length"]
         self._special: dict[str, int] = config["special"]
-        self._unconditional = self._prompt([self._special["uncond"]])[0] if self.options.guidance != 1 else None
-        self._image_shape = (*config["image_size"], 3)
+        # A model that never read the prompt which says nothing has no unconditional answer to guide away from.
+        self._unconditional = self._prompt([self._special["uncond"]])[0] if config["unconditional_share"] > 0 else None
+        self._sizes = _sizes(config)
         self._tokenizer = TextTokenizer.load(folder / "tokenizer.json")
         self._session = EngineSession(folder / "engine", config, threads=runtime["threads"])
 
@@ -68,10 +75,31 @@ class Generator:
         return np.array([[*padding, self._special["bos"], *text, self._special["boi"]]], dtype=np.int64)
 
     def prepare(self, request: Request) -> Prepared:
-        """Raises `RequestError` for a prompt that does not fit."""
-        asked = {"coarse_steps": request.coarse_steps, "temperature": request.temperature}
+        """Raises `RequestError` for a prompt that does not fit, and for what this model cannot do."""
+        arrived = time.perf_counter()
+        asked = {
+            "coarse_steps": request.coarse_steps,
+            "temperature": request.temperature,
+            "guidance": request.guidance,
+            "details": None if request.size is None else self._has_details(request.size),
+        }
         options = replace(self.options, **{name: value for name, value in asked.items() if value is not None})
-        return Prepared(self.prompt_ids(request.prompt), options, request.seed, time.perf_counter())
+        if options.guidance != 1 and self._unconditional is None:
+            raise RequestError(
+                f"'guidance' is {options.guidance:g}, but this model was trained with a prompt for every image and knows "
+                "no answer without one: leave it out, or serve a model trained with "
+                "training.masking.unconditional_share above 0"
+            )
+        deadline = None if request.deadline_ms is None else arrived + request.deadline_ms / 1000
+        return Prepared(self.prompt_ids(request.prompt), options, request.seed, arrived, deadline)
+
+    def _has_details(self, size: tuple[int, int]) -> bool:
+        """Whether an image of this size is drawn with its details. Raises `RequestError` for a size that there is not."""
+        for known, details in self._sizes.items():
+            if size == known:
+                return details
+        names = " or ".join(f"{height}x{width}" for height, width in self._sizes)
+        raise RequestError(f"'size' is {size[0]}x{size[1]}, but this model draws {names}")
 
     def images(self, request: Request) -> Iterator[Image]:
         """Draw the image of `request` and yield each stage as it is done, the final one last."""
@@ -93,7 +121,13 @@ class Generator:
         """Draw one image through every graph. Raises `ValueError` where it is not what `generator.json` says."""
         images = list(self.images(Request("a", seed=0, coarse_steps=None, temperature=None)))
         final = images[-1]
-        if final.stage != "final" or final.pixels.shape != self._image_shape or final.pixels.dtype != np.uint8:
-            raise ValueError(
-                f"the engine drew {final.pixels.dtype} {final.pixels.shape}, not uint8 {self._image_shape}"
-            )
+        expected = (*next(iter(self._sizes)), 3)
+        if final.stage != "final" or final.pixels.shape != expected or final.pixels.dtype != np.uint8:
+            raise ValueError(f"the engine drew {final.pixels.dtype} {final.pixels.shape}, not uint8 {expected}")
+
+
+def _sizes(config: Mapping) -> dict[tuple[int, int], bool]:
+    """Height and width of the images that a model draws, the largest first, and whether they have details."""
+    height, width = config["image_size"]
+    (rows, columns), (fine_rows, fine_columns) = config["coarse_grid"], config["fine_grid"]
+    return {(height, width): True, (height * rows // fine_rows, width * columns // fine_columns): rows == fine_rows}

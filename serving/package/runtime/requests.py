@@ -8,10 +8,12 @@ import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+Format = Literal["raw", "png"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 _SEED_BITS = 53
 """A random seed stays exact where a program keeps it as a JSON number."""
 
@@ -23,13 +25,15 @@ class RequestError(Exception):
         super().__init__(f"INVALID_ARGUMENT: {message}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """The largest request that a package answers."""
 
     max_prompt_bytes: int
     max_coarse_steps: int
     max_temperature: float
+    max_guidance: float
+    max_deadline_ms: int
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,13 @@ class Request:
     seed: int
     coarse_steps: int | None
     temperature: float | None
+    guidance: float | None = None
+    size: tuple[int, int] | None = None
+    """Height and width."""
+    format: Format = "raw"
+    """`raw` pixels, or the bytes of a `png` file."""
+    deadline_ms: int | None = None
+    """Milliseconds after its coming at which no answer is wanted any more; None is never."""
 
 
 def parse(fields: Mapping[str, np.ndarray | None], limits: Limits) -> Request:
@@ -47,8 +58,12 @@ def parse(fields: Mapping[str, np.ndarray | None], limits: Limits) -> Request:
     return Request(
         prompt=_prompt(fields.get("prompt"), limits.max_prompt_bytes),
         seed=_seed(fields.get("seed")),
-        coarse_steps=_coarse_steps(fields.get("coarse_steps"), limits.max_coarse_steps),
-        temperature=_temperature(fields.get("temperature"), limits.max_temperature),
+        coarse_steps=_whole("coarse_steps", fields.get("coarse_steps"), limits.max_coarse_steps),
+        temperature=_real("temperature", fields.get("temperature"), limits.max_temperature),
+        guidance=_real("guidance", fields.get("guidance"), limits.max_guidance),
+        size=_size(fields.get("size")),
+        format=_format(fields.get("format")),
+        deadline_ms=_whole("deadline_ms", fields.get("deadline_ms"), limits.max_deadline_ms),
     )
 
 
@@ -84,19 +99,39 @@ def _seed(tensor: np.ndarray | None) -> int:
     return seed
 
 
-def _coarse_steps(tensor: np.ndarray | None, largest: int) -> int | None:
+def _whole(name: str, tensor: np.ndarray | None, largest: int) -> int | None:
     if tensor is None:
         return None
-    steps = int(_single("coarse_steps", tensor, "i"))
-    if not 1 <= steps <= largest:
-        raise RequestError(f"'coarse_steps' is {steps}, outside 1..{largest}")
-    return steps
+    value = int(_single(name, tensor, "i"))
+    if not 1 <= value <= largest:
+        raise RequestError(f"'{name}' is {value}, outside 1..{largest}")
+    return value
 
 
-def _temperature(tensor: np.ndarray | None, largest: float) -> float | None:
+def _real(name: str, tensor: np.ndarray | None, largest: float) -> float | None:
     if tensor is None:
         return None
-    temperature = float(_single("temperature", tensor, "f"))
-    if not (math.isfinite(temperature) and 0 <= temperature <= largest):
-        raise RequestError(f"'temperature' is {temperature}, outside 0..{largest:g}")
-    return temperature
+    value = float(_single(name, tensor, "f"))
+    if not (math.isfinite(value) and 0 <= value <= largest):
+        raise RequestError(f"'{name}' is {value}, outside 0..{largest:g}")
+    return value
+
+
+def _size(tensor: np.ndarray | None) -> tuple[int, int] | None:
+    """Whether the model has this size is for the model to say."""
+    if tensor is None:
+        return None
+    if tensor.shape != (2,) or tensor.dtype.kind != "i":
+        raise RequestError(f"'size' must hold a height and a width, not {tensor.dtype} {tensor.shape}")
+    height, width = tensor.tolist()
+    return height, width
+
+
+def _format(tensor: np.ndarray | None) -> Format:
+    if tensor is None:
+        return "raw"
+    content = _single("format", tensor, "OS")
+    for known in FORMATS:
+        if content == known.encode():
+            return known
+    raise RequestError(f"'format' is none of {', '.join(FORMATS)}")

@@ -54,7 +54,8 @@ def inputs(tmp_path_factory):
             coarse_grid=(4, 4),
             fine_layers=1,
         )
-        save_checkpoint(folder / "checkpoint", Generator(config), folder / "tokenizers", {})
+        training = {"unconditional_share": 0.25}
+        save_checkpoint(folder / "checkpoint", Generator(config), folder / "tokenizers", training)
     write_shards(folder / "shards", bundle)
     return folder
 
@@ -108,6 +109,7 @@ def test_generator_json_describes_the_graphs(engine, inputs):
         "special": bundle.text.special,
         "coarse_grid": [4, 4],
         "fine_grid": [8, 8],
+        "unconditional_share": 0.25,
         "plan_noise_shape": [24, 7],
         "visual_vocabulary": 12,
         "mask_id": 12,

@@ -17,7 +17,7 @@ from serving.package.manifest import read_manifest
 from serving.package.runtime.generator import Generator
 from serving.package.runtime.requests import Request, RequestError
 from serving.package.verify import verify
-from tests.engines import CAPTIONS, write_engine
+from tests.engines import CAPTIONS, TinyShape, write_engine
 from tests.packages import RUNTIME, provenance
 
 ALLOWED_IMPORTS = {"numpy", "onnxruntime", "triton_python_backend_utils"}
@@ -115,6 +115,23 @@ def test_a_package_that_is_guided_draws_something_else(engine: Path, key_folder:
 
     assert (draw(1.0) == draw(1.0)).all()
     assert (draw(1.0) != draw(20.0)).any()
+
+
+def test_a_model_without_an_unconditional_answer_is_not_packaged_with_guidance(
+    key_folder: Path, tmp_path: Path
+) -> None:
+    engine = write_engine(tmp_path / "engine", shape=TinyShape(unconditional_share=0.0))
+    with pytest.raises(ExportError, match=r"decoding\.guidance"):
+        build_package(
+            engine,
+            "int8",
+            decoding={"guidance": 3.0},
+            runtime=RUNTIME,
+            provenance=provenance(),
+            key_folder=key_folder,
+            package_store=tmp_path / "store",
+        )
+    assert list((tmp_path / "store").iterdir()) == []
 
 
 def test_a_prompt_stands_between_bos_and_boi(packages: dict[str, Path]) -> None:

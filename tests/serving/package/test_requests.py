@@ -8,7 +8,8 @@ from hypothesis.extra import numpy as hnp
 
 from serving.package.runtime.requests import Limits, Request, RequestError, parse
 
-LIMITS = Limits(max_prompt_bytes=32, max_coarse_steps=8, max_temperature=2.0)
+LIMITS = Limits(max_prompt_bytes=32, max_coarse_steps=8, max_temperature=2.0, max_guidance=10.0, max_deadline_ms=5000)
+NAMES = ["prompt", "seed", "coarse_steps", "temperature", "guidance", "size", "format", "deadline_ms"]
 
 
 def prompt(content: bytes) -> np.ndarray:
@@ -18,7 +19,8 @@ def prompt(content: bytes) -> np.ndarray:
 def test_a_prompt_alone_is_enough_and_gets_a_seed() -> None:
     request = parse({"prompt": prompt(b"a red seven"), "seed": None}, LIMITS)
     assert request.prompt == "a red seven"
-    assert request.coarse_steps is None and request.temperature is None
+    assert request == Request("a red seven", request.seed, None, None)
+    assert (request.guidance, request.size, request.format, request.deadline_ms) == (None, None, "raw", None)
     assert request.seed != parse({"prompt": prompt(b"a")}, LIMITS).seed
 
 
@@ -28,8 +30,12 @@ def test_given_fields_are_kept() -> None:
         "seed": np.array([7], dtype=np.int64),
         "coarse_steps": np.array([8], dtype=np.int32),
         "temperature": np.array([0.5], dtype=np.float32),
+        "guidance": np.array([2.5], dtype=np.float32),
+        "size": np.array([32, 64], dtype=np.int32),
+        "format": np.array([b"png"], dtype=object),
+        "deadline_ms": np.array([5000], dtype=np.int64),
     }
-    assert parse(fields, LIMITS) == Request("ein grüner Zweier", 7, 8, 0.5)
+    assert parse(fields, LIMITS) == Request("ein grüner Zweier", 7, 8, 0.5, 2.5, (32, 64), "png", 5000)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +58,19 @@ def test_given_fields_are_kept() -> None:
         ("temperature", np.array([np.inf], dtype=np.float32), "outside 0..2"),
         ("temperature", np.array([-0.1], dtype=np.float32), "outside 0..2"),
         ("temperature", np.array([2.5], dtype=np.float32), "outside 0..2"),
+        ("guidance", np.array([np.nan], dtype=np.float32), "outside 0..10"),
+        ("guidance", np.array([-np.inf], dtype=np.float32), "outside 0..10"),
+        ("guidance", np.array([-0.5], dtype=np.float32), "outside 0..10"),
+        ("guidance", np.array([10.5], dtype=np.float32), "outside 0..10"),
+        ("size", np.array([64], dtype=np.int32), "height and a width"),
+        ("size", np.array([[64, 64]], dtype=np.int32), "height and a width"),
+        ("size", np.array([64.0, 64.0], dtype=np.float32), "height and a width"),
+        ("format", np.array([b"PNG"], dtype=object), "none of raw, png"),
+        ("format", np.array([b"\xff"], dtype=object), "none of raw, png"),
+        ("format", np.array([b"raw", b"raw"], dtype=object), "one value"),
+        ("deadline_ms", np.array([0], dtype=np.int64), "outside 1..5000"),
+        ("deadline_ms", np.array([5001], dtype=np.int64), "outside 1..5000"),
+        ("deadline_ms", np.array([-(2**63)], dtype=np.int64), "outside 1..5000"),
     ],
 )
 def test_fault_23_a_bad_field_is_named(name: str, tensor: np.ndarray | None, message: str) -> None:
@@ -66,7 +85,7 @@ ANY_TENSOR = hnp.arrays(
 )
 
 
-@given(fields=st.dictionaries(st.sampled_from(["prompt", "seed", "coarse_steps", "temperature"]), ANY_TENSOR))
+@given(fields=st.dictionaries(st.sampled_from(NAMES), ANY_TENSOR))
 def test_fault_23_no_tensor_at_all_gives_another_error(fields: dict[str, np.ndarray]) -> None:
     try:
         request = parse(fields, LIMITS)
