@@ -20,6 +20,7 @@ from model.quantization.fuse import fuse_graphs
 from model.quantization.inference import with_plain_tables
 from model.quantization.observe import Feeds, Observation, RecordingSession, observe, watching
 from model.quantization.smoothquant import fold_smoothing
+from model.quantization.split import split_prefill
 from model.quantization.static_int8 import quantizable_layers, quantize_graph
 from model.tokenizers.visual import VisualTokenizer
 from model.transformer.model import Generator
@@ -50,6 +51,8 @@ def export(
             (_quantize_next_token if next_token else _quantize)(Path(fp32), folder, feeds)
     if config.fine_layers and not next_token:
         fuse_graphs(folder, config.coarse_grid, config.visual_vocabulary)
+    if not next_token:
+        split_prefill(folder)
 
 
 def _quantize(fp32: Path, folder: Path, feeds: Feeds) -> None:

@@ -13,6 +13,7 @@ RUNTIME = RuntimeOptions(
     threads=1,
     instances=1,
     largest_group=4,
+    prefix_cache_bytes=64 << 10,
     warmup_requests=1,
     limits=Limits(
         max_prompt_bytes=256, max_coarse_steps=64, max_temperature=2.0, max_guidance=20.0, max_deadline_ms=60_000

@@ -50,6 +50,7 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
     from model.quantization.inference import with_plain_tables
     from model.quantization.observe import check_coverage, observe
     from model.quantization.smoothquant import fold_smoothing
+    from model.quantization.split import split_prefill
     from model.quantization.weights_pool import pool_weights
     from model.tokenizers.bundle import TokenizerBundle
 
@@ -92,7 +93,7 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
         blocks = block_sizes(fp32, int8).describe()
         for folder in (fp32, int8):
             fuse_graphs(folder, generator.config.coarse_grid, generator.config.visual_vocabulary)
-            pool_weights(folder, (*GRAPHS, DRAW))
+            pool_weights(folder, (*GRAPHS, DRAW, *split_prefill(folder)))
         whole = engine_sizes(fp32, int8).describe()
         trained = read_json(checkpoint / "training.json")
         description = generator_description(generator.config, tokenizers, trained.get("unconditional_share", 0.0))

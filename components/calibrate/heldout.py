@@ -58,7 +58,7 @@ def describe_heldout(
     asked = heldout_questions(heldout, settings.heldout_samples, generator)
     losses = {}
     for precision in PRECISIONS:
-        session = EngineSession(engine / precision, description, threads=1)
+        session = EngineSession(engine / precision, description, threads=1, scores_plans=True)
         losses[precision] = graph_losses(session, asked, settings.batch_size)
     return {
         "samples_digest": asked.samples_digest,

@@ -86,6 +86,7 @@ def runtime_options(settings: ExportSettings) -> RuntimeOptions:
         threads=settings.threads,
         instances=settings.instances,
         largest_group=settings.largest_group,
+        prefix_cache_bytes=settings.prefix_cache_bytes,
         warmup_requests=settings.warmup_requests,
         limits=limits,
     )

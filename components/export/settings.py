@@ -51,6 +51,8 @@ class ExportSettings(Section):
     """Copies of the model that answer at the same time."""
     largest_group: int = Field(default=8, ge=1, le=64)
     """Waiting requests that one copy draws together."""
+    prefix_cache_bytes: int = Field(default=32 << 20, ge=0, le=1 << 40)
+    """What each copy keeps of the prompts that it read, so that one which comes again is not read again; 0: nothing."""
     warmup_requests: int = Field(default=3, ge=1, le=100)
     """Requests that Triton sends before the model counts as ready."""
     max_prompt_bytes: int = Field(default=1024, ge=16, le=65536)

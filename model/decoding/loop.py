@@ -82,7 +82,7 @@ def generate(
         if unconditional_ids is None:
             raise ValueError(f"guidance {options.guidance} needs an unconditional prompt")
         nothing = np.broadcast_to(unconditional_ids, text_ids.shape).copy()
-        free = session.prefill(nothing, plan_noise(session, 0.0, generators))  # its own plan is not used
+        free = session.prefill(nothing)  # the image follows the prompt's own plan
     sketch = refine_sketch(session, prefix, options, generators, free)
     if not (session.has_details and options.details):
         yield Stage("final", session.decode_image(sketch.reshape(-1, rows, columns)), time.perf_counter() - start)

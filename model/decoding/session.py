@@ -8,7 +8,8 @@ import numpy as np
 Prefix = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 """A prompt that was read: its keys and values, float32 [layers, 2, batch, kv_heads, text_length, head_dim]; the plan that
 was drawn for it, int64 [batch, plan_tokens]; and the logits of each of its codes given the prompt and the codes before it,
-float32 [batch, plan_tokens, visual_vocabulary]. The last two are None without a plan.
+float32 [batch, plan_tokens, visual_vocabulary]. The last two are None without a plan, and the logits where a session does
+not give them.
 
 A plain tuple: a package's own copy of this module and this one must agree on it.
 """
@@ -35,7 +36,7 @@ class TokenSession(Protocol):
     def prefill(self, text_ids: np.ndarray, plan_noise: np.ndarray | None = None) -> Prefix:
         """Read prompts, int64 [batch, text_length], and draw a plan for each.
 
-        `plan_noise` float32 [batch, *plan_noise_shape] is Gumbel noise times the temperature; None where there is no plan.
+        `plan_noise` float32 [batch, *plan_noise_shape] is Gumbel noise times the temperature; None draws no plan.
         """
         ...
 

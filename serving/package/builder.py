@@ -17,7 +17,9 @@ from serving.package.workspace import building_folder
 
 log = logging.getLogger(__name__)
 _HERE = Path(__file__).resolve().parent
-_ENGINE_FILES = ("prefill.onnx", "coarse.onnx", "fine.onnx", "image_decoder.onnx", "draw.onnx", "weights.bin")
+_ENGINE_FILES = ("coarse.onnx", "fine.onnx", "image_decoder.onnx", "draw.onnx", "weights.bin")
+_READERS = {True: ("prompt.onnx", "plan.onnx"), False: ("prefill.onnx",)}
+"""What reads a prompt, by whether the model draws plans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,8 @@ class RuntimeOptions:
     """Copies of the model that answer at the same time."""
     largest_group: int
     """Requests that one of them draws together."""
+    prefix_cache_bytes: int
+    """What each instance keeps of the prompts that it read."""
     warmup_requests: int
     limits: Limits
 
@@ -52,8 +56,9 @@ def build_package(
     """
     with building_folder(package_store) as folder:
         building = folder / "new"
-        _copy_engine(engine, precision, building / "1")
-        _write_generator_config(engine, building / "1" / "generator.json", decoding, runtime)
+        description = _description(engine)
+        _copy_engine(engine, precision, building / "1", has_plan=description["plan_noise_shape"] is not None)
+        _write_generator_config(description, building / "1" / "generator.json", decoding, runtime)
         _copy_runtime(building / "1")
         _write_triton_files(building, runtime)
         encoded = write_manifest(building, provenance, precision)
@@ -79,9 +84,16 @@ def _verifies(package: Path, key_folder: Path) -> bool:
     return True
 
 
-def _copy_engine(engine: Path, precision: str, version: Path) -> None:
+def _description(engine: Path) -> dict[str, Any]:
+    source = engine / "generator.json"
+    if not source.is_file():
+        raise ExportError("the engine lacks this file", where=str(source), fix="run the calibrate step again")
+    return read_json(source)
+
+
+def _copy_engine(engine: Path, precision: str, version: Path, *, has_plan: bool) -> None:
     (version / "engine").mkdir(parents=True)
-    for name in _ENGINE_FILES:
+    for name in (*_READERS[has_plan], *_ENGINE_FILES):
         _copy(engine / precision / name, version / "engine" / name)
     _copy(engine / "tokenizers" / "text" / "tokenizer.json", version / "tokenizer.json")
     _copy(engine / "calibration.json", version / "calibration.json")  # signed numbers that a later gate compares with
@@ -93,24 +105,21 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _write_generator_config(engine: Path, target: Path, decoding: dict[str, Any], runtime: RuntimeOptions) -> None:
-    source = engine / "generator.json"
-    if not source.is_file():
-        raise ExportError("the engine lacks this file", where=str(source), fix="run the calibrate step again")
-    config = read_json(source)
-    if decoding.get("guidance", 1) != 1 and not config["unconditional_share"]:
+def _write_generator_config(
+    description: dict[str, Any], target: Path, decoding: dict[str, Any], runtime: RuntimeOptions
+) -> None:
+    if decoding.get("guidance", 1) != 1 and not description["unconditional_share"]:
         raise ExportError(
             "decoding.guidance is for a model that was trained without prompts, too, and this one was not",
-            where=str(source),
             fix="set decoding.guidance=1, or train with training.masking.unconditional_share above 0",
         )
-    config["decoding"] = decoding
-    config["runtime"] = {
+    settings = {
         "threads": runtime.threads,
         "largest_group": runtime.largest_group,
+        "prefix_cache_bytes": runtime.prefix_cache_bytes,
         "limits": asdict(runtime.limits),
     }
-    write_json(target, config)
+    write_json(target, description | {"decoding": decoding, "runtime": settings})
 
 
 def _copy_runtime(version: Path) -> None:

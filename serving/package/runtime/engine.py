@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 
 from .decoding.session import DrawImage, Prefix
+from .prefixes import Known, PrefixCache
 
 
 class EngineSession:
@@ -16,27 +17,34 @@ class EngineSession:
     Where the image's grid is the sketch's own, there is no graph for details.
     """
 
-    def __init__(self, folder: Path, config: Mapping, *, threads: int):
-        """Load `folder/*.onnx`; `config` is the content of `generator.json`, `threads` the threads of one operator."""
+    def __init__(
+        self, folder: Path, config: Mapping, *, threads: int, prefix_cache_bytes: int = 0, scores_plans: bool = False
+    ):
+        """Load `folder/*.onnx`; `config` is the content of `generator.json`, `threads` the threads of one operator.
+
+        Prompts that come again are read once, as far as `prefix_cache_bytes` reach. The logits of plans, which no image
+        needs, are there with `scores_plans` alone; nothing is kept then.
+        """
         self.visual_vocabulary: int = config["visual_vocabulary"]
         rows, columns = config["coarse_grid"]
         self.coarse_grid = (rows, columns)
         self.has_details: bool = config["fine_grid"] != config["coarse_grid"]
-        self._prefill, self._coarse, self._image_decoder = (
-            load_graph(folder / f"{name}.onnx", threads) for name in ("prefill", "coarse", "image_decoder")
+        self._coarse, self._image_decoder = (
+            load_graph(folder / f"{name}.onnx", threads) for name in ("coarse", "image_decoder")
         )
         self._fine = load_graph(folder / "fine.onnx", threads) if self.has_details else None
         self._threads, self._draw_path = threads, folder / "draw.onnx"
         self.draw_image: DrawImage | None = self._draw_at_once if self._draw_path.exists() else None
         shape = config["plan_noise_shape"]
         self.plan_noise_shape: tuple[int, int] | None = None if shape is None else (shape[0], shape[1])
+        self._read = (
+            _Scorer(folder, threads)
+            if scores_plans
+            else _Reader(folder, threads, has_plan=shape is not None, cache_bytes=prefix_cache_bytes)
+        )
 
     def prefill(self, text_ids: np.ndarray, plan_noise: np.ndarray | None = None) -> Prefix:
-        if plan_noise is None:
-            return _run(self._prefill, "past", text_ids=text_ids), None, None
-        feeds = {"text_ids": text_ids, "plan_noise": plan_noise}
-        past, plan_ids, plan_logits = self._prefill.run(["past", "plan_ids", "plan_logits"], feeds)
-        return np.asarray(past), np.asarray(plan_ids), np.asarray(plan_logits)
+        return self._read(text_ids, plan_noise)
 
     def coarse(self, past: np.ndarray, coarse_ids: np.ndarray, plan_ids: np.ndarray | None) -> np.ndarray:
         plan = {} if plan_ids is None else {"plan_ids": plan_ids}
@@ -62,6 +70,63 @@ class EngineSession:
 
     def decode_image(self, codes: np.ndarray) -> np.ndarray:
         return _run(self._image_decoder, "pixels", codes=codes)
+
+
+class _Scorer:
+    """Reads prompts with the whole graph `prefill`."""
+
+    def __init__(self, folder: Path, threads: int):
+        self._prefill = load_graph(folder / "prefill.onnx", threads)
+
+    def __call__(self, text_ids: np.ndarray, plan_noise: np.ndarray | None) -> Prefix:
+        if plan_noise is None:
+            return _run(self._prefill, "past", text_ids=text_ids), None, None
+        feeds = {"text_ids": text_ids, "plan_noise": plan_noise}
+        past, plan_ids, plan_logits = self._prefill.run(["past", "plan_ids", "plan_logits"], feeds)
+        return np.asarray(past), np.asarray(plan_ids), np.asarray(plan_logits)
+
+
+class _Reader:
+    """Reads prompts, and keeps what they say; a plan is drawn from that and from noise."""
+
+    def __init__(self, folder: Path, threads: int, *, has_plan: bool, cache_bytes: int):
+        self._plan = load_graph(folder / "plan.onnx", threads) if has_plan else None
+        # Without a plan, `prefill` gives nothing but what the prompt says.
+        self._prompt = load_graph(folder / ("prompt.onnx" if has_plan else "prefill.onnx"), threads)
+        self._outputs = ["past", "plan_start"] if has_plan else ["past"]
+        self._cache = PrefixCache(cache_bytes)
+
+    def __call__(self, text_ids: np.ndarray, plan_noise: np.ndarray | None) -> Prefix:
+        past, *start = self._read(text_ids)
+        if self._plan is None or plan_noise is None:
+            return past, None, None
+        return past, _run(self._plan, "plan_ids", plan_start=start[0], plan_noise=plan_noise), None
+
+    def _read(self, text_ids: np.ndarray) -> Known:
+        """What each prompt says, int64 [batch, text_length]; those that are not known yet are read together."""
+        keys = [row.tobytes() for row in text_ids]
+        found = {key: self._cache.get(key) for key in keys}
+        known = {key: row for key, row in found.items() if row is not None}
+        fresh = [key for key, row in found.items() if row is None]
+        if fresh:
+            rows = text_ids[[keys.index(key) for key in fresh]]
+            read = tuple(np.asarray(array) for array in self._prompt.run(self._outputs, {"text_ids": rows}))
+            for number, key in enumerate(fresh):
+                known[key] = row = _row(read, number)
+                self._cache.put(key, row)
+            if len(fresh) == len(keys):
+                return read
+        parts = zip(*(known[key] for key in keys), strict=True)
+        return tuple(np.concatenate(part, axis) for part, axis in zip(parts, _BATCH_AXES, strict=False))
+
+
+_BATCH_AXES = (2, 0)
+"""Of `past` and of `plan_start`."""
+
+
+def _row(read: Known, number: int) -> Known:
+    """What one prompt of a batch says, in arrays of its own: the batch's are not to be kept for its sake."""
+    return tuple(np.take(array, [number], axis) for array, axis in zip(read, _BATCH_AXES, strict=False))
 
 
 def _run(session: onnxruntime.InferenceSession, output: str, **inputs: np.ndarray) -> np.ndarray:

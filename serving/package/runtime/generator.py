@@ -60,7 +60,12 @@ class Generator:
         self._unconditional = self._prompt([self._special["uncond"]])[0] if config["unconditional_share"] > 0 else None
         self._sizes = _sizes(config)
         self._tokenizer = TextTokenizer.load(folder / "tokenizer.json")
-        self._session = EngineSession(folder / "engine", config, threads=runtime["threads"])
+        self._session = EngineSession(
+            folder / "engine",
+            config,
+            threads=runtime["threads"],
+            prefix_cache_bytes=runtime["prefix_cache_bytes"],
+        )
 
     def prompt_ids(self, prompt: str) -> np.ndarray:
         """`PAD... BOS text BOI`, int64 [1, text_length]. Raises `RequestError` for a prompt that does not fit."""

@@ -9,6 +9,7 @@ import pytest
 from model.decoding.loop import DecodingOptions, generate
 from model.quantization.export_onnx import GRAPHS
 from model.quantization.fuse import DRAW, fuse_graphs
+from model.quantization.split import split_prefill
 from model.quantization.weights_pool import WEIGHTS_FILE, pool_weights
 from serving.package.runtime.engine import EngineSession
 
@@ -20,7 +21,7 @@ def test_one_graph_draws_what_the_loop_draws(exported, quantized, tmp_path, prec
     generator, _, fp32, _ = exported
     folder = shutil.copytree(fp32 if precision == "fp32" else quantized[0], tmp_path / "engine")
     fuse_graphs(folder, generator.config.coarse_grid, generator.config.visual_vocabulary)
-    pool_weights(folder, (*GRAPHS, DRAW))
+    pool_weights(folder, (*GRAPHS, DRAW, *split_prefill(folder)))
     config = {
         "visual_vocabulary": 12,
         "coarse_grid": generator.config.coarse_grid,
@@ -43,6 +44,7 @@ def test_what_takes_a_look_at_the_sketch_is_not_drawn_at_once(exported, tmp_path
     _, _, fp32, _ = exported
     folder = shutil.copytree(fp32, tmp_path / "engine")
     (folder / "draw.onnx").write_bytes(b"no graph")
+    split_prefill(folder)
     config = {"visual_vocabulary": 12, "coarse_grid": (2, 4), "fine_grid": (4, 8), "plan_noise_shape": (24, 7)}
     session, text_ids = EngineSession(folder, config, threads=1), np.zeros((1, 6), dtype=np.int64)
     for changes in (
