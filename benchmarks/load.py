@@ -43,6 +43,10 @@ class Load:
     """Until the final image."""
     preview_ms: list[float] = field(default_factory=list)
     """Until the first stage."""
+    due_s: list[float] = field(default_factory=list)
+    """When each of them was due, in seconds since the first request could be."""
+    versions: dict[str, int] = field(default_factory=dict)
+    """How many images each package drew, by its digest."""
     errors: list[str] = field(default_factory=list)
 
     @property
@@ -63,6 +67,7 @@ class _Asker:
 
     def __init__(self, stub: service_pb2_grpc.GRPCInferenceServiceStub, model: str):
         self._stub, self._model, self.load, self._sent = stub, model, Load(), 0
+        self.start = time.perf_counter()
 
     async def ask(self, due: float) -> None:
         """One request, due at `due` by `time.perf_counter`."""
@@ -72,23 +77,26 @@ class _Asker:
         async def requests():
             yield request
 
-        preview = image = None
+        preview = image = final = None
         try:
             async for message in self._stub.ModelStreamInfer(requests()):
                 if message.error_message:
                     self.load.errors.append(message.error_message)
                     return
                 preview = time.perf_counter() if preview is None else preview
-                if decode(message.infer_response).final:
-                    image = time.perf_counter()
+                result = decode(message.infer_response)
+                if result.final:
+                    image, final = time.perf_counter(), result
         except grpc.aio.AioRpcError as error:
             self.load.errors.append(str(error.code()))
             return
-        if preview is None or image is None:
+        if preview is None or image is None or final is None:
             self.load.errors.append("the stream ended without a final image")
             return
         self.load.preview_ms.append(1000 * (preview - due))
         self.load.image_ms.append(1000 * (image - due))
+        self.load.due_s.append(due - self.start)
+        self.load.versions[final.version] = self.load.versions.get(final.version, 0) + 1
 
 
 async def _in_turn(asker: _Asker, clients: int, end: float) -> None:
@@ -100,11 +108,13 @@ async def _in_turn(asker: _Asker, clients: int, end: float) -> None:
 
 
 async def _at_random(asker: _Asker, due: Sequence[float]) -> None:
-    start, tasks = time.perf_counter(), []
+    running: set[asyncio.Task] = set()
     for moment in due:
-        await asyncio.sleep(max(0.0, start + moment - time.perf_counter()))
-        tasks.append(asyncio.create_task(asker.ask(start + moment)))
-    await asyncio.gather(*tasks)
+        await asyncio.sleep(max(0.0, asker.start + moment - time.perf_counter()))
+        task = asyncio.create_task(asker.ask(asker.start + moment))
+        running.add(task)
+        task.add_done_callback(running.discard)  # half an hour of tasks that are done would fill the memory
+    await asyncio.gather(*running)
 
 
 async def _main(chosen: argparse.Namespace) -> Load:
@@ -112,9 +122,9 @@ async def _main(chosen: argparse.Namespace) -> Load:
         asker = _Asker(service_pb2_grpc.GRPCInferenceServiceStub(channel), chosen.model)
         await asker.ask(time.perf_counter())  # connects
         asker.load = Load()
-        start = time.perf_counter()
+        asker.start = time.perf_counter()
         if chosen.clients:
-            await _in_turn(asker, chosen.clients, start + chosen.seconds)
+            await _in_turn(asker, chosen.clients, asker.start + chosen.seconds)
         else:
             gaps = np.random.default_rng(chosen.seed).exponential(
                 1 / chosen.rate, int(2 * chosen.rate * chosen.seconds) + 9
@@ -122,7 +132,7 @@ async def _main(chosen: argparse.Namespace) -> Load:
             due = gaps.cumsum()
             await _at_random(asker, due[due < chosen.seconds].tolist())
             asker.load.offered_per_s = chosen.rate
-        asker.load.seconds = time.perf_counter() - start
+        asker.load.seconds = time.perf_counter() - asker.start
     return asker.load
 
 

@@ -279,6 +279,21 @@ def bench_serving(
         sys.exit(1)
 
 
+@bench_app.command(name="soak")
+def bench_soak(
+    json_file: BenchJsonOption = None,
+    minutes: Annotated[
+        float, typer.Option(min=1, help="At four fifths of the capacity, after a minute's warm-up.")
+    ] = 30,
+) -> None:
+    """A busy server for half an hour: lost requests, memory, latency by the minute."""
+    with _in_a_checkout():
+        from benchmarks import soak
+
+    if not soak.run(console, json_file, soak.Amount(minutes=minutes)):
+        sys.exit(1)
+
+
 def main() -> None:
     """The `emuflow` command."""
     from common.redaction import redact_text
