@@ -42,6 +42,8 @@ class Recipe:
     """The image's own 16x16 grid in one go, without details."""
     adapts: str | None = None
     """The checkpoint that it starts from."""
+    unconditional_share: float = 0.0
+    """Of the training prompts that say nothing, for guidance."""
     shape: dict[str, Any] = field(default_factory=dict)
 
     def training(self) -> TrainingSettings:
@@ -51,6 +53,7 @@ class Recipe:
                 "steps": self.steps,
                 "global_batch_size": self.global_batch_size,
                 "initialize_from": "parent" if self.adapts else "scratch",
+                "masking": {"unconditional_share": self.unconditional_share},
             }
         )
 
@@ -59,6 +62,7 @@ RECIPES = {
     "progressive": Recipe(about="ours: plan, sketch in parallel, details", steps=2200),
     "next-token": Recipe(about="the sketch cell by cell, then the details", steps=2200, objective="next_token"),
     "adapted": Recipe(about="next-token, adapted to parallel prediction", steps=220, adapts="next-token"),
+    "guided": Recipe(about="ours, one prompt in ten without words", steps=2200, unconditional_share=0.1),
     "raster": Recipe(
         about="all 256 cells one by one",
         steps=2500,

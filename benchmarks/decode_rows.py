@@ -18,13 +18,14 @@ from model.decoding.autoregressive import NextTokenOptions
 from model.decoding.loop import DecodingOptions
 from model.tokenizers.bundle import TokenizerBundle
 
-OURS, OURS_INT8, VARIED, GREEDY, ADAPTED, REDRAWN = (
+OURS, OURS_INT8, VARIED, GREEDY, ADAPTED, REDRAWN, GUIDED = (
     "progressive",
     "progressive, INT8",
     "progressive, varied",
     "progressive, one step, greedy",
     "progressive, adapted",
     "progressive, redrawn where unsure",
+    "progressive, guided",
 )
 BEST_AR, BEST_AR_INT8, BEST_AR_VARIED, RASTER, NAIVE = (
     "next token + details, KV cache",
@@ -40,6 +41,7 @@ PARALLEL = {
     VARIED: ("progressive", DecodingOptions(temperature=1.0, plan_temperature=1.3)),
     GREEDY: ("progressive", DecodingOptions(temperature=0.0, plan_temperature=0.0)),
     REDRAWN: ("progressive", DecodingOptions(temperature=0.8, plan_temperature=0.9, redraw_below=0.1)),
+    GUIDED: ("guided", DecodingOptions(temperature=0.4, plan_temperature=0.9, guidance=3.0)),
     ADAPTED: ("adapted", DecodingOptions(temperature=0.3, plan_temperature=0.8)),
     **{name: ("one-scale", DecodingOptions(coarse_steps=steps, temperature=0.7)) for steps, name in ONE_SCALE.items()},
 }

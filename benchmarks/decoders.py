@@ -64,13 +64,15 @@ class Engine:
     generator: Generator
     session: EngineSession
     threads: int
+    says_nothing: np.ndarray
+    """The unconditional prompt, for guidance: int64 [text_length]."""
 
     def parallel(self, name: str, options: DecodingOptions) -> Decoder:
         """Every pass predicts all cells at once; coarse to fine where the model has details. No previews."""
         options = replace(options, previews=False)
 
         def draw(text_ids: np.ndarray, seeds: list[int]) -> np.ndarray:
-            *_, final = generate(self.session, text_ids, options, seeds)
+            *_, final = generate(self.session, text_ids, options, seeds, self.says_nothing)
             return final.pixels
 
         return Decoder(name, self.parameters, draw)
@@ -146,4 +148,5 @@ def engine(
         folder.mkdir()
         export(generator, tokenizers.visual, folder, next_token=next_token, prompts=prompts)
         session = EngineSession(folder, generator_description(generator.config, tokenizers), threads=threads)
-        yield Engine(folder, generator, session, threads)
+        says_nothing = np.array(tokenizers.text.unconditional_prompt(generator.config.text_length))
+        yield Engine(folder, generator, session, threads, says_nothing)

@@ -108,10 +108,21 @@ def serve(
         Literal["127.0.0.1", "0.0.0.0"],
         typer.Option(help="0.0.0.0 inside a container: whoever reaches its ports may ask."),
     ] = "127.0.0.1",
+    remote: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="gRPC of a Triton that runs already, in the place of ours.")
+    ] = None,
+    repository: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With --remote: DIR/models is that server's model repository.")
+    ] = None,
 ) -> None:
     """Serve a model with Triton on this machine's loopback until Ctrl-C; a promotion is followed without a restart."""
-    from pipelines.serving import serve_model
+    from pipelines.serving import serve_model, serve_on_remote
 
+    if (remote is None) != (repository is None):
+        raise UsageError("--remote and --repository go together", where="emuflow serve")
+    if remote is not None and repository is not None:
+        serve_on_remote(Home(home), model, remote, repository, console)
+        return
     serve_model(
         Home(home),
         model,

@@ -68,6 +68,26 @@ def serve_model(
         console.print("The server has ended.")
 
 
+def serve_on_remote(home: Home, model: str, endpoint: str, repository: Path, console: Console) -> None:
+    """Make the Triton server at `endpoint` serve `model` until SIGINT or SIGTERM; it serves on after that.
+
+    `repository` is the folder whose `models` the server reads. Errors as in `serve_model`.
+    """
+    from serving.remote import RemoteDeployment, follow
+
+    desired = _champion(connect(home).release_url) if model == "champion" else _always(_find_package(home, model))
+
+    def tell(digest: str) -> None:
+        console.print(f"{endpoint} serves {digest[:12]}. Ctrl-C ends this, not the server.", soft_wrap=True)
+
+    try:
+        with signals_raise():
+            deployment = RemoteDeployment(endpoint, repository.resolve(), home.packages, home.keys)
+            follow(deployment, desired, threading.Event(), on_change=tell)
+    except Interrupted:
+        console.print(f"{endpoint} serves on.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What a command line may ask for beside the prompt; None is the package's own."""

@@ -18,6 +18,19 @@ class ModelControl:
     def unload(self, name: str) -> None:
         self._call("unload", name)
 
+    def is_ready(self, name: str) -> bool:
+        """Whether `name` is loaded. Raises `ServerError` where the server does not answer."""
+        from tritonclient.grpc import InferenceServerClient
+        from tritonclient.utils import InferenceServerException
+
+        client = InferenceServerClient(self.endpoint)
+        try:
+            return bool(client.is_model_ready(name, client_timeout=self.timeout_s))
+        except InferenceServerException as error:
+            raise ServerError(f"the server does not answer: {error}", where=self.endpoint) from error
+        finally:
+            client.close()
+
     def _call(self, verb: Literal["load", "unload"], name: str) -> None:
         from tritonclient.grpc import InferenceServerClient
         from tritonclient.utils import InferenceServerException

@@ -13,6 +13,7 @@ from PIL import Image
 
 from common.files import read_json
 from common.home import Home
+from emuflow_client import GeneratorClient
 from serving.deployment import read_state, reconcile_if_running
 from serving.release.store import ReleaseStore
 from serving.server import TritonServer
@@ -122,6 +123,22 @@ def test_a_package_that_was_asked_for_by_its_digest_outlives_a_promotion(place: 
         assert served(place) == other
         assert reconcile_if_running(place.serving, place.packages, champion) == "left as it was"
         assert served(place) == other
+
+
+def test_a_server_that_runs_already_follows_the_champion(server: TritonServer, place: Home) -> None:
+    champion, _ = packages(place)
+    repository = server.folder / "repository"
+    process = Chain(place.root).start("serve", "--remote", server.grpc_endpoint, "--repository", str(repository))
+    assert process.stdout is not None
+    try:
+        told = process.stdout.readline()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=30)
+    assert champion[:12] in told and process.returncode == 0 and "serves on" in output, told + output
+    with GeneratorClient(server.grpc_endpoint) as client:
+        assert client.generate("a red seven").version == champion
+    assert "go together" in Chain(place.root).call("serve", "--remote", server.grpc_endpoint, code=2)
 
 
 def test_fault_21_a_release_store_that_does_not_answer_is_an_error_at_the_start(
