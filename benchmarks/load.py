@@ -3,7 +3,9 @@
 With `--clients`, so many ask one after another without a pause: what is the most that the server gives? With `--rate`,
 requests come at random times (Poisson) whether or not earlier ones were answered, and a latency counts from the moment
 at which its request was due: a server that stalls cannot hide it by delaying the next question (coordinated omission).
-Prints one JSON line.
+
+Every request has another caption, so that nothing which the server keeps of a prompt helps it; `--prompts 5` asks for the
+same five again and again. Prints one JSON line.
 """
 
 import argparse
@@ -20,16 +22,10 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2_grpc
 
+from components.ingest.digit_world.scenes import all_captions
 from emuflow_client.wire import decode, encode
 
 _ROOT = Path(__file__).resolve().parent.parent
-PROMPTS = (
-    "a red seven left of a green two",
-    "a blue nine above a yellow four",
-    "a white zero below a red one",
-    "a green three right of a blue five",
-    "a yellow eight",
-)
 
 
 @dataclass
@@ -54,10 +50,23 @@ class Load:
         return len(self.image_ms) / self.seconds
 
 
-def run_load(endpoint: str, model: str, *, seconds: float, clients: int = 0, rate: float = 0.0, seed: int = 0) -> Load:
-    """Ask from a new process. Exactly one of `clients` and `rate` (requests a second) is above 0."""
+def run_load(
+    endpoint: str,
+    model: str,
+    *,
+    seconds: float,
+    clients: int = 0,
+    rate: float = 0.0,
+    seed: int = 0,
+    previews: bool = True,
+    prompts: int | None = None,
+) -> Load:
+    """Ask from a new process. Exactly one of `clients` and `rate` (requests a second) is above 0; `prompts` is how many
+    different ones there are, all captions where None."""
     command = [sys.executable, "-m", "benchmarks.load", endpoint, "--model", model, "--seconds", str(seconds)]
     command += ["--clients", str(clients), "--rate", str(rate), "--seed", str(seed)]
+    command += [] if previews else ["--without-previews"]
+    command += [] if prompts is None else ["--prompts", str(prompts)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=_ROOT).stdout
     return Load(**json.loads(answer.splitlines()[-1]))
 
@@ -65,14 +74,23 @@ def run_load(endpoint: str, model: str, *, seconds: float, clients: int = 0, rat
 class _Asker:
     """Sends requests and keeps what came of them."""
 
-    def __init__(self, stub: service_pb2_grpc.GRPCInferenceServiceStub, model: str):
-        self._stub, self._model, self.load, self._sent = stub, model, Load(), 0
+    def __init__(
+        self,
+        stub: service_pb2_grpc.GRPCInferenceServiceStub,
+        model: str,
+        prompts: Sequence[str],
+        *,
+        previews: bool,
+    ):
+        self._stub, self._model, self._prompts, self._previews = stub, model, prompts, previews
+        self.load, self._sent = Load(), 0
         self.start = time.perf_counter()
 
     async def ask(self, due: float) -> None:
         """One request, due at `due` by `time.perf_counter`."""
         number, self._sent = self._sent, self._sent + 1
-        request = encode(self._model, PROMPTS[number % len(PROMPTS)], number, None, None)
+        prompt = self._prompts[number % len(self._prompts)]
+        request = encode(self._model, prompt, {"seed": number, "previews": self._previews})
 
         async def requests():
             yield request
@@ -119,7 +137,9 @@ async def _at_random(asker: _Asker, due: Sequence[float]) -> None:
 
 async def _main(chosen: argparse.Namespace) -> Load:
     async with grpc.aio.insecure_channel(chosen.endpoint) as channel:
-        asker = _Asker(service_pb2_grpc.GRPCInferenceServiceStub(channel), chosen.model)
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        prompts = np.random.default_rng(chosen.seed).permutation(all_captions())[: chosen.prompts].tolist()
+        asker = _Asker(stub, chosen.model, prompts, previews=not chosen.without_previews)
         await asker.ask(time.perf_counter())  # connects
         asker.load = Load()
         asker.start = time.perf_counter()
@@ -143,7 +163,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=0, help="so many ask without a pause")
     parser.add_argument("--rate", type=float, default=0.0, help="requests a second, at random times")
-    parser.add_argument("--seed", type=int, default=0, help="of the times")
+    parser.add_argument("--without-previews", action="store_true", help="ask for the image alone")
+    parser.add_argument("--seed", type=int, default=0, help="of the times, and of the order of the prompts")
+    parser.add_argument("--prompts", type=int, help="so many different ones; all captions, if it is not given")
     chosen = parser.parse_args(arguments)
     if (chosen.clients > 0) == (chosen.rate > 0):
         parser.error("name either --clients or --rate")

@@ -138,6 +138,7 @@ def generate_image(
                 temperature=options.temperature,
                 guidance=options.guidance,
                 size=_size(options.size),
+                previews=on_preview is not None,
             )
             for result in stages:
                 elapsed_ms = 1000 * (time.perf_counter() - start)

@@ -126,4 +126,4 @@ def _in_order(nodes: list[NodeProto], given: set[str]) -> list[NodeProto]:
 def _shape(model: ModelProto, name: str) -> list[str | int]:
     """The axes of an input of `prefill`."""
     value = next(value for value in model.graph.input if value.name == f"prefill/{name}")
-    return ["batch", *(axis.dim_value for axis in value.type.tensor_type.shape.dim[1:])]
+    return ["batch", *(axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim[1:])]

@@ -15,30 +15,57 @@ import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingI
 
 from .runtime.generator import Generator, Image, Prepared
 from .runtime.grouping import Groups
+from .runtime.outbox import Outbox
 from .runtime.png import png
 from .runtime.requests import Request, RequestError, parse
+from .runtime.watch import Watch
 
 INPUTS = ("prompt", "seed", "coarse_steps", "temperature", "guidance", "size", "format", "deadline_ms")
+
+_LOOK_S = 0.02
+"""How long a caller may have gone before it is noticed."""
 
 
 class _Caller:
     """A request that was taken: what is to be drawn, and whom to tell."""
 
-    def __init__(self, request: Request, prepared: Prepared, sender: Any):
-        self.request, self.prepared, self.sender = request, prepared, sender
+    def __init__(self, request: Request, prepared: Prepared, sender: Any, outbox: Outbox):
+        self.request, self.prepared, self._sender, self._outbox = request, prepared, sender, outbox
         self.waits = True
+        self._gone = False
+
+    def look(self) -> None:
+        """Ask Triton whether the caller has gone."""
+        self._gone = self._gone or bool(self._sender.is_cancelled())
 
     def still_waits(self) -> bool:
         """Whether an answer is still wanted; tells a caller that has gone or whose time is up so, once."""
-        if self.waits and self.sender.is_cancelled():
-            self._give_up("CANCELLED: the caller has gone")
+        if self.waits and self._gone:
+            self._give_up("CANCELLED: the caller has gone", pb_utils.TritonError.CANCELLED)
         elif self.waits and self.prepared.too_late:
-            self._give_up(f"DEADLINE_EXCEEDED: there was no image within {self.request.deadline_ms} ms")
+            late = f"DEADLINE_EXCEEDED: there was no image within {self.request.deadline_ms} ms"
+            self._give_up(late, pb_utils.TritonError.CANCELLED)
         return self.waits
 
-    def _give_up(self, message: str) -> None:
+    def send(self, response: Any, *, final: bool) -> None:
+        """Hand a stage to the outbox; nothing waits for more after the final one."""
+        self.waits = not final
+        self._outbox.put(lambda: self._send(response, final))
+
+    def fail(self, message: str) -> None:
+        if self.waits:
+            self._give_up(message, pb_utils.TritonError.INTERNAL)
+
+    def _send(self, response: Any, final: bool) -> None:
+        try:
+            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
+        except Exception as error:  # noqa: BLE001 - the others are to get theirs
+            self.waits = False
+            _fail(self._sender, _internal(error), pb_utils.TritonError.INTERNAL)
+
+    def _give_up(self, message: str, code: Any) -> None:
         self.waits = False
-        _fail(self.sender, message, pb_utils.TritonError.CANCELLED)
+        self._outbox.put(lambda: _fail(self._sender, message, code))
 
 
 class TritonPythonModel:
@@ -50,6 +77,8 @@ class TritonPythonModel:
         self._digest = hashlib.sha256((package / "manifest.json").read_bytes()).hexdigest()
         self._generator = Generator(package / args["model_version"])
         self._generator.check()
+        self._outbox = Outbox()
+        self._watch = Watch(_Caller.look, every_s=_LOOK_S)
         self._groups = Groups(
             self._answer, lambda caller: caller.prepared.options, largest=self._generator.largest_group
         )
@@ -59,8 +88,11 @@ class TritonPythonModel:
         for request in requests:
             sender = request.get_response_sender()
             try:
-                asked = parse({name: _tensor(request, name) for name in INPUTS}, self._generator.limits)
-                self._groups.add(_Caller(asked, self._generator.prepare(asked), sender))
+                fields = {name: _tensor(request, name) for name in INPUTS}
+                asked = parse(fields, self._generator.limits, json.loads(request.parameters() or "{}"))
+                caller = _Caller(asked, self._generator.prepare(asked), sender, self._outbox)
+                self._watch.add(caller)
+                self._groups.add(caller)
             except RequestError as error:
                 _fail(sender, str(error), pb_utils.TritonError.INVALID_ARG)
             except Exception as error:  # noqa: BLE001 - whatever a request causes, the model goes on serving the others
@@ -69,32 +101,26 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Answer what was taken, then end."""
         self._groups.close()
+        self._watch.close()
+        self._outbox.close()
 
     def _answer(self, group: list[_Caller]) -> None:
         """Draw a group and send every stage to those who still wait for it."""
         try:
-            group = _waiting(group)
-            stages = self._generator.draw([caller.prepared for caller in group]) if group else ()
+            wanted = _waiting(group)
+            stages = self._generator.draw([caller.prepared for caller in wanted]) if wanted else ()
             for images in stages:
-                if not _waiting(group):
+                if not _waiting(wanted):
                     return
-                for caller, image in zip(group, images, strict=True):
+                for caller, image in zip(wanted, images, strict=True):
                     if caller.waits:
-                        self._send(caller, image)
+                        caller.send(self._response(caller.request, image), final=image.stage == "final")
         except Exception as error:  # noqa: BLE001 - as in `execute`, and the thread must go on
             for caller in group:
-                if caller.waits:
-                    _fail(caller.sender, _internal(error), pb_utils.TritonError.INTERNAL)
-
-    def _send(self, caller: _Caller, image: Image) -> None:
-        final = image.stage == "final"
-        flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
-        caller.waits = not final
-        try:
-            caller.sender.send(self._response(caller.request, image), flags=flags)
-        except Exception as error:  # noqa: BLE001 - the others of the group are to get theirs
-            caller.waits = False
-            _fail(caller.sender, _internal(error), pb_utils.TritonError.INTERNAL)
+                caller.fail(_internal(error))
+        finally:
+            for caller in group:
+                self._watch.remove(caller)
 
     def _response(self, asked: Request, image: Image) -> Any:
         as_png = asked.format == "png"

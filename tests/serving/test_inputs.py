@@ -7,11 +7,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
+from tritonclient.grpc import service_pb2_grpc
 
 from emuflow_client import AsyncGeneratorClient, GeneratorClient, InvalidRequest, Result, TimedOut
+from emuflow_client.wire import encode
 from serving.server import TritonServer
 from tests.engines import TinyShape, write_engine
 from tests.packages import build
@@ -128,7 +131,10 @@ def test_the_time_in_the_queue_counts_and_a_late_request_is_not_drawn(client: Ge
     start = time.perf_counter()
     client.generate(PROMPT, coarse_steps=64)
     alone_ms = 1000 * (time.perf_counter() - start)
-    before = [threading.Thread(target=client.generate, args=(PROMPT, seed, 64)) for seed in range(32)]
+    before = [
+        threading.Thread(target=client.generate, args=(PROMPT,), kwargs={"seed": seed, "coarse_steps": 64})
+        for seed in range(32)
+    ]
     deadline_ms = max(1, round(2 * alone_ms))
     client.generate(PROMPT, deadline_ms=60_000)
     for thread in before:
@@ -145,3 +151,27 @@ def test_the_time_in_the_queue_counts_and_a_late_request_is_not_drawn(client: Ge
         thread.join()
     assert late >= 1
     assert client.generate(PROMPT, coarse_steps=63, deadline_ms=max(1000, 20 * deadline_ms)).final
+
+
+def test_without_previews_it_is_the_same_image_in_one_answer(client: GeneratorClient) -> None:
+    asked = {"seed": 5, "temperature": 1.0}
+    *previews, with_preview = client.stream(PROMPT, **asked)
+    (alone,) = client.stream(PROMPT, previews=False, **asked)
+    assert [stage.stage for stage in previews] == ["coarse"] and list(alone.timings) == ["final"]
+    np.testing.assert_array_equal(alone.image, with_preview.image)
+    np.testing.assert_array_equal(client.generate(PROMPT, **asked).image, alone.image)
+    assert "coarse" in client.generate(PROMPT, previews=True, **asked).timings
+
+
+def test_a_wish_for_previews_that_is_neither_true_nor_false_is_refused(server: TritonServer) -> None:
+    for wish in ("string_param", "yes"), ("int64_param", 7):
+        request = encode(NAME, PROMPT, {})
+        setattr(request.parameters["previews"], *wish)
+        with grpc.insecure_channel(server.grpc_endpoint) as channel:
+            (answer,) = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(iter([request]), timeout=20)
+        assert answer.error_message.startswith("INVALID_ARGUMENT: the parameter 'previews' is"), answer.error_message
+
+
+def test_an_option_that_there_is_not_is_named(client: GeneratorClient) -> None:
+    with pytest.raises(TypeError, match="a request has no steps; it has seed, coarse_steps"):
+        client.generate(PROMPT, steps=3)  # pyright: ignore[reportCallIssue]

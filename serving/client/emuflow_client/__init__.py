@@ -3,7 +3,7 @@
 from emuflow_client.aio import AsyncGeneratorClient
 from emuflow_client.client import GeneratorClient
 from emuflow_client.errors import Cancelled, GeneratorError, InvalidRequest, ServerFault, TimedOut, Unavailable
-from emuflow_client.wire import Result
+from emuflow_client.wire import Options, Result
 
 __all__ = [
     "AsyncGeneratorClient",
@@ -11,6 +11,7 @@ __all__ = [
     "GeneratorClient",
     "GeneratorError",
     "InvalidRequest",
+    "Options",
     "Result",
     "ServerFault",
     "TimedOut",

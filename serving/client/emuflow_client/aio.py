@@ -5,14 +5,14 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 import grpc
 
 from emuflow_client.connection import ClientBase
 from emuflow_client.errors import ServerFault, Unavailable
 from emuflow_client.replies import from_status, typed
-from emuflow_client.wire import Format, Result, decode, encode
+from emuflow_client.wire import Options, Result, decode, encode, without_previews
 
 
 class AsyncGeneratorClient(ClientBase[grpc.aio.Channel]):
@@ -25,60 +25,18 @@ class AsyncGeneratorClient(ClientBase[grpc.aio.Channel]):
             return grpc.aio.insecure_channel(endpoint, options=options)
         return grpc.aio.secure_channel(endpoint, credentials, options=options)
 
-    async def generate(
-        self,
-        prompt: str,
-        seed: int | None = None,
-        coarse_steps: int | None = None,
-        temperature: float | None = None,
-        *,
-        guidance: float | None = None,
-        size: tuple[int, int] | None = None,
-        format: Format = "raw",
-        deadline_ms: int | None = None,
-    ) -> Result:
+    async def generate(self, prompt: str, **options: Unpack[Options]) -> Result:
         """The image of `prompt`; arguments and errors as in `GeneratorClient.generate`. A task that is cancelled cancels
         its request."""
-        stages = self.stream(
-            prompt,
-            seed,
-            coarse_steps,
-            temperature,
-            guidance=guidance,
-            size=size,
-            format=format,
-            deadline_ms=deadline_ms,
-        )
-        async with aclosing(stages):
+        async with aclosing(self.stream(prompt, **without_previews(options))) as stages:
             async for result in stages:
                 if result.final:
                     return result
         raise ServerFault("the stream ended without a final image")
 
-    async def stream(
-        self,
-        prompt: str,
-        seed: int | None = None,
-        coarse_steps: int | None = None,
-        temperature: float | None = None,
-        *,
-        guidance: float | None = None,
-        size: tuple[int, int] | None = None,
-        format: Format = "raw",
-        deadline_ms: int | None = None,
-    ) -> AsyncGenerator[Result, None]:
+    async def stream(self, prompt: str, **options: Unpack[Options]) -> AsyncGenerator[Result, None]:
         """Each stage as it is done, as in `GeneratorClient.stream`. Closing the generator cancels the request."""
-        request = encode(
-            self._model,
-            prompt,
-            seed,
-            coarse_steps,
-            temperature,
-            guidance=guidance,
-            size=size,
-            format=format,
-            deadline_ms=deadline_ms,
-        )
+        request = encode(self._model, prompt, options)
         deadline = time.monotonic() + self._timeout_s
         for attempt in range(self._retries + 1):
             answered = False

@@ -3,14 +3,14 @@
 import time
 from collections.abc import Generator, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 import grpc
 
 from emuflow_client.connection import ClientBase
 from emuflow_client.errors import ServerFault, Unavailable
 from emuflow_client.replies import from_status, typed
-from emuflow_client.wire import Format, Result, decode, encode
+from emuflow_client.wire import Options, Result, decode, encode, without_previews
 
 
 class GeneratorClient(ClientBase[grpc.Channel]):
@@ -27,24 +27,9 @@ class GeneratorClient(ClientBase[grpc.Channel]):
             return grpc.insecure_channel(endpoint, options=options)
         return grpc.secure_channel(endpoint, credentials, options=options)
 
-    def generate(
-        self,
-        prompt: str,
-        seed: int | None = None,
-        coarse_steps: int | None = None,
-        temperature: float | None = None,
-        *,
-        guidance: float | None = None,
-        size: tuple[int, int] | None = None,
-        format: Format = "raw",
-        deadline_ms: int | None = None,
-    ) -> Result:
-        """The image of `prompt`. Without `seed` the server draws one and returns it; `coarse_steps`, `temperature` and
-        `guidance` are the package's own where `None`.
-
-        `size` is height and width, one of those that the model draws; without it, the largest. `format` `png` gives the
-        bytes of a file (`Result.png`) in place of pixels. `deadline_ms`: the server itself gives the request up when so
-        many milliseconds have passed since it came, however many others wait.
+    def generate(self, prompt: str, **options: Unpack[Options]) -> Result:
+        """The image of `prompt`, drawn without previews unless `previews=True` asks for them. `Options` says what else
+        there is: `seed`, `coarse_steps`, `temperature`, `guidance`, `size`, `format`, `deadline_ms`.
 
         Raises, all of them `GeneratorError`:
             InvalidRequest: the request can never be answered, such as an empty prompt; it is not tried again.
@@ -53,49 +38,18 @@ class GeneratorClient(ClientBase[grpc.Channel]):
             Cancelled: the server cancelled it, or `close` did.
             ServerFault: anything else that the server did.
         """
-        stages = self.stream(
-            prompt,
-            seed,
-            coarse_steps,
-            temperature,
-            guidance=guidance,
-            size=size,
-            format=format,
-            deadline_ms=deadline_ms,
-        )
-        for result in stages:
+        for result in self.stream(prompt, **without_previews(options)):
             if result.final:
                 return result
         raise ServerFault("the stream ended without a final image")
 
-    def stream(
-        self,
-        prompt: str,
-        seed: int | None = None,
-        coarse_steps: int | None = None,
-        temperature: float | None = None,
-        *,
-        guidance: float | None = None,
-        size: tuple[int, int] | None = None,
-        format: Format = "raw",
-        deadline_ms: int | None = None,
-    ) -> Generator[Result, None, None]:
+    def stream(self, prompt: str, **options: Unpack[Options]) -> Generator[Result, None, None]:
         """Each stage as it is done: previews, then the final image. Closing the generator cancels the request.
 
         `timeout_s` bounds the whole stream, retries and pauses between stages included. Raises, at the first `next`
         or later, what `generate` does.
         """
-        request = encode(
-            self._model,
-            prompt,
-            seed,
-            coarse_steps,
-            temperature,
-            guidance=guidance,
-            size=size,
-            format=format,
-            deadline_ms=deadline_ms,
-        )
+        request = encode(self._model, prompt, options)
         deadline = time.monotonic() + self._timeout_s
         for attempt in range(self._retries + 1):
             answered = False

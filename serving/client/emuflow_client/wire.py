@@ -4,7 +4,7 @@ import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import tritonclient.grpc.service_pb2
@@ -19,6 +19,32 @@ OUTPUTS = ("stage", "final", "package_digest", "seed", "timings")
 Format = Literal["raw", "png"]
 _IMAGES: dict[Format, str] = {"raw": "image", "png": "encoded"}
 """The output that holds the image."""
+_NUMBERS = {
+    "seed": ("INT64", "<q"),
+    "coarse_steps": ("INT32", "<i"),
+    "temperature": ("FP32", "<f"),
+    "guidance": ("FP32", "<f"),
+    "deadline_ms": ("INT64", "<q"),
+}
+"""Inputs of one number: their type, and its form in `struct`."""
+
+
+class Options(TypedDict, total=False):
+    """What a request may ask for beside its prompt; what is left out, or `None`, is the package's own."""
+
+    seed: int | None
+    """Without one the server draws one and returns it."""
+    coarse_steps: int | None
+    temperature: float | None
+    guidance: float | None
+    size: tuple[int, int] | None
+    """Height and width, one of those that the model draws; without it, the largest."""
+    format: Format
+    """`png` gives the bytes of a file (`Result.png`) in place of pixels."""
+    deadline_ms: int | None
+    """The server itself gives the request up so long after it came, however many others wait."""
+    previews: bool | None
+    """Whether earlier stages are sent, too; the image itself comes sooner without."""
 
 
 @dataclass(frozen=True)
@@ -50,43 +76,39 @@ class Result:
         return self.stage == "final"
 
 
-def encode(
-    model: str,
-    prompt: str,
-    seed: int | None = None,
-    coarse_steps: int | None = None,
-    temperature: float | None = None,
-    *,
-    guidance: float | None = None,
-    size: tuple[int, int] | None = None,
-    format: Format = "raw",
-    deadline_ms: int | None = None,
-) -> Any:
+def encode(model: str, prompt: str, options: Options) -> Any:
     """The `ModelInferRequest`. Raises `InvalidRequest` for a value that its type on the wire cannot hold.
 
     What is not asked for is not sent: a package that is older than an input answers requests without it.
     """
+    unknown = options.keys() - Options.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"a request has no {', '.join(sorted(unknown))}; it has {', '.join(Options.__annotations__)}")
+    format, size = options.get("format", "raw"), options.get("size")
     if format not in _IMAGES:
         raise InvalidRequest(f"format cannot be {format!r}, only {' or '.join(_IMAGES)}")
     request = _messages.ModelInferRequest(model_name=model)
     _add(request, "prompt", "BYTES", _encode_prompt(prompt))
-    for name, datatype, layout, value in (
-        ("seed", "INT64", "<q", seed),
-        ("coarse_steps", "INT32", "<i", coarse_steps),
-        ("temperature", "FP32", "<f", temperature),
-        ("guidance", "FP32", "<f", guidance),
-        ("deadline_ms", "INT64", "<q", deadline_ms),
-    ):
+    for name, (datatype, layout) in _NUMBERS.items():
+        value = options.get(name)
         if value is not None:
             _add(request, name, datatype, _pack(name, layout, value))
     if size is not None:
         _add(request, "size", "INT32", _pack_size(size), [2])
     if format != "raw":
         _add(request, "format", "BYTES", _bytes(format.encode()))
+    previews = options.get("previews")
+    if previews is not None:  # a parameter and no input: a package that knows nothing of it answers all the same
+        request.parameters["previews"].bool_param = bool(previews)
     request.outputs.extend(
         _messages.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in (_IMAGES[format], *OUTPUTS)
     )
     return request
+
+
+def without_previews(options: Options) -> Options:
+    """The same options, for who takes the image alone and does not say."""
+    return {"previews": False, **options}
 
 
 def decode(response: Any) -> Result:

@@ -86,6 +86,7 @@ class Generator:
             "coarse_steps": request.coarse_steps,
             "temperature": request.temperature,
             "guidance": request.guidance,
+            "previews": request.previews,
             "details": None if request.size is None else self._has_details(request.size),
         }
         options = replace(self.options, **{name: value for name, value in asked.items() if value is not None})
@@ -123,12 +124,16 @@ class Generator:
             yield [Image(stage.name, pixels, dict(own)) for pixels, own in zip(stage.pixels, timings, strict=True)]
 
     def check(self) -> None:
-        """Draw one image through every graph. Raises `ValueError` where it is not what `generator.json` says."""
-        images = list(self.images(Request("a", seed=0, coarse_steps=None, temperature=None)))
-        final = images[-1]
+        """Draw an image with previews and one without. Raises `ValueError` where it is not what `generator.json` says."""
         expected = (*next(iter(self._sizes)), 3)
-        if final.stage != "final" or final.pixels.shape != expected or final.pixels.dtype != np.uint8:
-            raise ValueError(f"the engine drew {final.pixels.dtype} {final.pixels.shape}, not uint8 {expected}")
+        for previews in (True, False):
+            *_, final = self.images(Request("a", seed=0, coarse_steps=None, temperature=None, previews=previews))
+            _check(final, expected)
+
+
+def _check(final: Image, expected: tuple[int, int, int]) -> None:
+    if final.stage != "final" or final.pixels.shape != expected or final.pixels.dtype != np.uint8:
+        raise ValueError(f"the engine drew {final.pixels.dtype} {final.pixels.shape}, not uint8 {expected}")
 
 
 def _sizes(config: Mapping) -> dict[tuple[int, int], bool]:

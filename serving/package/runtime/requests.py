@@ -51,10 +51,13 @@ class Request:
     """`raw` pixels, or the bytes of a `png` file."""
     deadline_ms: int | None = None
     """Milliseconds after its coming at which no answer is wanted any more; None is never."""
+    previews: bool | None = None
 
 
-def parse(fields: Mapping[str, np.ndarray | None], limits: Limits) -> Request:
-    """Check the tensors of one request, by input name (`None` where absent). Raises `RequestError`."""
+def parse(
+    fields: Mapping[str, np.ndarray | None], limits: Limits, parameters: Mapping[str, object] | None = None
+) -> Request:
+    """Check the tensors of one request, by input name (`None` where absent), and its parameters. Raises `RequestError`."""
     return Request(
         prompt=_prompt(fields.get("prompt"), limits.max_prompt_bytes),
         seed=_seed(fields.get("seed")),
@@ -64,6 +67,7 @@ def parse(fields: Mapping[str, np.ndarray | None], limits: Limits) -> Request:
         size=_size(fields.get("size")),
         format=_format(fields.get("format")),
         deadline_ms=_whole("deadline_ms", fields.get("deadline_ms"), limits.max_deadline_ms),
+        previews=_flag("previews", (parameters or {}).get("previews")),
     )
 
 
@@ -115,6 +119,12 @@ def _real(name: str, tensor: np.ndarray | None, largest: float) -> float | None:
     if not (math.isfinite(value) and 0 <= value <= largest):
         raise RequestError(f"'{name}' is {value}, outside 0..{largest:g}")
     return value
+
+
+def _flag(name: str, value: object) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    raise RequestError(f"the parameter '{name}' is {value!r}, neither true nor false")
 
 
 def _size(tensor: np.ndarray | None) -> tuple[int, int] | None:

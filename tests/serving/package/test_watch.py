@@ -1,0 +1,45 @@
+"""What is under way is looked at until it is done."""
+
+import threading
+
+from serving.package.runtime.watch import Watch
+
+
+def test_a_job_is_looked_at_again_and_again_until_it_is_removed():
+    looks: list[str] = []
+    often = threading.Semaphore(0)
+
+    def look(job: str) -> None:
+        looks.append(job)
+        often.release()
+
+    watch = Watch(look, every_s=0.001)
+    watch.add("a")
+    for _ in range(3):
+        assert often.acquire(timeout=10)
+    watch.remove("a")
+    watch.add("b")
+    while looks[-3:] != ["b"] * 3:
+        assert often.acquire(timeout=10)
+    watch.close()
+    seen = len(looks)
+    assert set(looks) == {"a", "b"}
+    watch.add("c")
+    assert len(looks) == seen
+
+
+def test_a_job_that_ends_within_the_pause_is_never_looked_at():
+    looks: list[str] = []
+    watch = Watch(looks.append, every_s=0.2)
+    watch.add("short")
+    watch.remove("short")
+    watch.close()
+    assert not looks
+
+
+def test_it_closes_at_once_whether_there_is_a_job_or_none():
+    for jobs in ([], ["a"]):
+        watch = Watch(lambda job: None, every_s=60)
+        for job in jobs:
+            watch.add(job)
+        watch.close()
