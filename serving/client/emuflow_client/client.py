@@ -126,9 +126,8 @@ class GeneratorClient(ClientBase[grpc.Channel]):
         except grpc.RpcError as error:
             raise from_status(error) from None
         finally:
-            if (
-                answered
-            ):  # Triton 2.51 never frees all of a stream that is cancelled, also where nothing is left to come
+            # Triton 2.51 never frees all of a stream that is cancelled, also where nothing is left to come.
+            if answered:
                 with suppress(grpc.RpcError):
                     for _ in call:
                         pass
