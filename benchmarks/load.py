@@ -95,12 +95,12 @@ class _Asker:
         async def requests():
             yield request
 
-        preview = image = final = None
+        preview = image = final = error = None
         try:
             async for message in self._stub.ModelStreamInfer(requests()):
                 if message.error_message:
-                    self.load.errors.append(message.error_message)
-                    return
+                    error = message.error_message  # to the stream's end: one that is cut off costs Triton memory
+                    continue
                 preview = time.perf_counter() if preview is None else preview
                 result = decode(message.infer_response)
                 if result.final:
@@ -108,8 +108,8 @@ class _Asker:
         except grpc.aio.AioRpcError as error:
             self.load.errors.append(str(error.code()))
             return
-        if preview is None or image is None or final is None:
-            self.load.errors.append("the stream ended without a final image")
+        if error is not None or preview is None or image is None or final is None:
+            self.load.errors.append(error or "the stream ended without a final image")
             return
         self.load.preview_ms.append(1000 * (preview - due))
         self.load.image_ms.append(1000 * (image - due))

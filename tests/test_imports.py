@@ -25,6 +25,7 @@ ALLOWED = {
         "benchmarks.decode",
         "benchmarks.modality_gate",
         "benchmarks.serving",
+        "benchmarks.soak",
     },
 }
 HEAVY = ("torch", "mlflow", "deepspeed", "great_expectations", "kfp")

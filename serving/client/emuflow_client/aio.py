@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Any, Unpack
 
@@ -55,15 +55,25 @@ class AsyncGeneratorClient(ClientBase[grpc.aio.Channel]):
     async def _attempt(self, request: Any, deadline: float) -> AsyncGenerator[Result, None]:
         left_s = max(0.001, deadline - time.monotonic())
         call = self._stub.ModelStreamInfer(_once(request), timeout=left_s, metadata=self._metadata)
+        answered = False
         try:
             async for message in call:
                 if message.error_message:
+                    answered = True
                     raise typed(message.error_message)
-                yield decode(message.infer_response)
+                result = decode(message.infer_response)
+                answered = result.final
+                yield result
         except grpc.aio.AioRpcError as error:
             raise from_status(error) from None
         finally:
-            call.cancel()
+            try:
+                if answered:  # to its end, as in `GeneratorClient`
+                    with suppress(grpc.aio.AioRpcError):
+                        async for _ in call:
+                            pass
+            finally:
+                call.cancel()
 
     async def close(self) -> None:
         """Close the connection; requests that still run are cancelled."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Unpack
 
@@ -67,14 +68,23 @@ class GeneratorClient(ClientBase[grpc.Channel]):
     def _attempt(self, request: Any, deadline: float) -> Iterator[Result]:
         left_s = max(0.001, deadline - time.monotonic())
         call = self._stub.ModelStreamInfer(iter([request]), timeout=left_s, metadata=self._metadata)
+        answered = False
         try:
             for message in call:
                 if message.error_message:
+                    answered = True
                     raise typed(message.error_message)
-                yield decode(message.infer_response)
+                result = decode(message.infer_response)
+                answered = result.final
+                yield result
         except grpc.RpcError as error:
             raise from_status(error) from None
         finally:
+            # Triton 2.51 never frees all of a stream that is cancelled, also where nothing is left to come.
+            if answered:
+                with suppress(grpc.RpcError):
+                    for _ in call:
+                        pass
             call.cancel()
 
     def close(self) -> None:

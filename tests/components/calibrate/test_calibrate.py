@@ -86,7 +86,7 @@ def run(path, **feeds):
 
 def test_the_engine_holds_what_the_contract_names(engine):
     folder, _ = engine
-    graphs = {f"{name}.onnx" for name in ("prefill", "coarse", "fine", "image_decoder", "draw")}
+    graphs = {f"{name}.onnx" for name in ("prefill", "prompt", "plan", "coarse", "fine", "image_decoder", "draw")}
     assert {path.name for path in folder.iterdir()} == {
         "fp32",
         "int8",

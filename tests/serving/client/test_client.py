@@ -1,16 +1,18 @@
 """The client library, where no server or no model answers."""
 
 import ast
+import asyncio
 import socket
 import sys
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 import emuflow_client
-from emuflow_client import GeneratorClient, TimedOut, Unavailable
+from emuflow_client import AsyncGeneratorClient, GeneratorClient, InvalidRequest, TimedOut, Unavailable
 from serving.server import TritonServer
 
 
@@ -61,6 +63,34 @@ def test_one_client_serves_many_threads(server: TritonServer, packages: dict[str
             assert result.seed == seed
             assert (client.generate("a red seven", seed=seed, temperature=1.0).image == result.image).all()
     assert len({result.image.tobytes() for result in images.values()}) == 12
+
+
+def test_a_request_that_is_over_leaves_nothing_in_the_server(server: TritonServer, packages: dict[str, Path]) -> None:
+    """Triton keeps kilobytes of every stream that is cancelled, so one that was answered is read to its end."""
+    server.load(packages["int8"], "generator")
+    (triton,) = (
+        process for process in psutil.Process(server.pid).children(recursive=True) if process.name() == "tritonserver"
+    )
+
+    async def ask_in_turn(count: int) -> None:
+        async with AsyncGeneratorClient(server.grpc_endpoint, timeout_s=20) as client:
+            for _ in range(count):
+                await client.generate("a red seven")
+                with pytest.raises(InvalidRequest):
+                    await client.generate("")
+
+    def ask(count: int) -> None:
+        with GeneratorClient(server.grpc_endpoint, timeout_s=20) as client:
+            for _ in range(count):
+                client.generate("a red seven")
+                with pytest.raises(InvalidRequest):
+                    client.generate("")
+        asyncio.run(ask_in_turn(count))
+
+    ask(100)
+    before = triton.memory_info().rss
+    ask(300)
+    assert triton.memory_info().rss - before < 1 << 20
 
 
 def test_a_time_out_is_never_absent() -> None:
