@@ -3,8 +3,9 @@
     emuflow bench serving --json FILE
 
 The kept progressive checkpoint in INT8, packaged with the pipeline's default settings, behind the real Triton server on
-this machine; the load comes from a process of its own. Beside it, in turn in every round: the same engine in process, the
-best autoregressive decoder (next token + details, KV cache, fp32, onnxruntime, as many threads as there are cores, the
+this machine; the load comes from a process of its own, with another caption in every request. An image is asked for alone
+where its own latency and throughput are meant, and with its preview where that one's is. Beside it, in turn in every round:
+the same engine in process, the best autoregressive decoder (next token + details, KV cache, fp32, onnxruntime, as many threads as there are cores, the
 best of several batch sizes), and the naive one (raster, no cache, fp32, eager torch, batch 1).
 """
 
@@ -12,9 +13,11 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +27,11 @@ from benchmarks import checkpoints
 from benchmarks.decode_rows import AUTOREGRESSIVE, BEST_AR, NAIVE, open_engines
 from benchmarks.decoders import Decoder
 from benchmarks.image_quality import BOOTSTRAP, Questions
-from benchmarks.load import PROMPTS, Load, run_load
+from benchmarks.load import Load, run_load
 from benchmarks.report import Announcer, Check, Report, Row, command_line
 from benchmarks.served_package import build
 from components.export.settings import DecodingSettings, ExportSettings
+from components.ingest.digit_world.scenes import all_captions
 from model.decoding.autoregressive import NextTokenOptions, continue_tokens
 from model.transformer.model import Generator as TorchGenerator
 from serving.package.runtime.generator import Generator
@@ -41,6 +45,8 @@ _LOADED = (0.5, 0.8)
 """Shares of the capacity at which latency is measured, with requests at random times."""
 _IN_PROCESS = "in process"
 _SERVED, _SERVED_16 = "served, 1 client", f"served, {_CLIENTS} clients"
+_PREVIEWED, _PREVIEWED_16 = f"{_SERVED}, with previews", f"{_SERVED_16}, with previews"
+_AGAIN, _FEW = f"{_PREVIEWED}, the same prompts again", 5
 _BEST, _EAGER = f"{BEST_AR}, fp32", "next token, raster, no cache, eager torch (naive)"
 
 
@@ -129,32 +135,37 @@ class Bench:
         }
         text_length = checkpoints.load("progressive").config.text_length
         self._prompts = Questions.of(checkpoints.load_tokenizers().text, text_length, max(_BATCHES)).text_ids
-        self.rows = {name: Samples() for name in (_IN_PROCESS, _SERVED, _SERVED_16, _BEST)}
+        self._captions = np.random.default_rng(0).permutation(all_captions()).tolist()
+        names = (_IN_PROCESS, _SERVED, _SERVED_16, _PREVIEWED, _PREVIEWED_16, _AGAIN, _BEST)
+        self.rows = {name: Samples() for name in names}
         self._batched: dict[tuple[int, int], list[float]] = {}
         """Images a second of the best autoregressive decoder, by threads and batch, a number for each round."""
 
     def round(self, number: int) -> None:
         """Everything once, in an order that turns round each time."""
-        parts: list[Callable[[], None]] = [self._in_process, self._one_client, self._many_clients, self._best_ar]
+        loads: list[Callable[[], None]] = [
+            partial(self._served, _SERVED, clients=1, previews=False, seed=number),
+            partial(self._served, _PREVIEWED, clients=1, seed=2 * number),
+            partial(self._served, _AGAIN, clients=1, seed=number, prompts=_FEW),
+            partial(self._served, _SERVED_16, clients=_CLIENTS, previews=False, seed=number),
+            partial(self._served, _PREVIEWED_16, clients=_CLIENTS, seed=2 * number + 1),  # other captions
+        ]
+        parts = [self._in_process, *loads, self._best_ar]
         for part in parts if number % 2 else reversed(parts):
             part()
 
     def _in_process(self) -> None:
-        times, previews = [], []
+        """Images alone, without a preview."""
+        times = []
         for number in range(self._amount.images):
             start = perf_counter()
-            request = Request(PROMPTS[number % len(PROMPTS)], number, None, None)
-            stages = [perf_counter() - start for _ in self._generator.images(request)]
-            times.append(1000 * stages[-1])
-            previews.append(1000 * stages[0])
+            caption = self._captions.pop()
+            list(self._generator.images(Request(caption, number, None, None, previews=False)))
+            times.append(1000 * (perf_counter() - start))
         self.rows[_IN_PROCESS].image_ms.append(times)
-        self.rows[_IN_PROCESS].preview_ms.append(previews)
 
-    def _one_client(self) -> None:
-        self.rows[_SERVED].add(run_load(self._endpoint, _MODEL, clients=1, seconds=self._amount.seconds))
-
-    def _many_clients(self) -> None:
-        self.rows[_SERVED_16].add(run_load(self._endpoint, _MODEL, clients=_CLIENTS, seconds=self._amount.seconds))
+    def _served(self, row: str, **load: Any) -> None:
+        self.rows[row].add(run_load(self._endpoint, _MODEL, seconds=self._amount.seconds, **load))
 
     def _best_ar(self) -> None:
         """Latency with the better number of threads; throughput for each number of threads and batch."""
@@ -182,7 +193,7 @@ class Bench:
         for share in _LOADED:
             samples = self.rows.setdefault(f"served, {share:.0%} of the capacity", Samples())
             seconds = self._amount.rounds * self._amount.seconds / 2
-            samples.add(run_load(self._endpoint, _MODEL, rate=share * capacity, seconds=seconds))
+            samples.add(run_load(self._endpoint, _MODEL, rate=share * capacity, seconds=seconds, previews=False))
 
     def naive(self) -> None:
         """The raster decoder without a cache, in eager torch."""
@@ -208,11 +219,13 @@ class Bench:
         rate_16, rate_1 = np.array(many.images_per_s), np.array(served.images_per_s)
         overhead = served.medians() - self.rows[_IN_PROCESS].medians()
         naive = self.rows[_EAGER].quantile(0.5)
-        previews = np.concatenate(served.preview_ms)
-        n = len(previews)
+        previewed = self.rows[_PREVIEWED]
+        first = np.concatenate(previewed.preview_ms)
+        images = sum(map(len, served.image_ms))
         return [
-            Check("first_preview_p95_ms", float(np.quantile(previews, 0.95)), 8, 4, n, at_least=False),
-            Check("image_p95_ms", served.quantile(0.95), 12, 6, n, at_least=False),
+            Check("first_preview_p95_ms", float(np.quantile(first, 0.95)), 8, 4, len(first), at_least=False),
+            Check("image_p95_ms", served.quantile(0.95), 12, 6, images, at_least=False),
+            Check("image_after_preview_p95_ms", previewed.quantile(0.95), 12, 6, len(first), at_least=False),
             _median("serving_overhead_p50_ms", overhead, 3, 1.2, at_least=False),
             _median("throughput_gain_16", rate_16 / rate_1, 1.8, 2.5),
             _median("images_per_s_16", rate_16, 400, 800),

@@ -29,7 +29,7 @@ SPECIALS = ["<pad>", "<bos>", "<boi>", "<uncond>"]
 class TinyShape:
     """Sizes of the tiny engine."""
 
-    text_length: int = 16
+    text_length: int = 24
     visual_vocabulary: int = 24
     layers: int = 2
     kv_heads: int = 2

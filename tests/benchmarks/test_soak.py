@@ -9,7 +9,7 @@ from rich.console import Console
 
 from benchmarks import soak
 from benchmarks.load import Load
-from tests.engines import TinyShape, write_engine
+from tests.engines import write_engine
 from tests.packages import build
 
 
@@ -20,7 +20,7 @@ def test_every_row_and_every_promise_is_in_the_result(tmp_path):
         Console(file=io.StringIO()),
         file,
         amount,
-        package=lambda work: build(write_engine(work / "engine", shape=TinyShape(text_length=64)), work / "packages", work / "keys"),
+        package=lambda work: build(write_engine(work / "engine"), work / "packages", work / "keys"),
     )
     result = json.loads(file.read_text())
     assert [row["name"] for row in result["rows"]] == ["all", "minute 1"]
