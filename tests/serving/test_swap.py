@@ -28,6 +28,7 @@ def test_ten_swaps_at_half_the_capacity_lose_no_request(server: TritonServer, pa
             package = packages["int8" if number % 2 == 0 else "fp32"]
             server.load(package, NAME, expected_digest=package.name)
             assert not asking.done(), "the swaps are to happen under load"
+            time.sleep(max(1.0, one_swap_s))
         swapped_s = time.perf_counter() - start
         load = asking.result()
     assert load.errors == []

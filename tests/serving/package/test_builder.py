@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from common.errors import ExportError
-from common.files import files_under, read_json
+from common.files import files_under, read_json, write_json
 from serving.package.builder import build_package
 from serving.package.manifest import read_manifest
 from serving.package.runtime.generator import Generator
@@ -151,6 +151,18 @@ def test_fault_14_an_engine_without_a_file_gives_no_package(tmp_path: Path, key_
     with pytest.raises(ExportError, match=name.split("/")[-1]):
         build(engine, tmp_path / "store", key_folder)
     assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_model_with_plans_is_packaged_with_the_two_parts_of_its_prefill(key_folder: Path, tmp_path: Path) -> None:
+    engine = write_engine(tmp_path / "engine")
+    description = read_json(engine / "generator.json")
+    write_json(engine / "generator.json", description | {"plan_noise_shape": [24, 19]})
+    for name in ("prompt.onnx", "plan.onnx"):
+        with pytest.raises(ExportError, match=name):
+            build(engine, tmp_path / "store", key_folder)
+        (engine / "int8" / name).write_bytes(b"a graph")
+    graphs = {path.name for path in (build(engine, tmp_path / "store", key_folder) / "1" / "engine").glob("*.onnx")}
+    assert graphs == {f"{name}.onnx" for name in ("prompt", "plan", "coarse", "fine", "image_decoder", "draw")}
 
 
 def altered(package: Path) -> None:
