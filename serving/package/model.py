@@ -7,6 +7,7 @@ whose deadline has passed gets no further stage, and a group that nobody waits f
 
 import hashlib
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,12 @@ class _Caller:
         self.request, self.prepared, self._sender, self._outbox = request, prepared, sender, outbox
         self.waits = True
         self._gone = False
+        self._sending, self._answered = threading.Lock(), False
 
     def look(self) -> None:
-        """Ask Triton whether the caller has gone."""
-        self._gone = self._gone or bool(self._sender.is_cancelled())
+        """Ask Triton whether the caller has gone; never after the last answer, with which Triton forgets the request."""
+        with self._sending:
+            self._gone = self._gone or (not self._answered and bool(self._sender.is_cancelled()))
 
     def still_waits(self) -> bool:
         """Whether an answer is still wanted; tells a caller that has gone or whose time is up so, once."""
@@ -57,15 +60,23 @@ class _Caller:
             self._give_up(message, pb_utils.TritonError.INTERNAL)
 
     def _send(self, response: Any, final: bool) -> None:
-        try:
-            self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
-        except Exception as error:  # noqa: BLE001 - the others are to get theirs
-            self.waits = False
-            _fail(self._sender, _internal(error), pb_utils.TritonError.INTERNAL)
+        with self._sending:
+            self._answered = self._answered or final
+            try:
+                self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
+            except Exception as error:  # noqa: BLE001 - the others are to get theirs
+                self.waits, self._answered = False, True
+                _fail(self._sender, _internal(error), pb_utils.TritonError.INTERNAL)
 
     def _give_up(self, message: str, code: Any) -> None:
         self.waits = False
-        self._outbox.put(lambda: _fail(self._sender, message, code))
+        self._outbox.put(lambda: self._refuse(message, code))
+
+    def _refuse(self, message: str, code: Any) -> None:
+        with self._sending:
+            if not self._answered:
+                self._answered = True
+                _fail(self._sender, message, code)
 
 
 class TritonPythonModel:

@@ -139,8 +139,8 @@ def test_a_prompt_stands_between_bos_and_boi(packages: dict[str, Path]) -> None:
     special = read_json(packages["int8"] / "1" / "generator.json")["special"]
     ids = generator.prompt_ids("a red seven")[0].tolist()
     start = ids.index(special["bos"])
-    assert len(ids) == 16 and ids[-1] == special["boi"] and set(ids[:start]) == {special["pad"]}
-    with pytest.raises(RequestError, match="tokens, more than 14"):
+    assert len(ids) == 24 and ids[-1] == special["boi"] and set(ids[:start]) == {special["pad"]}
+    with pytest.raises(RequestError, match="tokens, more than 22"):
         generator.prompt_ids("x y z " * 10)
 
 
