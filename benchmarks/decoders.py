@@ -50,13 +50,14 @@ def first_and_warm_ms(decoder: Decoder, prompt: np.ndarray, seed: int) -> tuple[
     return first_ms, _timed_ms(decoder, prompt, seed)
 
 
-def warm_ms(decoder: Decoder, prompts: np.ndarray, seed: int) -> float:
-    """Milliseconds of the images of `prompts` in one call, after a while of nothing but such calls, and one at least."""
+def warm_ms(decoder: Decoder, prompts: np.ndarray, seed: int, calls: int) -> float:
+    """Milliseconds of the images of `prompts` in one call, the median of some, after a while of nothing but such calls, and
+    one at least."""
     warm_at = perf_counter() + _WARM_S
     _timed_ms(decoder, prompts, seed)
     while perf_counter() < warm_at:
         _timed_ms(decoder, prompts, seed)
-    return _timed_ms(decoder, prompts, seed)
+    return float(np.median([_timed_ms(decoder, prompts, seed) for _ in range(calls)]))
 
 
 def _timed_ms(decoder: Decoder, prompts: np.ndarray, seed: int) -> float:

@@ -54,8 +54,10 @@ _EAGER, _COMPILED = "torch, fp32, eager", "torch, fp32, compiled"
 class Amount:
     """How much is measured."""
 
-    rounds: int = 60
-    """Timed images, or batches of them, of each decoder."""
+    rounds: int = 40
+    """In each, every decoder is timed once."""
+    calls: int = 9
+    """Images, or batches of them, of which each time is the median: a machine with other work stops some of them."""
     seeds: int = 12
     """Images of each caption."""
     captions: int | None = None
@@ -109,7 +111,7 @@ def run(cache: Path, console: Console, file: Path | None, amount: Amount | None 
         announce("compiling in torch")
         decoders = _decoders(engines, options)
         announce(f"timing {amount.rounds} rounds")
-        times = _times(decoders, questions.text_ids, amount.rounds)
+        times = _times(decoders, questions.text_ids, amount)
         announce("the graphs")
         report.rows += _rows(times, correct)
         report.checks += [*_speed_checks(times), *_size_checks(engines), _accuracy_check(correct)]
@@ -178,15 +180,15 @@ def _one_thread():
         torch.set_num_threads(threads)
 
 
-def _times(decoders: dict[str, tuple[Decoder, int]], text_ids: np.ndarray, rounds: int) -> dict[str, np.ndarray]:
+def _times(decoders: dict[str, tuple[Decoder, int]], text_ids: np.ndarray, amount: Amount) -> dict[str, np.ndarray]:
     """Milliseconds of each decoder in each round, in an order that turns round each time; each is timed when warm, as a
     server is. The first round is not counted."""
     times: dict[str, list[float]] = {name: [] for name in decoders}
-    for number in range(rounds + 1):
+    for number in range(amount.rounds + 1):
         for name in decoders if number % 2 else reversed(decoders):
             decoder, batch = decoders[name]
             prompts = np.take(text_ids, range(number, number + batch), axis=0, mode="wrap")
-            taken = warm_ms(decoder, prompts, number)
+            taken = warm_ms(decoder, prompts, number, amount.calls)
             if number:
                 times[name].append(taken)
     return {name: np.array(each) for name, each in times.items()}

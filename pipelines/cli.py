@@ -264,7 +264,7 @@ def bench_serving(
 def bench_int8(
     json_file: BenchJsonOption = None,
     home: HomeOption = _DEFAULT_HOME,
-    rounds: Annotated[int, typer.Option(min=20, help="Timed images of each decoder.")] = 60,
+    rounds: Annotated[int, typer.Option(min=20, help="Rounds; each times every decoder.")] = 40,
     seeds: Annotated[int, typer.Option(min=5, help="Images of each of 746 held-out captions.")] = 12,
 ) -> None:
     """INT8 against fp32: time, bytes, accuracy."""
