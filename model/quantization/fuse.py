@@ -30,7 +30,6 @@ def fuse_graphs(folder: Path, coarse_grid: tuple[int, int], visual_vocabulary: i
     nodes = [*_glue(), *(node for name in _PARTS for node in _connected(models[name].graph, has_plan))]
     tensors = [tensor for model in models.values() for tensor in model.graph.initializer]
     tensors = _stored_once([*tensors, *_constants(coarse_grid, visual_vocabulary)], nodes)
-    nodes = _needed(nodes, "pixels")
     inputs = [
         helper.make_tensor_value_info("text_ids", TensorProto.INT64, _shape(models["prefill"], "text_ids")),
         *(
@@ -42,10 +41,12 @@ def fuse_graphs(folder: Path, coarse_grid: tuple[int, int], visual_vocabulary: i
             "sketch_noise", TensorProto.FLOAT, ["batch", coarse_grid[0] * coarse_grid[1], visual_vocabulary]
         ),
     ]
+    given = {value.name for value in inputs}
+    nodes = _computed_once(_in_order(_needed(nodes, "pixels"), given), "pixels")
     shapes = list(models["image_decoder"].graph.value_info)  # its convolutions are faster with them
-    _shorten_names(nodes, tensors, shapes, {value.name for value in inputs} | {"pixels"})
+    _shorten_names(nodes, tensors, shapes, given | {"pixels"})
     graph = helper.make_graph(
-        _in_order(nodes, {value.name for value in inputs}),
+        nodes,
         DRAW,
         inputs,
         [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", "height", "width", 3])],
@@ -93,16 +94,56 @@ def _connected(graph: GraphProto, has_plan: bool) -> Iterator[NodeProto]:
 
 
 def _stored_once(tensors: list[TensorProto], nodes: list[NodeProto]) -> list[TensorProto]:
-    """One of each content, which `nodes` then read: onnxruntime computes what is the same in two parts only once."""
+    """One of each content, which `nodes` then read."""
     kept: dict[tuple, TensorProto] = {}
     names = {}
     for tensor in tensors:
         content = (tensor.data_type, tuple(tensor.dims), tensor_bytes(tensor))
         names[tensor.name] = kept.setdefault(content, tensor).name
     for node in nodes:
-        for position, value in enumerate(node.input):
-            node.input[position] = names.get(value, value)
+        _rename_inputs(node, names)
     return list(kept.values())
+
+
+def _computed_once(nodes: list[NodeProto], output: str) -> list[NodeProto]:
+    """Without those that compute what an earlier one does; `nodes` are in order.
+
+    onnxruntime would do so, too, but leaves a product in fp32 whose quantized input it made one of two. A DequantizeLinear
+    belongs to one product, as everywhere in Q/DQ graphs.
+    """
+    names: dict[str, str] = {}
+    seen: dict[tuple, NodeProto] = {}
+    kept = []
+    for node in nodes:
+        _rename_inputs(node, names)
+        attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
+        same = seen.setdefault((node.op_type, *node.input, *attributes), node)
+        if same is node or output in node.output:
+            kept.append(node)
+        else:
+            names |= dict(zip(node.output, same.output, strict=True))
+    return list(_own_scales(kept))
+
+
+def _own_scales(nodes: list[NodeProto]) -> Iterator[NodeProto]:
+    """The nodes, with a DequantizeLinear of its own for each that reads one."""
+    makers = {node.output[0]: node for node in nodes if node.op_type == "DequantizeLinear"}
+    read: set[str] = set()
+    for number, node in enumerate(nodes):
+        for position, value in enumerate(node.input):
+            if value in makers and value in read:
+                own = NodeProto()
+                own.CopyFrom(makers[value])
+                own.name = f"{own.name}/{number}.{position}"
+                own.output[0] = node.input[position] = f"{value}/{number}.{position}"
+                yield own
+            read.add(value)
+        yield node
+
+
+def _rename_inputs(node: NodeProto, names: Mapping[str, str]) -> None:
+    for position, value in enumerate(node.input):
+        node.input[position] = names.get(value, value)
 
 
 def _shorten_names(
