@@ -38,6 +38,7 @@ class Recipe:
     steps: int
     objective: str = "parallel"
     global_batch_size: int = 32
+    processes: int = 2
     one_scale: bool = False
     """The image's own 16x16 grid in one go, without details."""
     adapts: str | None = None
@@ -52,6 +53,7 @@ class Recipe:
                 "objective": self.objective,
                 "steps": self.steps,
                 "global_batch_size": self.global_batch_size,
+                "processes": self.processes,
                 "initialize_from": "parent" if self.adapts else "scratch",
                 "masking": {"unconditional_share": self.unconditional_share},
             }
@@ -77,6 +79,18 @@ RECIPES = {
         global_batch_size=16,
         one_scale=True,
         shape={"plan_tokens": 0, "sketch_window": None},
+    ),
+    "large": Recipe(
+        about="ours, twice as wide and a layer deeper, for INT8",
+        steps=3200,
+        processes=1,
+        shape={
+            "hidden_size": 256,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+        },
     ),
 }
 """In the order in which they are trained: a checkpoint that another one adapts comes before it."""

@@ -55,7 +55,7 @@ AUTOREGRESSIVE = {
 }
 """Engine, settings and whether keys and values are kept, of each autoregressive decoder."""
 ENGINES: dict[str, tuple[str, Precision]] = {
-    **{name: (name, "fp32") for name in checkpoints.RECIPES},
+    **{name: (name, "fp32") for name in ("progressive", "next-token", "adapted", "raster", "one-scale")},
     "progressive, int8": ("progressive", "int8"),
     "next-token, int8": ("next-token", "int8"),
 }

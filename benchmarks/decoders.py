@@ -50,9 +50,20 @@ def first_and_warm_ms(decoder: Decoder, prompt: np.ndarray, seed: int) -> tuple[
     return first_ms, _timed_ms(decoder, prompt, seed)
 
 
-def _timed_ms(decoder: Decoder, prompt: np.ndarray, seed: int) -> float:
+def warm_ms(decoder: Decoder, prompts: np.ndarray, seed: int, calls: int) -> float:
+    """Milliseconds of the images of `prompts` in one call, the median of some, after a while of nothing but such calls, and
+    one at least."""
+    warm_at = perf_counter() + _WARM_S
+    _timed_ms(decoder, prompts, seed)
+    while perf_counter() < warm_at:
+        _timed_ms(decoder, prompts, seed)
+    return float(np.median([_timed_ms(decoder, prompts, seed) for _ in range(calls)]))
+
+
+def _timed_ms(decoder: Decoder, prompts: np.ndarray, seed: int) -> float:
+    seeds = list(range(seed, seed + len(prompts)))
     start = perf_counter()
-    decoder.draw(prompt, [seed])
+    decoder.draw(prompts, seeds)
     return 1000 * (perf_counter() - start)
 
 

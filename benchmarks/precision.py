@@ -13,7 +13,7 @@ import torch
 from components.calibrate.engine import quantize_engine
 from components.calibrate.settings import CalibrationSettings
 from model.decoding.autoregressive import NextTokenOptions, continue_tokens
-from model.decoding.loop import DecodingOptions, draw_details
+from model.decoding.loop import DecodingOptions, draw_details, unpack_blocks
 from model.decoding.samplers import streams
 from model.quantization.export_onnx import GRAPHS, export_graphs
 from model.quantization.fuse import fuse_graphs
@@ -65,8 +65,7 @@ def _quantize_next_token(fp32: Path, folder: Path, feeds: Feeds) -> None:
         source = fp32 / f"{name}.onnx"
         layers = quantizable_layers(onnx.load(source), heads=_SETTINGS.quantize_heads)
         quantize_graph(source, folder / source.name, fed, layers)
-    for name in ("coarse", "image_decoder"):  # the first is loaded, but not asked
-        (fp32 / f"{name}.onnx").rename(folder / f"{name}.onnx")
+    (fp32 / "coarse.onnx").rename(folder / "coarse.onnx")  # it is loaded, but not asked
 
 
 def _observe(generator: Generator, prompts: Sequence[np.ndarray], next_token: bool) -> Observation:
@@ -81,7 +80,8 @@ def _observe(generator: Generator, prompts: Sequence[np.ndarray], next_token: bo
             sketch = continue_tokens(
                 _RecordedCells(generator, seen.feeds), text_ids, generator.config.coarse_tokens, options, seeds
             )
-            draw_details(details, details.prefill(text_ids), sketch, DecodingOptions(), streams(seeds, stage=1))
+            fine = draw_details(details, details.prefill(text_ids), sketch, DecodingOptions(), streams(seeds, stage=1))
+            seen.feeds["image_decoder"].append({"codes": unpack_blocks(fine, *details.coarse_grid)})
     return seen
 
 

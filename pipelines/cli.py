@@ -305,6 +305,21 @@ def bench_soak(
         sys.exit(1)
 
 
+@bench_app.command(name="int8")
+def bench_int8(
+    json_file: BenchJsonOption = None,
+    home: HomeOption = _DEFAULT_HOME,
+    rounds: Annotated[int, typer.Option(min=20, help="Rounds; each times every decoder.")] = 40,
+    seeds: Annotated[int, typer.Option(min=5, help="Images of each of 746 held-out captions.")] = 12,
+) -> None:
+    """INT8 against fp32: time, bytes, accuracy."""
+    with _in_a_checkout():
+        from benchmarks import int8
+
+    if not int8.run(Home(home).cache, console, json_file, int8.Amount(rounds=rounds, seeds=seeds)):
+        sys.exit(1)
+
+
 def main() -> None:
     """The `emuflow` command."""
     from common.redaction import redact_text

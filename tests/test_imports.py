@@ -23,6 +23,7 @@ ALLOWED = {
         "serving",
         "emuflow_client",
         "benchmarks.decode",
+        "benchmarks.int8",
         "benchmarks.modality_gate",
         "benchmarks.serving",
         "benchmarks.soak",

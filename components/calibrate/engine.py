@@ -11,7 +11,7 @@ from common.errors import QuantizationError
 from common.files import files_under
 from components.calibrate.fallback import Kept, keep_within
 from components.calibrate.settings import CalibrationSettings
-from model.quantization.export_onnx import TRANSFORMER_GRAPHS
+from model.quantization.export_onnx import GRAPHS, TRANSFORMER_GRAPHS
 from model.quantization.observe import Feeds
 from model.quantization.size import block_bytes
 from model.quantization.static_int8 import quantizable_layers, quantize_graph
@@ -23,14 +23,17 @@ FINE_FACTOR = 2
 
 
 def quantize_engine(settings: CalibrationSettings, fp32: Path, int8: Path, calibration: Feeds) -> dict[str, list[str]]:
-    """Write the INT8 graphs; the image decoder stays as it is. Returns the quantized layers of each graph."""
+    """Write the INT8 graphs. Returns the quantized layers of each; a graph that has none is copied and left out."""
     int8.mkdir()
     layers = {}
-    for graph in TRANSFORMER_GRAPHS:
+    for graph in GRAPHS:
         source = fp32 / f"{graph}.onnx"
-        layers[graph] = quantizable_layers(onnx.load(source), heads=settings.quantize_heads)
-        quantize_graph(source, int8 / source.name, calibration[graph], layers[graph], settings.percentile)
-    shutil.copyfile(fp32 / "image_decoder.onnx", int8 / "image_decoder.onnx")
+        found = quantizable_layers(onnx.load(source), heads=settings.quantize_heads)
+        if found:
+            layers[graph] = found
+            quantize_graph(source, int8 / source.name, calibration[graph], found, settings.percentile)
+        else:
+            shutil.copyfile(source, int8 / source.name)
     return layers
 
 
@@ -48,7 +51,7 @@ def within_bound(
     Raises `QuantizationError` where that leaves no layer of a graph quantized: then something else is wrong with it.
     """
     kept = {}
-    for graph in TRANSFORMER_GRAPHS:
+    for graph in layers:
         name = f"{graph}.onnx"
         found = kept[graph] = keep_within(
             settings,

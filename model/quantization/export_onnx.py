@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
+from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
 from model.quantization.inference import (
@@ -22,6 +23,7 @@ from model.quantization.inference import (
     PrefillGraph,
     SequenceGraph,
 )
+from model.quantization.lean import with_lean_layers
 from model.tokenizers.visual import VisualTokenizer
 from model.transformer.model import Generator
 from model.transformer.plan import FINE_PER_CELL
@@ -31,6 +33,9 @@ TRANSFORMER_GRAPHS = ("prefill", "coarse", "fine")
 GRAPHS = (*TRANSFORMER_GRAPHS, "image_decoder")
 """What a package holds. `next` and `sequence` are for the autoregressive baselines of the benchmark."""
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_FOLDED = 1000
+"""Elements up to which constants are computed while exporting; what is larger, onnxruntime computes when it loads the
+graph, and the file stays small."""
 _TRACED_BATCH = 2
 """Not 1: a traced size of 1 is taken for a constant."""
 
@@ -51,10 +56,15 @@ def export_graphs(
     folder: Path,
     on_graph: Callable[[str], None] = lambda name: None,
     names: Sequence[str] = GRAPHS,
+    *,
+    lean: bool = True,
 ) -> None:
-    """Write the named graphs, weights inside, batch dynamic. `on_graph` is told the name of each before it starts."""
+    """Write the named graphs, weights inside, batch dynamic. `on_graph` is told the name of each before it starts.
+
+    Without `lean` the model's layers are exported as they are, in more operators; what is computed is the same.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    described = _describe(generator, visual)
+    described = _describe(with_lean_layers(generator) if lean else generator, visual)
     for name in names:
         on_graph(name)
         graph = described[name]()
@@ -120,10 +130,12 @@ def _export(graph: _Graph) -> onnx.ModelProto:
                 output_names=graph.outputs,
                 dynamic_shapes=graph.dynamic,
                 verbose=False,
+                optimize=False,
             )
+            assert program is not None
+            optimize_ir(program.model, input_size_limit=_FOLDED)
     finally:
         logger.setLevel(level)
-    assert program is not None
     return program.model_proto
 
 

@@ -33,7 +33,7 @@ def measure_fidelity(
     agreeing: list[np.ndarray] = []
     for feed in feeds:
         expected, found = _run(reference, feed), _run(candidate, feed)
-        error += [np.square(b - a, dtype=np.float64).sum() for a, b in zip(expected, found, strict=True)]
+        error += [np.square(b.astype(np.float64) - a).sum() for a, b in zip(expected, found, strict=True)]
         total += [np.square(a, dtype=np.float64).sum() for a in expected]
         if logits is not None:
             agreeing.append((expected[logits].argmax(-1) == found[logits].argmax(-1)).ravel())

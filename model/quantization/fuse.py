@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from onnx.compose import add_prefix
+
+from model.quantization.weights_pool import tensor_bytes
 
 DRAW = "draw"
 """The name of the graph: `text_ids`, `plan_noise` where there is a plan, and `sketch_noise` to `pixels`."""
@@ -25,7 +27,9 @@ def fuse_graphs(folder: Path, coarse_grid: tuple[int, int], visual_vocabulary: i
     """
     models = {name: add_prefix(onnx.load(folder / f"{name}.onnx"), f"{name}/") for name in _PARTS}
     has_plan = "prefill/plan_noise" in {value.name for value in models["prefill"].graph.input}
-    nodes = [node for name in _PARTS for node in _connected(models[name].graph)]
+    nodes = [*_glue(), *(node for name in _PARTS for node in _connected(models[name].graph, has_plan))]
+    tensors = [tensor for model in models.values() for tensor in model.graph.initializer]
+    tensors = _stored_once([*tensors, *_constants(coarse_grid, visual_vocabulary)], nodes)
     inputs = [
         helper.make_tensor_value_info("text_ids", TensorProto.INT64, _shape(models["prefill"], "text_ids")),
         *(
@@ -37,13 +41,17 @@ def fuse_graphs(folder: Path, coarse_grid: tuple[int, int], visual_vocabulary: i
             "sketch_noise", TensorProto.FLOAT, ["batch", coarse_grid[0] * coarse_grid[1], visual_vocabulary]
         ),
     ]
+    given = {value.name for value in inputs}
+    nodes = _computed_once(_in_order(_needed(nodes, "pixels"), given), "pixels")
+    shapes = list(models["image_decoder"].graph.value_info)  # its convolutions are faster with them
+    _shorten_names(nodes, tensors, shapes, given | {"pixels"})
     graph = helper.make_graph(
-        _in_order([*_glue(), *nodes], {value.name for value in inputs}),
+        nodes,
         DRAW,
         inputs,
         [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", "height", "width", 3])],
-        [tensor for model in models.values() for tensor in model.graph.initializer]
-        + _constants(coarse_grid, visual_vocabulary),
+        [tensor for tensor in tensors if any(tensor.name in node.input for node in nodes)],
+        value_info=shapes,
     )
     opsets = {opset.domain: opset.version for model in models.values() for opset in model.opset_import}
     fused = helper.make_model(
@@ -64,30 +72,111 @@ _WIRES: Mapping[str, str] = {
     "fine/past": "prefill/past",
     "fine/plan_ids": "prefill/plan_ids",
     "fine/coarse_ids": "sketch",
-    "fine/fine_ids": "blank_details",
+    "fine/fine_ids": "unknown_details",
     "image_decoder/codes": "codes",
     "image_decoder/pixels": "pixels",
 }
 """What each part's input, and the last part's output, is called in the whole."""
 
 
-def _connected(graph: GraphProto) -> Iterator[NodeProto]:
-    """The nodes of a part, reading and writing the whole's values."""
+def _connected(graph: GraphProto, has_plan: bool) -> Iterator[NodeProto]:
+    """The nodes of a part, reading and writing the whole's values.
+
+    What is not known yet is the same for all images of a batch: computed once, when the graph is loaded. Without a plan
+    nothing else would tell the sketch how many images there are.
+    """
+    wires = dict(_WIRES) | ({"coarse/coarse_ids": "unknown_sketch"} if has_plan else {})
     for node in graph.node:
         for names in (node.input, node.output):
             for position, value in enumerate(names):
-                names[position] = _WIRES.get(value, value)
+                names[position] = wires.get(value, value)
         yield node
 
 
+def _stored_once(tensors: list[TensorProto], nodes: list[NodeProto]) -> list[TensorProto]:
+    """One of each content, which `nodes` then read."""
+    kept: dict[tuple, TensorProto] = {}
+    names = {}
+    for tensor in tensors:
+        content = (tensor.data_type, tuple(tensor.dims), tensor_bytes(tensor))
+        names[tensor.name] = kept.setdefault(content, tensor).name
+    for node in nodes:
+        _rename_inputs(node, names)
+    return list(kept.values())
+
+
+def _computed_once(nodes: list[NodeProto], output: str) -> list[NodeProto]:
+    """Without those that compute what an earlier one does; `nodes` are in order.
+
+    onnxruntime would do so, too, but leaves a product in fp32 whose quantized input it made one of two. A DequantizeLinear
+    belongs to one product, as everywhere in Q/DQ graphs.
+    """
+    names: dict[str, str] = {}
+    seen: dict[tuple, NodeProto] = {}
+    kept = []
+    for node in nodes:
+        _rename_inputs(node, names)
+        attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
+        same = seen.setdefault((node.op_type, *node.input, *attributes), node)
+        if same is node or output in node.output:
+            kept.append(node)
+        else:
+            names |= dict(zip(node.output, same.output, strict=True))
+    return list(_own_scales(kept))
+
+
+def _own_scales(nodes: list[NodeProto]) -> Iterator[NodeProto]:
+    """The nodes, with a DequantizeLinear of its own for each that reads one."""
+    makers = {node.output[0]: node for node in nodes if node.op_type == "DequantizeLinear"}
+    read: set[str] = set()
+    for number, node in enumerate(nodes):
+        for position, value in enumerate(node.input):
+            if value in makers and value in read:
+                own = NodeProto()
+                own.CopyFrom(makers[value])
+                own.name = f"{own.name}/{number}.{position}"
+                own.output[0] = node.input[position] = f"{value}/{number}.{position}"
+                yield own
+            read.add(value)
+        yield node
+
+
+def _rename_inputs(node: NodeProto, names: Mapping[str, str]) -> None:
+    for position, value in enumerate(node.input):
+        node.input[position] = names.get(value, value)
+
+
+def _shorten_names(
+    nodes: list[NodeProto], tensors: list[TensorProto], shapes: list[ValueInfoProto], kept: set[str]
+) -> None:
+    """Number the values: their names are a third of the file. Nodes keep theirs."""
+    names = {name: name for name in (*kept, "")}
+    for node in nodes:
+        for values in (node.input, node.output):
+            for position, value in enumerate(values):
+                values[position] = names.setdefault(value, f"{len(names):x}")
+    for named in (*tensors, *shapes):
+        named.name = names.setdefault(named.name, f"{len(names):x}")
+
+
+def _needed(nodes: list[NodeProto], output: str) -> list[NodeProto]:
+    """Those that `output` depends on; onnxruntime runs all that it is given."""
+    makers = {name: number for number, node in enumerate(nodes) for name in node.output}
+    found, asked = set(), [output]
+    while asked:
+        number = makers.get(asked.pop())
+        if number is not None and number not in found:
+            found.add(number)
+            asked += nodes[number].input
+    return [node for number, node in enumerate(nodes) if number in found]
+
+
 def _glue() -> list[NodeProto]:
-    """What the decode loop does between the parts: blank grids, the draw, and details put in their places."""
+    """What the decode loop does between the parts: a blank grid, the draw, and details put in their places."""
     return [
         helper.make_node("Shape", ["text_ids"], ["batch"], start=0, end=1),
         helper.make_node("Concat", ["batch", "one"], ["sketch_batch"], axis=0),
-        helper.make_node("Concat", ["batch", "one", "one"], ["details_batch"], axis=0),
         helper.make_node("Expand", ["unknown_sketch", "sketch_batch"], ["blank_sketch"]),
-        helper.make_node("Expand", ["unknown_details", "details_batch"], ["blank_details"]),
         helper.make_node("Add", ["coarse/logits", "sketch_noise"], ["noisy_sketch"]),
         helper.make_node("ArgMax", ["noisy_sketch"], ["sketch"], axis=-1, keepdims=0),
         helper.make_node("ArgMax", ["fine/logits"], ["details"], axis=-1, keepdims=0),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import QuantizationError
-from model.decoding.loop import DecodingOptions, draw_details, plan_noise, refine_sketch
+from model.decoding.loop import DecodingOptions, draw_details, plan_noise, refine_sketch, unpack_blocks
 from model.decoding.samplers import streams
 from model.decoding.session import Prefix
 from model.quantization.layers import quantized_linears
@@ -18,7 +18,7 @@ from model.transformer.model import Generator
 from model.transformer.session import TorchSession
 
 Feeds = dict[str, list[dict[str, np.ndarray]]]
-"""Inputs of the graphs `prefill`, `coarse` and `fine`, one mapping for each call."""
+"""Inputs of the graphs `prefill`, `coarse`, `fine` and `image_decoder`, one mapping for each call."""
 
 
 @dataclass
@@ -72,7 +72,8 @@ def observe(generator: Generator, prompts: Sequence[np.ndarray], options: Decodi
             random = streams([seed + batch * 100_003 + row for row in range(len(text_ids))])
             prefix = session.prefill(text_ids, plan_noise(session, options.plan_temperature, random))
             sketch = refine_sketch(session, prefix, options, random)
-            draw_details(session, prefix, sketch, options, random)
+            details = draw_details(session, prefix, sketch, options, random)
+            seen.feeds["image_decoder"].append({"codes": unpack_blocks(details, *session.coarse_grid)})
     return seen
 
 

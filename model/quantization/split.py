@@ -46,7 +46,6 @@ def _name_start(model: ModelProto) -> None:
     known = [value for value in graph.value_info if value.name != before]
     del graph.value_info[:]
     graph.value_info.extend(known)
-    weight = next(tensor for tensor in graph.initializer if tensor.name == _FIRST_WEIGHT)
+    assert product.op_type == "Gemm"
     (bias,) = (tensor for tensor in graph.initializer if tensor.name == product.input[2])
-    assert product.op_type == "Gemm" and len(weight.dims) == 2
     graph.value_info.append(helper.make_tensor_value_info(_START, TensorProto.FLOAT, ["batch", bias.dims[0]]))

@@ -10,6 +10,9 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from common.errors import QuantizationError
+from model.quantization.storage import shrink_storage
+
+_LAYERS = ("blocks.", "plan.spread.2")
 
 
 class _Reader(CalibrationDataReader):
@@ -22,13 +25,19 @@ class _Reader(CalibrationDataReader):
 
 
 def quantizable_layers(model: onnx.ModelProto, *, heads: bool) -> list[str]:
-    """Names of the products with a constant matrix: the blocks' layers, and the output heads if asked for.
+    """Names of the products with a constant matrix: the blocks' layers, the large one that spreads a plan over the cells, and the
+    output heads if asked for; and of an image decoder's convolutions over more than one cell.
 
-    The plan's stay in floating point: they are small, and one code that is drawn otherwise is another image.
+    What draws the plan stays in floating point: one code that is drawn otherwise is another image. So do convolutions of
+    single cells, which cost more accuracy than time.
     """
-    constants = {initializer.name for initializer in model.graph.initializer}
-    products = [node.name for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in constants]
-    return [name for name in products if name.startswith("blocks.") or (heads and name.endswith("_head"))]
+    constants = {initializer.name: initializer.dims for initializer in model.graph.initializer}
+    weighted = [node for node in model.graph.node if len(node.input) > 1 and node.input[1] in constants]
+    products = [node.name for node in weighted if node.op_type == "MatMul"]
+    return [
+        *(name for name in products if name.startswith(_LAYERS) or (heads and name.endswith("_head"))),
+        *(node.name for node in weighted if node.op_type == "Conv" and max(constants[node.input[1]][2:]) > 1),
+    ]
 
 
 def quantize_graph(
@@ -53,7 +62,7 @@ def quantize_graph(
             target,
             _Reader(feeds),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul"],
+            op_types_to_quantize=["MatMul", "Conv"],
             nodes_to_quantize=list(layers),
             per_channel=True,
             activation_type=QuantType.QInt8,
@@ -63,6 +72,7 @@ def quantize_graph(
                 "ActivationSymmetric": True,
                 "WeightSymmetric": True,
                 "OpTypesToExcludeOutputQuantization": ["MatMul"],
+                "QuantizeBias": False,  # TensorRT takes no int32
                 **({} if percentile is None else {"CalibPercentile": percentile, "CalibTensorRangeSymmetric": True}),
             },
         )
@@ -70,6 +80,7 @@ def quantize_graph(
         logger.setLevel(level)
     model = onnx.load(target)
     _standard_domain_only(model)
+    shrink_storage(model)
     check_explicit_quantization(model, layers)
     onnx.save(model, target)
 
@@ -85,8 +96,9 @@ def _standard_domain_only(model: onnx.ModelProto) -> None:
 def check_explicit_quantization(model: onnx.ModelProto, layers: Sequence[str]) -> None:
     """TensorRT's rules for explicit quantization; raises `QuantizationError` naming what breaks one.
 
-    Every node is of the standard domain, every zero point is 0, weights are int8 and symmetric per channel along
-    axis 1 (the outputs), scales are finite and positive, both inputs of a quantized layer come through Q/DQ.
+    Every node is of the standard domain, every zero point is 0, weights are int8 and symmetric per output channel (axis 1
+    of a matrix, axis 0 of a convolution's kernel), scales are finite and positive, both inputs of a quantized layer come
+    through Q/DQ.
     """
     graph = model.graph
     tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -98,13 +110,15 @@ def check_explicit_quantization(model: onnx.ModelProto, layers: Sequence[str]) -
             _check_scale(node, tensors)
     by_name = {node.name: node for node in graph.node}
     for layer in layers:
-        activation, weight = (producers.get(name) for name in by_name[layer].input)
+        node = by_name[layer]
+        activation, weight = (producers.get(name) for name in node.input[:2])
         if activation is None or activation.op_type != "DequantizeLinear":
             raise QuantizationError("its activations are not quantized", where=layer)
         if weight is None or weight.op_type != "DequantizeLinear" or tensors[weight.input[0]].dtype != np.int8:
             raise QuantizationError("its weights are not int8", where=layer)
         axis = next((attribute.i for attribute in weight.attribute if attribute.name == "axis"), 1)
-        if axis != 1 or tensors[weight.input[1]].shape != tensors[weight.input[0]].shape[1:]:
+        outputs = 0 if node.op_type == "Conv" else 1
+        if axis != outputs or tensors[weight.input[1]].shape != (tensors[weight.input[0]].shape[outputs],):
             raise QuantizationError("its weights are not scaled per output channel", where=layer)
 
 

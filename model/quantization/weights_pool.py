@@ -18,6 +18,10 @@ _SMALLEST_BYTES = 128
 def pool_weights(folder: Path, graphs: Sequence[str]) -> None:
     """Move the large initializers of `<graph>.onnx` in `folder` to `weights.bin` beside them (ONNX external data)."""
     models = {graph: onnx.load(folder / f"{graph}.onnx") for graph in graphs}
+    for model in models.values():
+        # Whoever loads a graph infers the shapes again; only for convolutions onnxruntime does better with what is told.
+        if not any(node.op_type == "Conv" for node in model.graph.node):
+            model.graph.ClearField("value_info")
     offsets: dict[str, int] = {}
     with atomic_path(folder / WEIGHTS_FILE) as temporary, temporary.open("wb") as pool:
         for model in models.values():

@@ -1,12 +1,10 @@
-import shutil
-
 import numpy as np
 import onnx
 import pytest
 import torch
 
 from model.decoding.loop import DecodingOptions
-from model.quantization.export_onnx import TRANSFORMER_GRAPHS, export_graphs
+from model.quantization.export_onnx import GRAPHS, export_graphs
 from model.quantization.inference import with_plain_tables
 from model.quantization.observe import observe
 from model.quantization.smoothquant import fold_smoothing
@@ -74,9 +72,8 @@ def quantized(exported, tmp_path_factory):
     _, _, fp32, feeds = exported
     folder = tmp_path_factory.mktemp("int8")
     layers = {}
-    for graph in TRANSFORMER_GRAPHS:
+    for graph in GRAPHS:
         source = fp32 / f"{graph}.onnx"
         layers[graph] = quantizable_layers(onnx.load(source), heads=True)
         quantize_graph(source, folder / source.name, feeds[graph], layers[graph])
-    shutil.copyfile(fp32 / "image_decoder.onnx", folder / "image_decoder.onnx")
     return folder, layers

@@ -4,10 +4,12 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from model.decoding.loop import DecodingOptions, generate
-from model.quantization.export_onnx import GRAPHS
+from model.quantization.export_onnx import GRAPHS, TRANSFORMER_GRAPHS
 from model.quantization.fuse import DRAW, fuse_graphs
 from model.quantization.split import split_prefill
 from model.quantization.weights_pool import WEIGHTS_FILE, pool_weights
@@ -38,6 +40,24 @@ def test_one_graph_draws_what_the_loop_draws(exported, quantized, tmp_path, prec
     np.testing.assert_array_equal(at_once.pixels, final.pixels)
     assert (final.pixels[0] != final.pixels[1]).any()
     assert (folder / "draw.onnx").stat().st_size < 0.5 * (folder / WEIGHTS_FILE).stat().st_size
+
+
+def test_every_quantized_layer_of_the_whole_computes_in_int8(exported, quantized, tmp_path):
+    """onnxruntime leaves a product in fp32, and scales its weights anew for every image, where two share what they read."""
+    generator = exported[0]
+    folder = shutil.copytree(quantized[0], tmp_path / "engine")
+    fuse_graphs(folder, generator.config.coarse_grid, generator.config.visual_vocabulary)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(str(folder / "draw.onnx"), options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(tmp_path / "optimized.onnx").graph
+    constants = {tensor.name for tensor in graph.initializer}
+    assert not [node.name for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constants]
+    kinds = [node.op_type for node in graph.node]
+    both = {"plan.spread.2"}  # the sketch and the details read one plan
+    expected = sum(len(quantized[1][graph]) for graph in TRANSFORMER_GRAPHS) - len(both)
+    assert kinds.count("MatMulIntegerToFloat") == expected and kinds.count("QLinearConv") == 1
 
 
 def test_what_takes_a_look_at_the_sketch_is_not_drawn_at_once(exported, tmp_path):

@@ -81,7 +81,7 @@ def test_files_name_layers_and_hold_no_trace_of_the_machine(exported):
         assert b"site-packages" not in content
     layers = quantizable_layers(onnx.load(folder / "fine.onnx"), heads=True)
     blocks = ("attention.qkv_proj", "attention.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
-    assert layers == [*(f"blocks.0.{layer}" for layer in blocks), "fine_head"]
+    assert layers == ["plan.spread.2", *(f"blocks.0.{layer}" for layer in blocks), "fine_head"]
     assert quantizable_layers(onnx.load(folder / "fine.onnx"), heads=False) == layers[:-1]
     of_prompt = quantizable_layers(onnx.load(folder / "prefill.onnx"), heads=True)
     assert of_prompt and all(name.startswith("blocks.") for name in of_prompt), "the plan's draw is no layer"
@@ -163,8 +163,42 @@ def test_block_bytes_are_the_parameters_of_the_blocks(exported, quantized, tmp_p
 
 def test_int8_graphs_keep_tensorrts_rules(quantized):
     folder, layers = quantized
-    for graph in TRANSFORMER_GRAPHS:
+    for graph in GRAPHS:
         check_explicit_quantization(onnx.load(folder / f"{graph}.onnx"), layers[graph])
+    assert layers["image_decoder"] == ["decoder.1.spatial/node_conv2d_1"]
+
+
+def test_int8_pixels_are_those_of_fp32_but_for_a_few_levels(exported, quantized):
+    _, _, fp32, feeds = exported
+    codes = feeds["image_decoder"][0]["codes"]
+    full, rounded = (run(folder / "image_decoder.onnx", codes=codes).astype(int) for folder in (fp32, quantized[0]))
+    assert 0 < np.abs(full - rounded).mean() < 1.5
+
+
+def test_what_is_no_product_takes_fewer_bytes(exported, quantized):
+    _, _, fp32, _ = exported
+    kept = {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for graph in TRANSFORMER_GRAPHS
+        for tensor in onnx.load(quantized[0] / f"{graph}.onnx").graph.initializer
+    }
+    full = {tensor.name: tensor for tensor in onnx.load(fp32 / "prefill.onnx").graph.initializer}
+    table = onnx.numpy_helper.to_array(full["text_embedding.weight"])
+    scaled = kept["text_embedding.weight_quantized"] * kept["text_embedding.weight_scale"]
+    assert kept["text_embedding.weight_quantized"].dtype == np.int8
+    np.testing.assert_allclose(scaled, table, atol=0.51 * float(kept["text_embedding.weight_scale"]))
+    assert kept["plan.prior.heads_half"].dtype == np.float16
+    assert not {"text_embedding.weight", "plan.prior.heads"} & kept.keys()
+
+
+@pytest.mark.parametrize("graph", TRANSFORMER_GRAPHS)
+def test_lean_layers_compute_the_same_with_fewer_operators(exported, graph, tmp_path):
+    generator, visual, lean, feeds = exported
+    export_graphs(with_plain_tables(generator), visual, tmp_path, names=[graph], lean=False)
+    expected, found = (run(folder / f"{graph}.onnx", **feeds[graph][0]) for folder in (tmp_path, lean))
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+    plain, fewer = (len(onnx.load(folder / f"{graph}.onnx").graph.node) for folder in (tmp_path, lean))
+    assert fewer < 0.9 * plain
 
 
 def _tensor(model, ending):

@@ -25,7 +25,12 @@ def prompts(generator):
 def test_the_decode_loop_is_what_is_recorded(generator, prompts):
     seen = observe(generator, prompts, OPTIONS, seed=0)
     mask = generator.config.visual_vocabulary
-    assert {name: len(feeds) for name, feeds in seen.feeds.items()} == {"prefill": 2, "coarse": 4, "fine": 2}
+    assert {name: len(feeds) for name, feeds in seen.feeds.items()} == {
+        "prefill": 2,
+        "coarse": 4,
+        "fine": 2,
+        "image_decoder": 2,
+    }
     blank, partly_known = (feed["coarse_ids"] for feed in seen.feeds["coarse"][:2])
     assert (blank == mask).all()
     assert 0 < (partly_known == mask).sum() < partly_known.size
