@@ -47,15 +47,15 @@ PARALLEL = {
 }
 """Engine and settings of each parallel decoder."""
 AUTOREGRESSIVE = {
-    BEST_AR: ("next-token", NextTokenOptions(temperature=0.53), True),
-    BEST_AR_INT8: ("next-token, int8", NextTokenOptions(temperature=0.49), True),
+    BEST_AR: ("next-token", NextTokenOptions(temperature=0.47), True),
+    BEST_AR_INT8: ("next-token, int8", NextTokenOptions(temperature=0.45), True),
     BEST_AR_VARIED: ("next-token", NextTokenOptions(temperature=0.91), True),
     RASTER: ("raster", NextTokenOptions(temperature=0.39), True),
     NAIVE: ("raster", NextTokenOptions(temperature=0.39), False),
 }
 """Engine, settings and whether keys and values are kept, of each autoregressive decoder."""
 ENGINES: dict[str, tuple[str, Precision]] = {
-    **{name: (name, "fp32") for name in ("progressive", "next-token", "adapted", "raster", "one-scale")},
+    **{name: (name, "fp32") for name in ("progressive", "next-token", "adapted", "guided", "raster", "one-scale")},
     "progressive, int8": ("progressive", "int8"),
     "next-token, int8": ("next-token", "int8"),
 }
