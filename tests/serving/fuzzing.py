@@ -146,11 +146,23 @@ def requests(draw: st.DrawFn, model: str) -> bytes:
         made.raw_input_contents.append(content)
     if rarely(draw, 16):
         _misplace(draw, made)
+    for name in draw(st.sets(st.sampled_from(["previews", "wish", 'a"b', ""]), max_size=2)):
+        _add_parameter(draw, made.parameters[name])
     if draw(st.booleans()):
         made.outputs.extend(messages.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in OUTPUTS)
         if rarely(draw, 16):
             made.outputs.add(name=draw(st.text(max_size=12)))
     return made.SerializeToString()
+
+
+def _add_parameter(draw: st.DrawFn, parameter: Any) -> None:
+    """A value of any of the types that Triton hands on: true and false mostly."""
+    if not rarely(draw, 6):
+        parameter.bool_param = draw(st.booleans())
+    elif draw(st.booleans()):
+        parameter.int64_param = draw(st.sampled_from([0, 1, -1, 2**63 - 1, -(2**63)]))
+    else:
+        parameter.string_param = draw(st.text(max_size=12))
 
 
 def _misplace(draw: st.DrawFn, made: Any) -> None:
