@@ -70,23 +70,22 @@ class Engines:
 
     generator: Generator
     visual: VisualTokenizer
-    packages: dict[str, Path]
+    graphs: dict[str, Path] = field(default_factory=dict)
+    """A folder of them for each precision, that of the prompt whole; a package holds it in two parts."""
+    packages: dict[str, Path] = field(default_factory=dict)
     sessions: dict[str, EngineSession] = field(default_factory=dict)
 
     @classmethod
     def build(cls, work: Path) -> "Engines":
         tokenizers = checkpoints.load_tokenizers()
-        made = cls(checkpoints.load(_CHECKPOINT), tokenizers.visual, {})
+        made = cls(checkpoints.load(_CHECKPOINT), tokenizers.visual)
         for precision in ("fp32", "int8"):
             folder = work / precision
             made.packages[precision] = build(_CHECKPOINT, precision, _DECODING, ExportSettings(), folder, work / "keys")
             description = read_json(made.packages[precision] / "1" / "generator.json")
-            made.sessions[precision] = EngineSession(made.folder(precision), description, threads=1)
+            made.graphs[precision] = folder / "engine" / precision
+            made.sessions[precision] = EngineSession(made.graphs[precision], description, threads=1, scores_plans=True)
         return made
-
-    def folder(self, precision: str) -> Path:
-        """Of the graphs."""
-        return self.packages[precision] / "1" / "engine"
 
 
 def run(cache: Path, console: Console, file: Path | None, amount: Amount | None = None) -> bool:
@@ -228,7 +227,7 @@ def _speedup(name: str, ratios: np.ndarray, bound: float, aim: float) -> Check:
 
 
 def _size_checks(engines: Engines) -> list[Check]:
-    blocks = block_sizes(engines.folder("fp32"), engines.folder("int8"))
+    blocks = block_sizes(engines.graphs["fp32"], engines.graphs["int8"])
     full, int8 = (file_bytes(engines.packages[precision]) for precision in ("fp32", "int8"))
     return [
         Check("block_bytes_ratio", blocks.int8 / blocks.fp32, 0.27, 0.255, blocks.fp32, at_least=False),
@@ -244,15 +243,15 @@ def _accuracy_check(correct: dict[str, np.ndarray]) -> Check:
 
 
 def _notes(engines: Engines, questions: Questions) -> dict:
-    folders = engines.folder("fp32"), engines.folder("int8")
     prompts = np.array_split(questions.text_ids[:_MEASURED], -(-len(questions.text_ids[:_MEASURED]) // _BATCH))
     return {
         "checkpoint": {"name": _CHECKPOINT, **checkpoints.describe(_CHECKPOINT)},
         "decoding": asdict(_DECODING.options()),
         "bytes": {
-            precision: part_bytes(engines.folder(precision)) | {"package": file_bytes(engines.packages[precision])}
-            for precision in engines.packages
+            precision: part_bytes(engines.graphs[precision], package / "1" / "engine")
+            | {"package": file_bytes(package)}
+            for precision, package in engines.packages.items()
         },
-        "operators": operators(engines.generator, engines.visual, *folders),
+        "operators": operators(engines.generator, engines.visual, engines.graphs["fp32"], engines.graphs["int8"]),
         "output_error": output_errors(engines.sessions["fp32"], engines.sessions["int8"], engines.generator, prompts),
     }

@@ -31,19 +31,20 @@ _PARTS = {
 """Beginnings of the initializers' names."""
 
 
-def part_bytes(engine: Path) -> dict[str, int]:
-    """Bytes of the parameters by what they belong to, each content once; of the files beside them; and of all."""
+def part_bytes(graphs: Path, packaged: Path) -> dict[str, int]:
+    """Bytes of the parameters by what they belong to, each content once; and of what a package holds of them: the graphs
+    beside the weights, and all files."""
     parts: Counter[str] = Counter()
     seen = set()
     for graph in GRAPHS:
-        for tensor in onnx.load(engine / f"{graph}.onnx").graph.initializer:
+        for tensor in onnx.load(graphs / f"{graph}.onnx").graph.initializer:
             content = tensor_bytes(tensor)
             digest = hashlib.sha256(content).hexdigest()
             if digest not in seen:
                 seen.add(digest)
                 parts["image decoder" if graph == "image_decoder" else _part(tensor.name)] += len(content)
-    parts["graphs without their weights"] = sum(path.stat().st_size for path in engine.glob("*.onnx"))
-    return dict(parts) | {"all files": file_bytes(engine)}
+    parts["graphs without their weights"] = sum(path.stat().st_size for path in packaged.glob("*.onnx"))
+    return dict(parts) | {"all files": file_bytes(packaged)}
 
 
 def _part(name: str) -> str:
