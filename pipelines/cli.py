@@ -5,8 +5,6 @@ Exit codes: 0 done (promoted, or rejected as it should be), 1 failed, 2 wrong us
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,17 +13,14 @@ from rich.console import Console
 
 from common.errors import EmuflowError, UsageError
 from common.home import Home
+from pipelines.cli_bench import bench_app
+from pipelines.cli_options import DEFAULT_HOME, HomeOption, console
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Make the built-in data.")
 app.add_typer(data_app, name="data")
-bench_app = typer.Typer(no_args_is_help=True, help="Measure what is promised; exit code 1 where a bound is missed.")
 app.add_typer(bench_app, name="bench")
-console = Console()
 
-HomeOption = Annotated[
-    Path, typer.Option("--home", envvar="EMUFLOW_HOME", help="Everything that runs leave lies under this folder.")
-]
 PresetOption = Annotated[
     str | None, typer.Option("--preset", help="quickstart (without it), smoke, or a YAML file of your own.")
 ]
@@ -33,8 +28,6 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
-BenchJsonOption = Annotated[Path | None, typer.Option("--json", help="The file to write the result to.")]
-_DEFAULT_HOME = Path("runs")
 _DEFAULT_PRESET = "quickstart"
 
 
@@ -43,7 +36,7 @@ def run(
     preset: PresetOption = None,
     data: Annotated[Path | None, typer.Option("--data", help="Your data; without it, the digit world.")] = None,
     overrides: SetOption = None,
-    home: HomeOption = _DEFAULT_HOME,
+    home: HomeOption = DEFAULT_HOME,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the last run, which did not finish.")] = False,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Draw other data, weights and order.")] = None,
 ) -> None:
@@ -72,7 +65,7 @@ def run(
 
 
 @app.command()
-def status(home: HomeOption = _DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """The champion and the last run."""
     from pipelines.status import read_status, status_table
 
@@ -84,7 +77,7 @@ def status(home: HomeOption = _DEFAULT_HOME, as_json: JsonOption = False) -> Non
 
 
 @app.command()
-def history(home: HomeOption = _DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def history(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """Every run with its verdict, and every package that became the champion."""
     from pipelines.status import history_tables, read_history
 
@@ -100,7 +93,7 @@ def serve(
     model: Annotated[
         str, typer.Option("--model", help="champion, candidate (of the last run), or a digest.")
     ] = "champion",
-    home: HomeOption = _DEFAULT_HOME,
+    home: HomeOption = DEFAULT_HOME,
     grpc_port: Annotated[int, typer.Option(help="0: any free port.")] = 8001,
     http_port: Annotated[int, typer.Option(help="0: any free port.")] = 8000,
     metrics_port: Annotated[int, typer.Option(help="0: any free port.")] = 8002,
@@ -149,10 +142,10 @@ def generate(
     stream: Annotated[
         bool, typer.Option("--stream", help="Show each stage as it comes, and keep it: out.coarse.png, then out.png.")
     ] = False,
-    home: HomeOption = _DEFAULT_HOME,
+    home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Ask a running server for an image."""
-    from pipelines.serving import Options, Received, generate_image
+    from pipelines.asking import Options, Received, generate_image
 
     def tell(received: Received) -> None:
         stage = received.result.stage
@@ -232,92 +225,6 @@ def digit_world(
     console.print(
         f"{made.folder}: {len(made.tars)} tars, {made.training_scenes} training and {made.evaluation_scenes} evaluation scenes"
     )
-
-
-@contextmanager
-def _in_a_checkout() -> Iterator[None]:
-    """Imports of benchmarks. Raises `UsageError` where only the packages are installed."""
-    try:
-        yield
-    except ModuleNotFoundError:
-        raise UsageError(
-            "the benchmarks are no part of this installation", where="emuflow bench", fix="run it in a checkout"
-        ) from None
-
-
-@bench_app.command(name="decode")
-def bench_decode(
-    json_file: BenchJsonOption = None,
-    home: HomeOption = _DEFAULT_HOME,
-    rounds: Annotated[int, typer.Option(min=20, help="Timed images of each decoder.")] = 25,
-    seeds: Annotated[int, typer.Option(min=5, help="Images of each held-out caption.")] = 12,
-) -> None:
-    """Progressive against autoregressive decoding: time, accuracy, variety."""
-    with _in_a_checkout():
-        from benchmarks import decode
-
-    amount = decode.Amount(rounds=rounds, seeds=seeds)
-    if not decode.run(Home(home).cache, console, json_file, amount):
-        sys.exit(1)
-
-
-@bench_app.command(name="modality-gate")
-def bench_modality_gate(
-    json_file: BenchJsonOption = None,
-    home: HomeOption = _DEFAULT_HOME,
-    rounds: Annotated[int, typer.Option(min=20, help="Timed requests of each row.")] = 40,
-    stories: Annotated[int, typer.Option(min=116, help="Stories of 26 requests each: 3,000 and more.")] = 120,
-) -> None:
-    """What the dynamic modality gate skips of a long context: share, accuracy, time."""
-    with _in_a_checkout():
-        from benchmarks import modality_gate
-
-    amount = modality_gate.Amount(rounds=rounds, stories=stories)
-    if not modality_gate.run(Home(home).cache, console, json_file, amount):
-        sys.exit(1)
-
-
-@bench_app.command(name="serving")
-def bench_serving(
-    json_file: BenchJsonOption = None,
-    rounds: Annotated[int, typer.Option(min=5, help="Rounds; each measures everything once.")] = 7,
-) -> None:
-    """The served model: time to the first preview and to the image, images a second, what Triton costs."""
-    with _in_a_checkout():
-        from benchmarks import serving
-
-    if not serving.run(console, json_file, serving.Amount(rounds=rounds)):
-        sys.exit(1)
-
-
-@bench_app.command(name="soak")
-def bench_soak(
-    json_file: BenchJsonOption = None,
-    minutes: Annotated[
-        float, typer.Option(min=1, help="At four fifths of the capacity, after a minute's warm-up.")
-    ] = 30,
-) -> None:
-    """A busy server for half an hour: lost requests, memory, latency by the minute."""
-    with _in_a_checkout():
-        from benchmarks import soak
-
-    if not soak.run(console, json_file, soak.Amount(minutes=minutes)):
-        sys.exit(1)
-
-
-@bench_app.command(name="int8")
-def bench_int8(
-    json_file: BenchJsonOption = None,
-    home: HomeOption = _DEFAULT_HOME,
-    rounds: Annotated[int, typer.Option(min=20, help="Rounds; each times every decoder.")] = 40,
-    seeds: Annotated[int, typer.Option(min=5, help="Images of each of 746 held-out captions.")] = 12,
-) -> None:
-    """INT8 against fp32: time, bytes, accuracy."""
-    with _in_a_checkout():
-        from benchmarks import int8
-
-    if not int8.run(Home(home).cache, console, json_file, int8.Amount(rounds=rounds, seeds=seeds)):
-        sys.exit(1)
 
 
 def main() -> None:

@@ -1,27 +1,19 @@
-"""Serving and asking, for the command line."""
+"""Serving, for the command line."""
 
 import re
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from common.errors import ServerError, UsageError
-from common.files import atomic_path
+from common.errors import UsageError
 from common.home import Home
 from pipelines.connection import connect
 from pipelines.record import last_run
 from pipelines.signals import Interrupted, signals_raise
 
-if TYPE_CHECKING:
-    from emuflow_client import Result
-
 _DIGEST = re.compile(r"[0-9a-f]{6,64}")
-_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
 def serve_model(
@@ -86,103 +78,6 @@ def serve_on_remote(home: Home, model: str, endpoint: str, repository: Path, con
             follow(deployment, desired, threading.Event(), on_change=tell)
     except Interrupted:
         console.print(f"{endpoint} serves on.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What a command line may ask for beside the prompt; None is the package's own."""
-
-    seed: int | None = None
-    steps: int | None = None
-    temperature: float | None = None
-    guidance: float | None = None
-    size: str | None = None
-    """`64x64`: height and width."""
-
-
-@dataclass(frozen=True)
-class Received:
-    """A stage that came and was written."""
-
-    result: "Result"
-    file: Path
-    elapsed_ms: float
-    """Since the question was asked, on this side."""
-
-
-def generate_image(
-    home: Home,
-    prompt: str,
-    output: Path,
-    *,
-    endpoint: str | None,
-    options: Options | None = None,
-    on_preview: Callable[[Received], None] | None = None,
-) -> Received:
-    """Ask the server at `endpoint`, or the one of `home`, and write the image as PNG.
-
-    With `on_preview` every earlier stage is written, too, beside it (`out.coarse.png`), and told as it comes.
-    Raises `UsageError` for a request that can never be answered, `ServerError` where there was no answer.
-    """
-    from emuflow_client import GeneratorClient, GeneratorError, InvalidRequest
-
-    options = options or Options()
-    endpoint = endpoint or _endpoint(home)
-    try:
-        with GeneratorClient(endpoint) as client:
-            start = time.perf_counter()
-            stages = client.stream(
-                prompt,
-                seed=options.seed,
-                coarse_steps=options.steps,
-                temperature=options.temperature,
-                guidance=options.guidance,
-                size=_size(options.size),
-                previews=on_preview is not None,
-            )
-            for result in stages:
-                elapsed_ms = 1000 * (time.perf_counter() - start)
-                if result.final:
-                    return Received(result, _write(result, output), elapsed_ms)
-                if on_preview is not None:
-                    file = output.with_name(f"{output.stem}.{result.stage}{output.suffix}")
-                    on_preview(Received(result, _write(result, file), elapsed_ms))
-    except InvalidRequest as error:
-        raise UsageError(str(error), where="emuflow generate") from None
-    except GeneratorError as error:
-        raise ServerError(str(error), where=endpoint) from None
-    raise ServerError("the answer ended without an image", where=endpoint)
-
-
-def _write(result: "Result", file: Path) -> Path:
-    from PIL import Image
-
-    with atomic_path(file) as temporary:
-        Image.fromarray(result.image).save(temporary, format="PNG")
-    return file
-
-
-def _size(asked: str | None) -> tuple[int, int] | None:
-    if asked is None:
-        return None
-    found = _SIZE.fullmatch(asked)
-    if found is None:
-        raise UsageError(f"'{asked}' is no size", where="--size", fix="name height and width, such as 64x64")
-    return int(found[1]), int(found[2])
-
-
-def _endpoint(home: Home) -> str:
-    """Of the server that `home` runs."""
-    from serving.deployment import read_state
-
-    state = read_state(home.serving)
-    if state is None or not state.reachable:
-        raise UsageError(
-            "no server runs here" if state is None else "the server runs in a container",
-            where=str(home.root),
-            fix="name --endpoint" if state else "start it: `emuflow serve`, or name --endpoint",
-        )
-    return state.grpc_endpoint
 
 
 def _champion(release_url: str) -> Callable[[], str | None]:

@@ -14,6 +14,7 @@ from common.redaction import redact_text
 from serving.backoff import Backoff, Refusals
 from serving.control import ModelControl
 from serving.deployment import PRODUCTION_NAME, locked
+from serving.desire import Desire
 from serving.repository import ModelRepository
 
 log = logging.getLogger(__name__)
@@ -74,15 +75,21 @@ def follow(
         raise ServerError("there is nothing to serve: no package is desired", fix="run the pipeline: emuflow run")
     deployment.reconcile(first)
     on_change(first)
-    refusals = Refusals(retry or Backoff())
-    wanted = first
+    refusals, desire = Refusals(retry or Backoff()), Desire(desired, first)
     while not stop.wait(poll_s):
-        try:
-            wanted = desired() or wanted
-            refusals.keep((wanted,))
-            if refusals.due(wanted) and deployment.reconcile(wanted):
-                on_change(wanted)
-                refusals.forget(wanted)
-        except Exception as error:  # noqa: BLE001 - a database, a network, a full disk: what serves must go on
-            pause_s = refusals.add(wanted)
-            log.error("package %s is not served, the next try is in %g s: %s", wanted, pause_s, redact_text(str(error)))
+        if desire.refresh():
+            refusals.keep((desire.digest,))
+        if refusals.due(desire.digest):
+            _try(deployment, desire.digest, refusals, on_change)
+
+
+def _try(deployment: RemoteDeployment, digest: str, refusals: Refusals, on_change: Callable[[str], None]) -> None:
+    try:
+        changed = deployment.reconcile(digest)
+    except Exception as error:  # noqa: BLE001 - a network, a full disk, a damaged package: what serves must go on
+        pause_s = refusals.add(digest)
+        log.error("package %s is not served, the next try is in %g s: %s", digest, pause_s, redact_text(str(error)))
+    else:
+        refusals.forget(digest)
+        if changed:
+            on_change(digest)

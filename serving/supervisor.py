@@ -24,6 +24,7 @@ from serving.deployment import (
     remove_state,
     write_state,
 )
+from serving.desire import Desire
 from serving.server import Ports, TritonServer
 
 _MAX_RESTARTS = 5
@@ -96,9 +97,8 @@ class _Supervisor:
         on_change: Callable[[ServingState], None],
     ):
         self._server, self._start, self._deployment, self._folder = server, start, deployment, folder
-        self._desired, self._refusals, self._on_change = desired, refusals, on_change
-        self._wanted = self._served = first
-        self._answered = True
+        self._desire, self._refusals, self._on_change = Desire(desired, first), refusals, on_change
+        self._served = first
         self._restarts: list[float] = []
         self._told: ServingState | None = None
 
@@ -137,18 +137,8 @@ class _Supervisor:
             log.error("it did not start: %s", redact_text(str(error)))
 
     def _ask(self) -> None:
-        try:
-            wanted = self._desired()
-        except Exception as error:  # noqa: BLE001 - whatever a database driver raises, what serves must go on
-            if self._answered:
-                log.error("cannot ask which package is wanted; %s still is: %s", self._wanted, redact_text(str(error)))
-            self._answered = False
-            return
-        if not self._answered:
-            log.warning("which package is wanted can be asked again")
-        self._answered = True
-        self._wanted = wanted or self._wanted
-        self._refusals.keep((self._wanted, self._served))
+        if self._desire.refresh():
+            self._refusals.keep((self._desire.digest, self._served))
 
     def _follow(self) -> None:
         state = read_state(self._folder)
@@ -156,8 +146,8 @@ class _Supervisor:
             return
         if state.digest is None:  # a restarted server: first what is known to serve
             self._try(self._served)
-        if state.digest != self._wanted:
-            self._try(self._wanted)
+        if state.digest != self._desire.digest:
+            self._try(self._desire.digest)
 
     def _try(self, digest: str) -> None:
         if not (self._refusals.due(digest) and self._server.answers):

@@ -62,13 +62,12 @@ class LeanAttention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
         self.qkv_proj, self.o_proj = attention.qkv_proj, attention.o_proj
-        self.eps = attention.q_norm.eps
         with torch.no_grad():
             query = attention.q_norm.weight * self.head_dim**-0.5
             norm = torch.stack([query] * self.heads + [attention.k_norm.weight] * self.kv_heads)[:, None]
             first, second = norm.chunk(2, -1)
         self.qk_norm, self.turned_norm = nn.Parameter(norm), nn.Parameter(torch.cat([-second, first], -1))
-        self.unit = RMSNorm(self.head_dim, self.eps)
+        self.unit = RMSNorm(self.head_dim, attention.q_norm.eps)
 
     def forward(
         self,

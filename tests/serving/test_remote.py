@@ -67,9 +67,17 @@ def test_following_outlives_failures_and_a_model_that_was_unloaded(
     theirs: TritonServer, packages: dict[str, Path], package_store: Path, key_folder: Path
 ) -> None:
     wanted, served, stop = [packages["int8"].name], [], threading.Event()
+    asked = threading.Semaphore(0)
+
+    def ask() -> str:
+        asked.release()
+        if not wanted[0]:
+            raise OSError("the database is gone")
+        return wanted[0]
+
     thread = threading.Thread(
         target=follow,
-        args=(deployment(theirs, package_store, key_folder), lambda: wanted[0], stop),
+        args=(deployment(theirs, package_store, key_folder), ask, stop),
         kwargs={"on_change": served.append, "poll_s": 0.05, "retry": Backoff(first_s=0.1, longest_s=0.2)},
     )
     thread.start()
@@ -77,9 +85,15 @@ def test_following_outlives_failures_and_a_model_that_was_unloaded(
         eventually(lambda: served == [packages["int8"].name])
         wanted[0] = "0" * 64  # there is no such package
         eventually(lambda: version(theirs) == packages["int8"].name)
-        theirs.control.unload("generator")  # as a restart of the server would
         wanted[0] = packages["int8"].name
+        theirs.control.unload("generator")  # as a restart of the server would
         eventually(lambda: len(served) == 2)
+        wanted[0] = ""  # nobody can be asked: the package is loaded again all the same
+        while asked.acquire(blocking=False):
+            pass
+        assert asked.acquire(timeout=10)
+        theirs.control.unload("generator")
+        eventually(lambda: len(served) == 3)
         wanted[0] = packages["fp32"].name
         eventually(lambda: served[-1] == packages["fp32"].name)
         assert version(theirs) == packages["fp32"].name

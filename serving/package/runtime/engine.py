@@ -59,7 +59,7 @@ class EngineSession:
 
     @cached_property
     def _draw(self) -> onnxruntime.InferenceSession:
-        """Loaded when it is first asked: where previews are shown it never is."""
+        """Loaded when it is first asked: who scores or calibrates never asks."""
         return load_graph(self._draw_path, self._threads)
 
     def _draw_at_once(

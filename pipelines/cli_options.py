@@ -1,0 +1,13 @@
+"""What the files of the command line share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+console = Console()
+HomeOption = Annotated[
+    Path, typer.Option("--home", envvar="EMUFLOW_HOME", help="Everything that runs leave lies under this folder.")
+]
+DEFAULT_HOME = Path("runs")
