@@ -39,8 +39,8 @@ class Recipe:
     objective: str = "parallel"
     global_batch_size: int = 32
     processes: int = 2
-    one_scale: bool = False
-    """The image's own 16x16 grid in one go, without details."""
+    detail_stages: int = 1
+    """Grids after the sketch, which has so many times half the image's 16x16 cells to a side."""
     adapts: str | None = None
     """The checkpoint that it starts from."""
     unconditional_share: float = 0.0
@@ -65,19 +65,22 @@ RECIPES = {
     "next-token": Recipe(about="the sketch cell by cell, then the details", steps=2200, objective="next_token"),
     "adapted": Recipe(about="next-token, adapted to parallel prediction", steps=220, adapts="next-token"),
     "guided": Recipe(about="ours, one prompt in ten without words", steps=2200, unconditional_share=0.1),
+    "three-grids": Recipe(
+        about="ours, from a sketch of 4x4 cells in two stages of details", steps=2200, detail_stages=2
+    ),
     "raster": Recipe(
         about="all 256 cells one by one",
         steps=2500,
         objective="next_token",
         global_batch_size=16,
-        one_scale=True,
+        detail_stages=0,
         shape={"plan_tokens": 0, "sketch_window": None},
     ),
     "one-scale": Recipe(
         about="all 256 cells in parallel, without a sketch",
         steps=3000,
         global_batch_size=16,
-        one_scale=True,
+        detail_stages=0,
         shape={"plan_tokens": 0, "sketch_window": None},
     ),
     "large": Recipe(
@@ -94,6 +97,7 @@ RECIPES = {
     ),
 }
 """In the order in which they are trained: a checkpoint that another one adapts comes before it."""
+MOST_STAGES = max(recipe.detail_stages for recipe in RECIPES.values())
 
 
 def load(name: str, store: Path = STORE) -> "Generator":
@@ -152,8 +156,8 @@ def retrain(work: Path, store: Path = STORE, only: list[str] | None = None) -> N
 
 
 def make_data(folder: Path, parent_tokenizers: Path | None = None) -> None:
-    """The quickstart's tokens, by the pipeline's own steps: `folder/{tokenizers,shards}`. New tokenizers are trained
-    unless there are some to go on with."""
+    """The quickstart's tokens, by the pipeline's own steps: `folder/{tokenizers,shards}`, with every grid that a recipe
+    draws. New tokenizers are trained unless there are some to go on with."""
     from components.curate.curate import curate
     from components.ingest.ingest import ingest
     from components.tokenize.tokenize import tokenize
@@ -167,7 +171,7 @@ def make_data(folder: Path, parent_tokenizers: Path | None = None) -> None:
     curate(settings.curation, made["samples"], made["evaluation_set"], made["raw"], made["curated"])
     validate(settings.validation, made["curated"], made["valid"], made["docs"], curated=True)
     tokenize(
-        settings.tokenizer,
+        settings.tokenizer.model_copy(update={"detail_stages": MOST_STAGES}),
         made["curated"],
         made["valid"],
         made["evaluation_set"],
@@ -186,11 +190,14 @@ def _train(name: str, shards: Path, tokenizers: Path, work: Path, store: Path) -
     shape = generator_config(
         ModelSettings.model_validate(recipe.shape), TokenizerBundle.load(tokenizers), Shards(shards, "train")
     )
-    if recipe.one_scale:
-        rows, columns = shape.coarse_grid
-        shape = GeneratorConfig.model_validate(
-            shape.model_dump() | {"coarse_grid": (2 * rows, 2 * columns), "fine_layers": 0}
-        )
+    shape = GeneratorConfig.model_validate(
+        shape.model_dump()
+        | {
+            "coarse_grid": shape.grids[MOST_STAGES - recipe.detail_stages],
+            "detail_stages": max(recipe.detail_stages, 1),
+        }
+        | ({} if recipe.detail_stages else {"fine_layers": 0})
+    )
     parent = None
     if recipe.adapts:  # the whole one of an earlier call, or else what is kept of it
         parent = work / recipe.adapts if (work / recipe.adapts).exists() else store / recipe.adapts

@@ -18,7 +18,7 @@ from model.decoding.autoregressive import NextTokenOptions
 from model.decoding.loop import DecodingOptions
 from model.tokenizers.bundle import TokenizerBundle
 
-OURS, OURS_INT8, VARIED, GREEDY, ADAPTED, REDRAWN, GUIDED = (
+OURS, OURS_INT8, VARIED, GREEDY, ADAPTED, REDRAWN, GUIDED, THREE_GRIDS = (
     "progressive",
     "progressive, INT8",
     "progressive, varied",
@@ -26,6 +26,7 @@ OURS, OURS_INT8, VARIED, GREEDY, ADAPTED, REDRAWN, GUIDED = (
     "progressive, adapted",
     "progressive, redrawn where unsure",
     "progressive, guided",
+    "progressive, three grids",
 )
 BEST_AR, BEST_AR_INT8, BEST_AR_VARIED, RASTER, NAIVE = (
     "next token + details, KV cache",
@@ -42,6 +43,7 @@ PARALLEL = {
     GREEDY: ("progressive", DecodingOptions(temperature=0.0, plan_temperature=0.0)),
     REDRAWN: ("progressive", DecodingOptions(temperature=0.8, plan_temperature=0.9, redraw_below=0.1)),
     GUIDED: ("guided", DecodingOptions(temperature=0.4, plan_temperature=0.9, guidance=3.0)),
+    THREE_GRIDS: ("three-grids", DecodingOptions(temperature=0.4, plan_temperature=0.7)),
     ADAPTED: ("adapted", DecodingOptions(temperature=0.3, plan_temperature=0.8)),
     **{name: ("one-scale", DecodingOptions(coarse_steps=steps, temperature=0.7)) for steps, name in ONE_SCALE.items()},
 }
@@ -55,7 +57,10 @@ AUTOREGRESSIVE = {
 }
 """Engine, settings and whether keys and values are kept, of each autoregressive decoder."""
 ENGINES: dict[str, tuple[str, Precision]] = {
-    **{name: (name, "fp32") for name in ("progressive", "next-token", "adapted", "guided", "raster", "one-scale")},
+    **{
+        name: (name, "fp32")
+        for name in ("progressive", "next-token", "adapted", "guided", "three-grids", "raster", "one-scale")
+    },
     "progressive, int8": ("progressive", "int8"),
     "next-token, int8": ("next-token", "int8"),
 }

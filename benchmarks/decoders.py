@@ -96,7 +96,7 @@ class Engine:
 
         def draw(text_ids: np.ndarray, seeds: list[int]) -> np.ndarray:
             sketch = continue_tokens(cells, text_ids, rows * columns, options, seeds, cache=cache)
-            if not self.session.has_details:
+            if not self.session.detail_stages:
                 return self.session.decode_image(sketch.reshape(-1, rows, columns))
             prefix = self.session.prefill(text_ids)
             fine = draw_details(self.session, prefix, sketch, details, streams(seeds, stage=1))

@@ -33,6 +33,7 @@ from components.judge.settings import JudgeSettings
 from components.judge.training import trained_judge
 from model.decoding.loop import DecodingOptions, generate
 from model.decoding.session import Session
+from model.quantization.export_onnx import transformer_graphs
 from model.quantization.inference import with_plain_tables
 from model.tokenizers.visual import VisualTokenizer
 from model.transformer.model import Generator
@@ -227,7 +228,7 @@ def _speedup(name: str, ratios: np.ndarray, bound: float, aim: float) -> Check:
 
 
 def _size_checks(engines: Engines) -> list[Check]:
-    blocks = block_sizes(engines.graphs["fp32"], engines.graphs["int8"])
+    blocks = block_sizes(engines.graphs["fp32"], engines.graphs["int8"], transformer_graphs(detail_stages=1))
     full, int8 = (file_bytes(engines.packages[precision]) for precision in ("fp32", "int8"))
     return [
         Check("block_bytes_ratio", blocks.int8 / blocks.fp32, 0.27, 0.255, blocks.fp32, at_least=False),

@@ -13,7 +13,7 @@ import torch
 
 from common.files import files_under
 from model.decoding.loop import unpack_blocks
-from model.quantization.export_onnx import GRAPHS, export_graphs
+from model.quantization.export_onnx import engine_graphs, export_graphs
 from model.quantization.fuse import DRAW, fuse_graphs
 from model.quantization.inference import with_plain_tables
 from model.quantization.weights_pool import tensor_bytes
@@ -29,6 +29,7 @@ _PARTS = {
     "norms": ("norm.",),
 }
 """Beginnings of the initializers' names."""
+_GRAPHS = engine_graphs(detail_stages=1)
 
 
 def part_bytes(graphs: Path, packaged: Path) -> dict[str, int]:
@@ -36,7 +37,7 @@ def part_bytes(graphs: Path, packaged: Path) -> dict[str, int]:
     beside the weights, and all files."""
     parts: Counter[str] = Counter()
     seen = set()
-    for graph in GRAPHS:
+    for graph in _GRAPHS:
         for tensor in onnx.load(graphs / f"{graph}.onnx").graph.initializer:
             content = tensor_bytes(tensor)
             digest = hashlib.sha256(content).hexdigest()
@@ -64,11 +65,11 @@ def operators(
     exported (`plain`), as we export them (`fp32`), and quantized (`int8`). `draw` is all of them in one."""
     with TemporaryDirectory(prefix="emuflow-plain-") as plain:
         export_graphs(with_plain_tables(generator), visual, Path(plain), lean=False)
-        fuse_graphs(Path(plain), generator.config.coarse_grid, generator.config.visual_vocabulary)
+        fuse_graphs(Path(plain), generator.config.grids, generator.config.visual_vocabulary)
         folders = {"plain": Path(plain), "fp32": full, "int8": int8}
         return {
             graph: {name: _count(folder / f"{graph}.onnx") for name, folder in folders.items()}
-            for graph in (*GRAPHS, DRAW)
+            for graph in (*_GRAPHS, DRAW)
         }
 
 

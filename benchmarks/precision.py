@@ -15,7 +15,7 @@ from components.calibrate.settings import CalibrationSettings
 from model.decoding.autoregressive import NextTokenOptions, continue_tokens
 from model.decoding.loop import DecodingOptions, draw_details, unpack_blocks
 from model.decoding.samplers import streams
-from model.quantization.export_onnx import GRAPHS, export_graphs
+from model.quantization.export_onnx import engine_graphs, export_graphs
 from model.quantization.fuse import fuse_graphs
 from model.quantization.inference import with_plain_tables
 from model.quantization.observe import Feeds, Observation, RecordingSession, observe, watching
@@ -37,8 +37,8 @@ def export(
     """Write the graphs that the decoders of a checkpoint need: in INT8 where there are `prompts` to calibrate with, batches
     int64 [n, text_length]; in fp32 otherwise."""
     config = generator.config
-    shown = [name for name in GRAPHS if name != "fine" or config.fine_layers]
-    names = (*shown, *(("next", "sequence") if next_token else ()))
+    graphs = engine_graphs(len(config.grids) - 1)
+    names = (*graphs, *(("next", "sequence") if next_token else ()))
     if not prompts:
         export_graphs(with_plain_tables(generator), visual, folder, names=names)
     else:
@@ -48,16 +48,15 @@ def export(
         feeds = _observe(smoothed, prompts, next_token).feeds  # again: the fold changes what the graphs are fed
         with TemporaryDirectory() as fp32:
             export_graphs(with_plain_tables(smoothed), visual, Path(fp32), names=names)
-            (_quantize_next_token if next_token else _quantize)(Path(fp32), folder, feeds)
+            if next_token:
+                _quantize_next_token(Path(fp32), folder, feeds)
+            else:
+                folder.rmdir()
+                quantize_engine(_SETTINGS, Path(fp32), folder, feeds, graphs)
     if config.fine_layers and not next_token:
-        fuse_graphs(folder, config.coarse_grid, config.visual_vocabulary)
+        fuse_graphs(folder, config.grids, config.visual_vocabulary)
     if not next_token:
         split_prefill(folder)
-
-
-def _quantize(fp32: Path, folder: Path, feeds: Feeds) -> None:
-    folder.rmdir()
-    quantize_engine(_SETTINGS, fp32, folder, feeds)
 
 
 def _quantize_next_token(fp32: Path, folder: Path, feeds: Feeds) -> None:

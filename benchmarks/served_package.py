@@ -12,7 +12,7 @@ from common.files import write_json
 from components.calibrate.engine import generator_description
 from components.export.export import runtime_options
 from components.export.settings import DecodingSettings, ExportSettings
-from model.quantization.export_onnx import GRAPHS
+from model.quantization.export_onnx import engine_graphs
 from model.quantization.fuse import DRAW
 from model.quantization.split import split_prefill
 from model.quantization.weights_pool import pool_weights
@@ -32,7 +32,7 @@ def build(
     graphs.mkdir(parents=True)
     prompts = calibration_prompts(tokenizers, generator.config.text_length) if precision == "int8" else ()
     export(generator, tokenizers.visual, graphs, next_token=False, prompts=prompts)
-    pool_weights(graphs, (*GRAPHS, DRAW, *split_prefill(graphs)))
+    pool_weights(graphs, (*engine_graphs(len(generator.config.grids) - 1), DRAW, *split_prefill(graphs)))
     write_json(engine / "generator.json", generator_description(generator.config, tokenizers))
     write_json(engine / "calibration.json", {})
     shutil.copytree(checkpoints.STORE / "tokenizers" / "text", engine / "tokenizers" / "text")

@@ -60,7 +60,7 @@ def encode_scenes(bundle: TokenizerBundle, text_length: int, scenes: list[Scene]
     """Paint the scenes with one split's digits and encode them."""
     digits = load_split(split)
     images = render_scenes(digits.images, digits.labels, scenes, _PAINTING_SEED)
-    sketches, details = encode_images(bundle, np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    sketches, details = encode_images(bundle, np.ascontiguousarray(images.transpose(0, 3, 1, 2)), detail_stages=1)
     glyphs = [first_glyph(scene) for scene in scenes]
     return SceneTokens(
         captions=torch.tensor([encode_text(bundle.text, scene.caption, text_length) for scene in scenes]),

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from benchmarks.stories import Dealer, SceneTokens
 from components.train.optimizer import MuonWithAdamW, learning_rate_at, use_bf16
 from components.train.settings import OptimizationSettings
+from model.data.grids import Grids
 from model.decoding.loop import pack_blocks
-from model.objectives.masked import Grids, fine_loss
+from model.objectives.masked import fine_loss
 from model.objectives.settings import MaskingSettings
 from model.objectives.story import Pressure, StoryLossSettings, story_loss
 from model.transformer.config import GeneratorConfig
@@ -97,7 +98,7 @@ def train_details(config: GeneratorConfig, prompt: list[int], pool: SceneTokens)
 
     def step() -> tuple[Tensor, dict[str, Tensor]]:
         rows = torch.randint(len(pool), (DETAIL_BATCH,), generator=draws)
-        loss = fine_loss(model, Grids(text, pool.sketches[rows], fine[rows]), masking, draws)
+        loss = fine_loss(model, Grids(text, (pool.sketches[rows],), (fine[rows],)), masking, draws)
         return loss, {"details": loss}
 
     last = optimize(model, settings, step, "details")

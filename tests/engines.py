@@ -132,7 +132,7 @@ def write_graphs(folder: Path, shape: TinyShape, text_vocabulary: int, seed: int
     }
     for name, (nodes, inputs, outputs) in graphs.items():
         _save(folder / f"{name}.onnx", nodes, inputs, outputs, weights, offsets)
-    fuse_graphs(folder, (8, 8), vocabulary)
+    fuse_graphs(folder, ((8, 8), (16, 16)), vocabulary)
 
 
 def _write_weights(path: Path, weights: dict[str, np.ndarray]) -> dict[str, int]:

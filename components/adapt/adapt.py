@@ -54,11 +54,11 @@ def adapt(
 
 
 def _parallel_loss(checkpoint: Path, shards: Path, shape: GeneratorConfig) -> float:
-    from components.train.batches import grids
     from model.checkpoint import load_checkpoint
+    from model.data.grids import read_grids
     from model.data.shards import Shards
     from model.objectives.heldout import heldout_losses
 
     heldout = Shards(shards, "heldout")
-    losses = heldout_losses(load_checkpoint(checkpoint), grids(heldout, list(range(len(heldout))), shape.coarse_grid))
+    losses = heldout_losses(load_checkpoint(checkpoint), read_grids(heldout, list(range(len(heldout))), shape))
     return sum(losses) / len(losses)

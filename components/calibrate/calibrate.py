@@ -9,8 +9,6 @@ from common.files import atomic_path, read_json, write_json
 from common.progress import report
 from components.calibrate.settings import CalibrationSettings
 
-_PHASES = 9
-
 
 @dataclass(frozen=True)
 class CalibrationResult:
@@ -45,7 +43,7 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
     from model.checkpoint import load_checkpoint
     from model.data.shards import Shards, verify_shards
     from model.decoding.loop import DecodingOptions
-    from model.quantization.export_onnx import GRAPHS, export_graphs
+    from model.quantization.export_onnx import engine_graphs, export_graphs, transformer_graphs
     from model.quantization.fuse import DRAW, fuse_graphs
     from model.quantization.inference import with_plain_tables
     from model.quantization.observe import check_coverage, observe
@@ -55,8 +53,10 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
     from model.tokenizers.bundle import TokenizerBundle
 
     verify_shards(shards)
-    phases = iter(range(_PHASES))
     generator = load_checkpoint(checkpoint)
+    grids = generator.config.grids
+    graphs = engine_graphs(len(grids) - 1)
+    phases = _Phases(len(graphs) + 4)
     tokenizers = TokenizerBundle.load(checkpoint / "tokenizers")
     train, heldout = Shards(shards, "train"), Shards(shards, "heldout")
     if train.tokenizers_digest != tokenizers.digest:
@@ -66,7 +66,7 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
             fix="run the tokenize step again",
         )
 
-    report(next(phases), _PHASES, "decoding the calibration prompts")
+    phases.begin("decoding the calibration prompts")
     options = DecodingOptions(coarse_steps=settings.coarse_steps, temperature=settings.temperature)
     prompts = prompt_batches(train, settings.prompts, settings.batch_size, settings.seed)
     unseen = prompt_batches(heldout, settings.measured_prompts, settings.batch_size, settings.seed)
@@ -83,22 +83,22 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
             with_plain_tables(generator),
             tokenizers.visual,
             fp32,
-            lambda graph: report(next(phases), _PHASES, f"exporting {graph}"),
+            lambda graph: phases.begin(f"exporting {graph}"),
         )
-        report(next(phases), _PHASES, "quantizing")
-        layers = quantize_engine(settings, fp32, int8, calibration.feeds)
-        report(next(phases), _PHASES, "comparing INT8 with full precision")
+        phases.begin("quantizing")
+        layers = quantize_engine(settings, fp32, int8, calibration.feeds, graphs)
+        phases.begin("comparing INT8 with full precision")
         kept = within_bound(settings, fp32, int8, calibration.feeds, measured.feeds, layers)
         fidelity = {graph: found.fidelity for graph, found in kept.items()}
-        blocks = block_sizes(fp32, int8).describe()
+        blocks = block_sizes(fp32, int8, transformer_graphs(len(grids) - 1)).describe()
         for folder in (fp32, int8):
-            fuse_graphs(folder, generator.config.coarse_grid, generator.config.visual_vocabulary)
-            pool_weights(folder, (*GRAPHS, DRAW, *split_prefill(folder)))
+            fuse_graphs(folder, grids, generator.config.visual_vocabulary)
+            pool_weights(folder, (*graphs, DRAW, *split_prefill(folder)))
         whole = engine_sizes(fp32, int8).describe()
         trained = read_json(checkpoint / "training.json")
         description = generator_description(generator.config, tokenizers, trained.get("unconditional_share", 0.0))
         write_json(temporary / "generator.json", description)
-        report(next(phases), _PHASES, "scoring the held-out samples")
+        phases.begin("scoring the held-out samples")
         scored = describe_heldout(settings, temporary, description, heldout, generator)
         shutil.copytree(checkpoint / "tokenizers" / "text", temporary / "tokenizers" / "text")
         write_json(
@@ -115,7 +115,7 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
                 **tokenizers.metrics,
             },
         )
-    report(_PHASES, _PHASES, "calibrated")
+    phases.begin("calibrated")
     return CalibrationResult(
         block_bytes_ratio=blocks["ratio"],
         engine_bytes_ratio=whole["ratio"],
@@ -123,3 +123,14 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
         agreement={graph: found.agreement for graph, found in fidelity.items() if found.agreement is not None},
         full_precision_layers={graph: len(found.put_back) for graph, found in kept.items()},
     )
+
+
+class _Phases:
+    """Reports how far the step is."""
+
+    def __init__(self, count: int):
+        self._done, self._count = 0, count
+
+    def begin(self, message: str) -> None:
+        report(self._done, self._count, message)
+        self._done += 1

@@ -1,6 +1,7 @@
 """The INT8 half of an engine, and what is written about it."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,20 @@ from common.errors import QuantizationError
 from common.files import files_under
 from components.calibrate.fallback import Kept, keep_within
 from components.calibrate.settings import CalibrationSettings
-from model.quantization.export_onnx import GRAPHS, TRANSFORMER_GRAPHS
 from model.quantization.observe import Feeds
 from model.quantization.size import block_bytes
 from model.quantization.static_int8 import quantizable_layers, quantize_graph
 from model.tokenizers.bundle import TokenizerBundle
 from model.transformer.config import GeneratorConfig
 
-FINE_FACTOR = 2
-"""Fine tokens per coarse token, along each side."""
 
-
-def quantize_engine(settings: CalibrationSettings, fp32: Path, int8: Path, calibration: Feeds) -> dict[str, list[str]]:
+def quantize_engine(
+    settings: CalibrationSettings, fp32: Path, int8: Path, calibration: Feeds, graphs: Sequence[str]
+) -> dict[str, list[str]]:
     """Write the INT8 graphs. Returns the quantized layers of each; a graph that has none is copied and left out."""
     int8.mkdir()
     layers = {}
-    for graph in GRAPHS:
+    for graph in graphs:
         source = fp32 / f"{graph}.onnx"
         found = quantizable_layers(onnx.load(source), heads=settings.quantize_heads)
         if found:
@@ -83,9 +82,9 @@ class PrecisionSizes:
         return {"fp32": self.fp32, "int8": self.int8, "ratio": self.int8 / self.fp32}
 
 
-def block_sizes(fp32: Path, int8: Path) -> PrecisionSizes:
-    """Of the transformer blocks alone."""
-    return PrecisionSizes(block_bytes(fp32, TRANSFORMER_GRAPHS), block_bytes(int8, TRANSFORMER_GRAPHS))
+def block_sizes(fp32: Path, int8: Path, graphs: Sequence[str]) -> PrecisionSizes:
+    """Of the transformer blocks in these graphs alone."""
+    return PrecisionSizes(block_bytes(fp32, graphs), block_bytes(int8, graphs))
 
 
 def engine_sizes(fp32: Path, int8: Path) -> PrecisionSizes:
@@ -100,14 +99,12 @@ def generator_description(
 
     `unconditional_share` is that of the checkpoint's `training.json`: without one the runtime refuses guidance.
     """
-    rows, columns = config.coarse_grid
-    factor = FINE_FACTOR if config.fine_layers else 1
-    fine = [factor * rows, factor * columns]
+    fine = list(config.grids[-1])
     return {
         "text_length": config.text_length,
         "text_vocabulary": config.text_vocabulary,
         "special": tokenizers.text.special,
-        "coarse_grid": [rows, columns],
+        "coarse_grid": list(config.coarse_grid),
         "fine_grid": fine,
         "plan_noise_shape": [config.plan_tokens, sum(config.visual_levels)] if config.plan_tokens else None,
         "visual_vocabulary": config.visual_vocabulary,

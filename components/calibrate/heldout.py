@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from common.files import sha256_bytes
 from components.calibrate.settings import CalibrationSettings
+from model.data.grids import Grids, read_grids
 from model.data.shards import Shards
-from model.decoding.loop import pack_blocks
 from model.decoding.samplers import log_softmax
 from model.decoding.session import Session
 from model.objectives.heldout import fixed_masks, plan_codes
@@ -23,13 +22,11 @@ PRECISIONS = ("fp32", "int8")
 
 @dataclass(frozen=True)
 class Questions:
-    """Held-out samples with the tokens that are hidden of each: int64 `text_ids` [n, text_length], `coarse`
-    [n, coarse_tokens] and `fine` [n, coarse_tokens, 4], bool `hidden` [n, draws, coarse_tokens]."""
+    """Held-out samples with the tokens that are hidden of each."""
 
-    text_ids: np.ndarray
-    coarse: np.ndarray
-    fine: np.ndarray
+    grids: Grids
     hidden: np.ndarray
+    """Cells of the sketch, bool [n, draws, coarse_tokens]."""
     plan_noise: np.ndarray | None
     """With it a graph draws the samples' own plans and no others: float32 [n, *plan_noise_shape]; None without plans."""
     samples_digest: str
@@ -39,9 +36,7 @@ class Questions:
     def part(self, start: int, stop: int) -> "Questions":
         return replace(
             self,
-            text_ids=self.text_ids[start:stop],
-            coarse=self.coarse[start:stop],
-            fine=self.fine[start:stop],
+            grids=self.grids.map(lambda ids: ids[start:stop]),
             hidden=self.hidden[start:stop],
             plan_noise=None if self.plan_noise is None else self.plan_noise[start:stop],
         )
@@ -73,15 +68,12 @@ def describe_heldout(
 def heldout_questions(heldout: Shards, count: int, generator: Generator) -> Questions:
     """Up to `count` samples, spread evenly over all, each under the masks that training scores it with."""
     rows = np.unique(np.linspace(0, len(heldout) - 1, min(count, len(heldout))).round().astype(np.int64))
-    batch = heldout.batch(rows)
-    masks = _masks_of(rows, len(heldout), heldout.layout.coarse_tokens)
+    asked = read_grids(heldout, rows.tolist(), generator.config)
+    masks = _masks_of(rows, len(heldout), generator.config.coarse_tokens)
     ids = "".join(heldout.sample_id(int(row)) for row in rows)
-    fine = pack_blocks(batch["fine"], *heldout.layout.coarse_grid)
-    plan = plan_codes(generator, torch.from_numpy(batch["coarse"]), torch.from_numpy(fine))
+    plan = plan_codes(generator, asked)
     return Questions(
-        text_ids=batch["text_ids"],
-        coarse=batch["coarse"],
-        fine=fine,
+        grids=asked,
         hidden=masks,
         plan_noise=None if plan is None or generator.plan is None else generator.plan.prior.certain(plan).numpy(),
         samples_digest=sha256_bytes(bytes.fromhex(ids)),
@@ -93,26 +85,29 @@ def graph_losses(session: Session, asked: Questions, batch_size: int) -> list[fl
     """Cross-entropy in nats per token of each sample, as `model.objectives.heldout` defines it; `None` where it is not
     finite."""
     losses: list[np.ndarray] = []
-    for start in range(0, len(asked.coarse), batch_size):
+    for start in range(0, len(asked.hidden), batch_size):
         losses.append(_batch_losses(session, asked.part(start, start + batch_size)))
     return [float(loss) if np.isfinite(loss) else None for loss in np.concatenate(losses)]
 
 
 def _batch_losses(session: Session, asked: Questions) -> np.ndarray:
-    """[n] losses; sketch and details weigh as in training: by their tokens in a 2x2 block and its cell."""
-    unknown = session.visual_vocabulary
-    past, plan, plan_logits = session.prefill(asked.text_ids, asked.plan_noise)
-    sketch = np.zeros(len(asked.coarse))
+    """[n] losses; the grids weigh by their tokens, as in training."""
+    unknown, (text_ids, sketch) = session.visual_vocabulary, (asked.grids.text_ids.numpy(), asked.grids.coarse.numpy())
+    past, plan, plan_logits = session.prefill(text_ids, asked.plan_noise)
+    of_sketch = np.zeros(len(sketch))
     if plan is not None and plan_logits is not None:
-        sketch += _cross_entropy(plan_logits, plan).sum(1) / asked.coarse.shape[1]
+        of_sketch += _cross_entropy(plan_logits, plan).sum(1) / sketch.shape[1]
     draws = asked.hidden.shape[1]
     for draw in range(draws):
         hidden = asked.hidden[:, draw]
-        each = _cross_entropy(session.coarse(past, np.where(hidden, unknown, asked.coarse), plan), asked.coarse)
-        sketch += (each * hidden).sum(1) / hidden.sum(1) / draws
-    details = _cross_entropy(session.fine(past, asked.coarse, np.full_like(asked.fine, unknown), plan), asked.fine)
-    weight = 1 / (1 + asked.fine.shape[-1])
-    return weight * sketch + (1 - weight) * details.reshape(len(details), -1).mean(1)
+        each = _cross_entropy(session.coarse(past, np.where(hidden, unknown, sketch), plan), sketch)
+        of_sketch += (each * hidden).sum(1) / hidden.sum(1) / draws
+    total, tokens = of_sketch * sketch.shape[1], sketch.shape[1]
+    for stage, details in enumerate(asked.grids.details, start=1):
+        cells, blocks = asked.grids.cells[stage - 1].numpy(), details.numpy()
+        each = _cross_entropy(session.fine(past, cells, np.full_like(blocks, unknown), plan, stage), blocks)
+        total, tokens = total + each.reshape(len(each), -1).sum(1), tokens + blocks[0].size
+    return total / tokens
 
 
 def _cross_entropy(logits: np.ndarray, codes: np.ndarray) -> np.ndarray:

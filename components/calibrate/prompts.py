@@ -15,4 +15,4 @@ def prompt_batches(shards: Shards, count: int, batch_size: int, seed: int) -> li
 
 def _batches(shards: Shards, rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     for start in range(0, len(rows), batch_size):
-        yield np.ascontiguousarray(shards.batch(rows[start : start + batch_size])["text_ids"])
+        yield np.ascontiguousarray(shards.batch(rows[start : start + batch_size]).text_ids)

@@ -28,6 +28,9 @@ class DecodingSettings(Section):
     redraw_below: float = Field(
         default=0.0, ge=0, lt=1, description="cells drawn with less than this probability are drawn again, once"
     )
+    fine_redraw_below: float = Field(
+        default=0.0, ge=0, lt=1, description="likewise, blocks of details with such a token, at each of their stages"
+    )
     guidance: float = Field(
         default=1.0,
         ge=0,

@@ -18,20 +18,21 @@ from model.tokenizers.bundle import TokenizerBundle
 from model.tokenizers.text import PromptTooLongError
 from model.tokenizers.training import to_float
 
-SKETCH_FACTOR = 2
-"""The sketch is the image at half its size."""
 TOO_LONG = "caption_too_long"
 """Why a row is left out whose caption has more tokens than `tokenizer.text_length` leaves room for."""
 
 
 def record_layout(settings: TokenizerSettings, bundle: TokenizerBundle) -> RecordLayout:
     """Tokens of a record. Raises `DataError` where the image cannot be cut into whole cells of the sketch."""
-    cell = SKETCH_FACTOR * bundle.visual.config.patch_size
+    cell = bundle.visual.config.patch_size << settings.detail_stages
     if settings.image_size % cell:
-        raise DataError(f"tokenizer.image_size {settings.image_size} is not a multiple of {cell}")
+        raise DataError(
+            f"tokenizer.image_size {settings.image_size} is not a multiple of {cell}, the side of a cell of the sketch",
+            fix="change it, or lower tokenizer.detail_stages",
+        )
     side = settings.image_size // cell
     return RecordLayout(
-        text_length=settings.text_length, coarse_grid=(side, side), fine_tokens=(side * SKETCH_FACTOR) ** 2
+        text_length=settings.text_length, coarse_grid=(side, side), detail_stages=settings.detail_stages
     )
 
 
@@ -75,12 +76,13 @@ def _write(
             continue
         kept.append(row)
     if kept:
-        coarse, fine = encode_images(bundle, samples.images[kept])
-        writer.add([samples.ids[row] for row in kept], np.array(prompts), coarse, fine)
+        codes = encode_images(bundle, samples.images[kept], writer.layout.detail_stages)
+        writer.add([samples.ids[row] for row in kept], np.array(prompts), codes)
 
 
-def encode_images(bundle: TokenizerBundle, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [n, 3, side, side] -> codes of the sketch [n, cells] and of the image [n, 4 * cells], raster order."""
+def encode_images(bundle: TokenizerBundle, images: np.ndarray, detail_stages: int) -> list[np.ndarray]:
+    """uint8 [n, 3, side, side] -> codes of each grid in raster order, [n, tokens]: of the sketch, which is the image at
+    half its size for every stage of details, then at twice the size each, up to the image's own."""
     pixels = to_float(torch.from_numpy(images))
-    coarse = bundle.visual.encode(F.avg_pool2d(pixels, SKETCH_FACTOR))
-    return coarse.flatten(1).numpy(), bundle.visual.encode(pixels).flatten(1).numpy()
+    scaled = (F.avg_pool2d(pixels, 1 << stage) for stage in range(detail_stages, -1, -1))
+    return [bundle.visual.encode(image).flatten(1).numpy() for image in scaled]

@@ -20,6 +20,13 @@ class TokenizerSettings(Section):
     image_size: int = Field(
         default=64, ge=16, multiple_of=8, description="images are scaled and cropped to this many pixels a side"
     )
+    detail_stages: int = Field(
+        default=1,
+        ge=1,
+        le=8,
+        description="grids of details that follow the sketch, each of twice the rows and columns; the sketch is the image "
+        "halved as often",
+    )
     visual: VisualTokenizerConfig = VisualTokenizerConfig()
     visual_training: VisualTrainingSettings = VisualTrainingSettings()
     training_images: int = Field(

@@ -142,4 +142,5 @@ def generator_config(model: ModelSettings, bundle: "TokenizerBundle", shards: "S
         text_length=shards.layout.text_length,
         visual_levels=bundle.visual.config.levels,
         coarse_grid=shards.layout.coarse_grid,
+        detail_stages=shards.layout.detail_stages,
     )

@@ -20,16 +20,17 @@ from common.errors import TrainingError
 from common.files import digest_json, write_json
 from common.processes import die_with_parent
 from common.progress import report
-from components.train.batches import BatchSource, grids
+from components.train.batches import BatchSource
 from components.train.curves import Curves
 from components.train.job import Job
 from components.train.optimizer import MuonWithAdamW, learning_rate_at, use_bf16
 from components.train.resume import load_state, save_state
 from components.train.settings import Objective, OptimizationSettings
 from model.checkpoint import load_checkpoint, save_tensors
+from model.data.grids import Grids, read_grids
 from model.data.shards import Shards
 from model.objectives.heldout import heldout_losses, heldout_next_token_losses
-from model.objectives.masked import Grids, drop_prompts, parallel_losses
+from model.objectives.masked import drop_prompts, parallel_losses
 from model.objectives.next_token import next_token_losses
 from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
@@ -52,12 +53,9 @@ class LossOfStep(nn.Module):
             fine_rows = max(1, round(len(batch.coarse) * settings.fine_batch_share))
         predict = next_token_losses if self.objective == "next_token" else parallel_losses
         losses = predict(self.generator, batch, settings.masking, masks, fine_rows)
-        weights = {
-            "coarse_loss": 1.0,
-            "plan_loss": settings.plan_loss_weight,
-            "fine_loss": settings.fine_loss_weight,
-        }
-        return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum(), losses
+        weights = {"coarse_loss": 1.0, "plan_loss": settings.plan_loss_weight}
+        of_details = settings.fine_loss_weight / max(len(batch.details), 1)
+        return torch.stack([weights.get(name, of_details) * loss for name, loss in losses.items()]).sum(), losses
 
 
 def run(job: Job) -> None:
@@ -70,7 +68,7 @@ def run(job: Job) -> None:
     _log.info("rank %d of %d trains steps %d to %d", rank, ranks, first_step + 1, settings.steps)
     engine = deepspeed_engine(LossOfStep(generator, job.objective, settings), optimizer, settings)
     shards = Shards(job.shards, "train")
-    batches = BatchSource(shards, settings, job.model.coarse_grid, rank, ranks)
+    batches = BatchSource(shards, settings, job.model, rank, ranks)
     curves = Curves(job.work / "curves.jsonl", first_step) if rank == 0 else None
     meter = Meter(first_step, settings)
 
@@ -161,7 +159,7 @@ def deepspeed_engine(
 
 
 def move(batch: Grids, device: torch.device) -> Grids:
-    return Grids(batch.text_ids.to(device), batch.coarse.to(device), batch.fine.to(device))
+    return batch.map(lambda ids: ids.to(device))
 
 
 def freeze(plan: Plan) -> None:
@@ -211,7 +209,7 @@ def finish(job: Job, generator: Generator, meter: Meter, first_step: int) -> Non
     generator.eval()
     heldout = Shards(job.shards, "heldout")
     score = heldout_next_token_losses if job.objective == "next_token" else heldout_losses
-    losses = score(generator.cpu(), grids(heldout, list(range(len(heldout))), job.model.coarse_grid))
+    losses = score(generator.cpu(), read_grids(heldout, list(range(len(heldout))), job.model))
     save_tensors(job.work / "final.safetensors", generator.state_dict())
     write_json(
         job.work / "training.json",

@@ -1,6 +1,6 @@
 """Token shards: memory-mapped records of fixed size, so that any row is one seek away.
 
-`<split>.bin` holds uint16 records (prompt ids, then coarse codes, then fine codes in raster order), `<split>.idx`
+`<split>.bin` holds uint16 records (prompt ids, then the codes of each grid in raster order, the sketch's first), `<split>.idx`
 the 32-byte id of each record's sample, `shards.json` the layout, the counts and where it all came from. The
 order of training is computed, not stored: a resume needs one integer, and the number of ranks may change.
 """
@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -25,19 +25,34 @@ _LARGEST_ID = np.iinfo(np.uint16).max
 
 @dataclass(frozen=True, kw_only=True)
 class RecordLayout:
-    """Tokens of one record; `coarse_grid` is the rows and columns of the sketch."""
+    """Tokens of one record; `coarse_grid` is the rows and columns of the sketch, which each detail stage doubles."""
 
     text_length: int
     coarse_grid: tuple[int, int]
-    fine_tokens: int
+    detail_stages: int = 1
 
     @property
     def coarse_tokens(self) -> int:
         return self.coarse_grid[0] * self.coarse_grid[1]
 
     @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of every grid, from the sketch to the image."""
+        rows, columns = self.coarse_grid
+        return tuple((rows << stage, columns << stage) for stage in range(self.detail_stages + 1))
+
+    @property
     def tokens(self) -> int:
-        return self.text_length + self.coarse_tokens + self.fine_tokens
+        return self.text_length + sum(rows * columns for rows, columns in self.grids)
+
+
+class Records(NamedTuple):
+    """Some records, int64."""
+
+    text_ids: np.ndarray
+    """[n, text_length]."""
+    codes: tuple[np.ndarray, ...]
+    """[n, tokens] of each grid in raster order, the sketch's first."""
 
 
 class ShardWriter:
@@ -58,12 +73,12 @@ class ShardWriter:
             self._open = stack.pop_all()
         return self
 
-    def add(self, sample_ids: Sequence[str], text_ids: np.ndarray, coarse: np.ndarray, fine: np.ndarray) -> None:
-        """Append n records: hexadecimal sha256 ids, and integers [n, text_length], [n, coarse], [n, fine].
+    def add(self, sample_ids: Sequence[str], text_ids: np.ndarray, codes: Sequence[np.ndarray]) -> None:
+        """Append n records: hexadecimal sha256 ids, integers [n, text_length], and [n, tokens] of each grid.
 
         Raises `ValueError` where the shapes do not fit the layout or an id does not fit in 16 bits.
         """
-        records = np.concatenate([text_ids, coarse, fine], axis=1)
+        records = np.concatenate([text_ids, *codes], axis=1)
         if records.shape != (len(sample_ids), self.layout.tokens):
             raise ValueError(f"records {records.shape} do not fit {len(sample_ids)} samples of {self.layout}")
         if records.size and not 0 <= records.min() <= records.max() <= _LARGEST_ID:
@@ -134,15 +149,12 @@ class Shards:
         """Digest of the tokenizers that made these tokens."""
         return self.manifest["tokenizers_digest"]
 
-    def batch(self, rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-        """Records by row, int64: `text_ids` [n, text_length], `coarse` [n, coarse], `fine` [n, fine], raster order."""
+    def batch(self, rows: Sequence[int] | np.ndarray) -> Records:
+        """The records of these rows."""
         records = self._records[np.asarray(rows, dtype=np.int64)].astype(np.int64)
-        text, coarse = self.layout.text_length, self.layout.coarse_tokens
-        return {
-            "text_ids": records[:, :text],
-            "coarse": records[:, text : text + coarse],
-            "fine": records[:, text + coarse :],
-        }
+        ends = np.cumsum([self.layout.text_length, *(height * width for height, width in self.layout.grids)])
+        text_ids, *codes = np.split(records, ends[:-1], axis=1)
+        return Records(text_ids, tuple(codes))
 
     def sample_id(self, row: int) -> str:
         """The id of the sample that a record was made from."""

@@ -1,4 +1,4 @@
-"""From a prompt to an image, coarse to fine: a plan, a sketch in a few parallel steps, one pass for the details."""
+"""From a prompt to an image, coarse to fine: a plan, a sketch in a few parallel steps, one pass for each stage of details."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -35,12 +35,15 @@ class DecodingOptions:
     redraw_below: float = 0.0
     """Cells of the finished sketch that were drawn with less than this probability are drawn again, once, given all
     others; 0 redraws none."""
+    fine_redraw_below: float = 0.0
+    """Blocks of details with a token that was drawn with less than this probability are drawn again, once, given all
+    others of their stage; 0 redraws none."""
     guidance: float = 1.0
     """Classifier-free guidance of the sketch; anything but 1 needs an unconditional prompt."""
-    details: bool = True
-    """Whether the details follow the sketch; without them the sketch is the image."""
+    detail_stages: int | None = None
+    """Stages of details that follow the sketch; the image is smaller with fewer, and None is all that the model has."""
     previews: bool = True
-    """Whether the sketch is shown before the image. Without it an image of one pass each may be drawn in one call."""
+    """Whether the stages before the image are shown. Without them an image of one pass each may be drawn in one call."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Stage:
     """One finished stage: a preview, or the final image."""
 
     name: str
-    """`coarse` or `final`."""
+    """`coarse`, then `fine`, `fine2`, ... where several stages of details follow; the last one is `final`."""
     pixels: np.ndarray
     """uint8 [batch, height, width, 3]."""
     seconds: float
@@ -66,13 +69,13 @@ def generate(
 
     `text_ids` int64 [batch, text_length]; `seeds` one per prompt: an image depends on its prompt, its seed and the
     options alone, not on the batch it is drawn in. `unconditional_ids` int64 [text_length] is the prompt that says
-    nothing, for guidance; raises `ValueError` for guidance without it.
+    nothing, for guidance. Raises `ValueError` for guidance without it, and for more stages of details than there are.
     """
     start = time.perf_counter()
-    rows, columns = session.coarse_grid
+    (rows, columns), last = session.coarse_grid, _last_stage(session, options)
     generators = streams(seeds)
     noise = plan_noise(session, options.plan_temperature, generators)
-    if session.draw_image is not None and _takes_noise_alone(options):
+    if session.draw_image is not None and last == session.detail_stages and _takes_noise_alone(options):
         of_sketch = _noise(options.temperature, generators, (rows * columns, session.visual_vocabulary))
         yield Stage("final", session.draw_image(text_ids, noise, of_sketch), time.perf_counter() - start)
         return
@@ -83,15 +86,30 @@ def generate(
             raise ValueError(f"guidance {options.guidance} needs an unconditional prompt")
         nothing = np.broadcast_to(unconditional_ids, text_ids.shape).copy()
         free = session.prefill(nothing)  # the image follows the prompt's own plan
-    sketch = refine_sketch(session, prefix, options, generators, free)
-    if not (session.has_details and options.details):
-        yield Stage("final", session.decode_image(sketch.reshape(-1, rows, columns)), time.perf_counter() - start)
-        return
-    if options.previews:
-        yield Stage("coarse", session.decode_image(sketch.reshape(-1, rows, columns)), time.perf_counter() - start)
-    # A stream of their own: how often the sketch drew must not change them.
-    details = draw_details(session, prefix, sketch, options, streams(seeds, stage=1))
-    yield Stage("final", session.decode_image(unpack_blocks(details, rows, columns)), time.perf_counter() - start)
+    cells = refine_sketch(session, prefix, options, generators, free)
+    grid = cells.reshape(-1, rows, columns)
+    for stage in range(last + 1):
+        if stage > 0:
+            # A stream of their own: how often an earlier stage drew must not change them.
+            blocks = draw_details(session, prefix, cells, options, streams(seeds, stage=stage), stage)
+            grid = unpack_blocks(blocks, rows << stage - 1, columns << stage - 1)
+            cells = grid.reshape(len(grid), -1)
+        if stage == last:
+            yield Stage("final", session.decode_image(grid), time.perf_counter() - start)
+        elif options.previews:
+            yield Stage(stage_name(stage), session.decode_image(grid), time.perf_counter() - start)
+
+
+def stage_name(stage: int) -> str:
+    """What a stage is called: the sketch, 0, `coarse`, and those of details `fine`, `fine2`, `fine3`, ..."""
+    return ("coarse", "fine")[stage] if stage < 2 else f"fine{stage}"
+
+
+def _last_stage(session: Session, options: DecodingOptions) -> int:
+    last = session.detail_stages if options.detail_stages is None else options.detail_stages
+    if not 0 <= last <= session.detail_stages:
+        raise ValueError(f"detail_stages is {last}, but this model has {session.detail_stages}")
+    return last
 
 
 def refine_sketch(
@@ -142,8 +160,8 @@ def _takes_noise_alone(options: DecodingOptions) -> bool:
     """Whether nothing between the prompt and the pixels is to be looked at or decided."""
     one_pass = options.coarse_steps == 1 and not options.redraw_below and options.guidance == 1
     whole_distribution = options.top_k == 0 and options.top_p >= 1
-    whole_image = options.details and not options.previews
-    return one_pass and whole_distribution and whole_image and options.fine_temperature <= 0
+    most_likely_details = options.fine_temperature <= 0 and not options.fine_redraw_below
+    return one_pass and whole_distribution and most_likely_details and not options.previews
 
 
 def _sketch_logits(
@@ -183,19 +201,28 @@ def _first_in_line(
 def draw_details(
     session: TokenSession,
     prefix: Prefix,
-    sketch: np.ndarray,
+    cells: np.ndarray,
     options: DecodingOptions,
     generators: list[np.random.Generator],
+    stage: int = 1,
 ) -> np.ndarray:
-    """All fine tokens in one pass from the sketch: int64 [batch, coarse_tokens, 4]."""
-    blank = np.full((*sketch.shape, 4), session.visual_vocabulary, dtype=np.int64)
-    past, plan, _ = prefix
-    logits = session.fine(past, sketch, blank, plan)
-    return draw(logits, options.fine_temperature, generators, options.top_k, options.top_p)
+    """All tokens of a stage in one pass from the grid before it, int64 [batch, cells]: int64 [batch, cells, 4]."""
+    unknown, (past, plan, _) = session.visual_vocabulary, prefix
+    blank = np.full((*cells.shape, 4), unknown, dtype=np.int64)
+    logits = session.fine(past, cells, blank, plan, stage)
+    if not options.fine_redraw_below:  # nobody asks how certain the tokens are
+        return draw(logits, options.fine_temperature, generators, options.top_k, options.top_p)
+    blocks, certainty = sample(logits, options.fine_temperature, generators, options.top_k, options.top_p)
+    unsure = (certainty < np.log(options.fine_redraw_below)).any(-1, keepdims=True)
+    if unsure.any():
+        again = session.fine(past, cells, np.where(unsure, unknown, blocks), plan, stage)
+        drawn = draw(again, options.fine_temperature, generators, options.top_k, options.top_p)
+        blocks = np.where(unsure, drawn, blocks)
+    return blocks
 
 
 def pack_blocks(fine: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Fine grid to 2x2 blocks per coarse cell: [batch, 2 * rows, 2 * columns] -> [batch, rows * columns, 4]."""
+    """A grid as 2x2 blocks of a cell each: [batch, 2 * rows, 2 * columns] -> [batch, rows * columns, 4]."""
     blocks = fine.reshape(-1, rows, 2, columns, 2).transpose(0, 1, 3, 2, 4)
     return blocks.reshape(len(fine), rows * columns, 4)
 

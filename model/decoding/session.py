@@ -28,7 +28,11 @@ class TokenSession(Protocol):
     """Number of visual codes; the id one past the last code stands for "not known yet"."""
 
     coarse_grid: tuple[int, int]
-    """Rows and columns of the coarse sketch; each cell holds a 2x2 block of fine tokens."""
+    """Rows and columns of the coarse sketch."""
+
+    detail_stages: int
+    """How many grids follow it, each of twice the rows and columns of the one before; without any, the sketch is the whole
+    image."""
 
     plan_noise_shape: tuple[int, int] | None
     """What the draw of one plan takes: tokens, and levels of a token. None for a model without plans."""
@@ -48,17 +52,20 @@ class TokenSession(Protocol):
         ...
 
     def fine(
-        self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray, plan_ids: np.ndarray | None
+        self,
+        past: np.ndarray,
+        coarse_ids: np.ndarray,
+        fine_ids: np.ndarray,
+        plan_ids: np.ndarray | None,
+        stage: int = 1,
     ) -> np.ndarray:
-        """Logits of the fine tokens: int64 [batch, coarse_tokens, 4] -> float32 [batch, coarse_tokens, 4, visual_vocabulary]."""
+        """Logits of a stage's tokens, a 2x2 block for each cell of the grid before it: int64 [batch, cells] and
+        [batch, cells, 4] -> float32 [batch, cells, 4, visual_vocabulary]. Stage 1 starts from the sketch."""
         ...
 
 
 class Session(TokenSession, Protocol):
     """A model that can be decoded: torch while training, onnxruntime inside a package."""
-
-    has_details: bool
-    """Whether a pass for the details follows; without it the sketch is the whole image."""
 
     draw_image: DrawImage | None
     """The whole way in one call, for a model that can."""

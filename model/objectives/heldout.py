@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.objectives.masked import Grids, draw_mask
+from model.data.grids import Grids
+from model.objectives.masked import draw_mask
 from model.transformer.model import Generator
 
 DRAWS = 2
@@ -31,20 +32,22 @@ def fixed_masks(samples: int, tokens: int, draws: int = DRAWS) -> Iterator[Tenso
 
 @torch.no_grad()
 def heldout_losses(model: Generator, grids: Grids, draws: int = DRAWS) -> list[float]:
-    """Cross-entropy in nats per token of each sample, coarse and fine averaged by their token counts.
+    """Cross-entropy in nats per token of each sample, the grids averaged by their token counts.
 
     Every sketch is scored under `draws` of the `fixed_masks`, given its own plan, and pays for the plan as well: for a
     blank sketch the sum bounds its loss from above, so models with other plans, or none, compare. The details are scored
-    from a blank grid, as decoding asks for them. Across tokenizers the numbers mean nothing.
+    from blank grids, as decoding asks for them, each stage given the true grid before it. Across tokenizers the numbers
+    mean nothing.
     """
-    config, unknown = model.config, model.config.visual_vocabulary
+    unknown = model.config.visual_vocabulary
     losses: list[np.ndarray] = []
     samples, tokens = grids.coarse.shape
     for batch, masks in enumerate(fixed_masks(samples, tokens, draws)):
         part = slice(batch * _BATCH, (batch + 1) * _BATCH)
-        text, coarse, fine = grids.text_ids[part], grids.coarse[part], grids.fine[part]
-        past, last = model.prefill(text)
-        plan = plan_codes(model, coarse, fine)
+        asked = grids.map(lambda ids, part=part: ids[part])
+        coarse = asked.coarse
+        past, last = model.prefill(asked.text_ids)
+        plan = plan_codes(model, asked)
         coarse_mean = torch.zeros(len(coarse))
         if plan is not None and model.plan is not None:
             logits = model.plan.prior.logits(last, plan)
@@ -54,23 +57,21 @@ def heldout_losses(model: Generator, grids: Grids, draws: int = DRAWS) -> list[f
             logits = model.coarse_logits(past, torch.where(hidden, unknown, coarse), plan)
             each = F.cross_entropy(logits.flatten(0, 1), coarse.flatten(), reduction="none").view_as(coarse)
             coarse_mean += (each * hidden).sum(1) / hidden.sum(1) / draws
-        if not config.fine_layers:
-            losses.append(coarse_mean.numpy())
-            continue
-        logits = model.fine_logits(past, coarse, torch.full_like(fine, unknown), plan)
-        each = F.cross_entropy(logits.flatten(0, 2), fine.flatten(), reduction="none").view(len(fine), -1)
-        weight = 1 / (1 + fine.shape[-1])
-        losses.append((weight * coarse_mean + (1 - weight) * each.mean(1)).numpy())
+        total, count = coarse_mean * tokens, tokens
+        for stage, (cells, blocks) in enumerate(zip(asked.cells, asked.details, strict=False), start=1):
+            logits = model.fine_logits(past, cells, torch.full_like(blocks, unknown), plan, stage)
+            each = F.cross_entropy(logits.flatten(0, 2), blocks.flatten(), reduction="none")
+            total, count = total + each.view(len(blocks), -1).sum(1), count + blocks[0].numel()
+        losses.append((total / count).numpy())
     if not losses:
-        raise ValueError(f"no sample to score; the model has {config.num_hidden_layers} layers")
+        raise ValueError("no sample to score")
     return [float(loss) for loss in np.concatenate(losses)]
 
 
 @torch.no_grad()
-def plan_codes(model: Generator, coarse: Tensor, fine: Tensor) -> Tensor | None:
-    """The plans of true images, int64 [n, tokens] and [n, tokens, 4] -> int64 [n, plan_tokens]; None for a shape without
-    a plan."""
-    return None if model.plan is None else model.plan.codes(model.plan.encode(coarse, fine))
+def plan_codes(model: Generator, grids: Grids) -> Tensor | None:
+    """The plans of true images, int64 [n, plan_tokens]; None for a shape without a plan."""
+    return None if model.plan is None else model.plan.codes(model.plan.encode(grids.coarse, grids.details))
 
 
 @torch.no_grad()

@@ -7,26 +7,16 @@ are replaced by random ones, because decoding feeds the model its own mistakes.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.data.grids import Grids
+from model.decoding.loop import stage_name
 from model.objectives.settings import MaskingSettings
 from model.transformer.model import Generator
-
-
-@dataclass(frozen=True)
-class Grids:
-    """A batch: prompts int64 [b, text_length], sketches int64 [b, n], details int64 [b, n, 4]."""
-
-    text_ids: Tensor
-    coarse: Tensor
-    fine: Tensor
-
-    def first(self, rows: int) -> "Grids":
-        return Grids(self.text_ids[:rows], self.coarse[:rows], self.fine[:rows])
 
 
 def draw_mask(batch: int, tokens: int, blank_share: float, generator: torch.Generator) -> Tensor:
@@ -62,7 +52,7 @@ def seen_plan(
     codes, int64 [b, p]. None for a shape without a plan."""
     if model.plan is None:
         return None, None
-    values = model.plan.encode(grids.coarse, grids.fine)
+    values = model.plan.encode(grids.coarse, grids.details)
     codes = model.plan.codes(values)
     other = corrupt(codes, settings.plan_corruption, model.plan.quantizer.codes, generator)
     return torch.where((other == codes)[..., None], values, model.plan.values(other)), codes
@@ -72,7 +62,7 @@ def parallel_losses(
     model: Generator, grids: Grids, settings: MaskingSettings, generator: torch.Generator, fine_rows: int
 ) -> dict[str, Tensor]:
     """Mean cross-entropies (nats a token): `coarse_loss` of the sketch's masked tokens given the plan, `plan_loss` of the
-    plan given the prompt, for a shape that has one, and `fine_loss` of the first `fine_rows` images' details given both."""
+    plan given the prompt, for a shape that has one, and the `fine_losses` of the first `fine_rows` images given both."""
     unknown = model.config.visual_vocabulary
     batch, tokens = grids.coarse.shape
     plan, codes = seen_plan(model, grids, settings, generator)
@@ -84,8 +74,25 @@ def parallel_losses(
     if model.plan is not None and codes is not None:
         losses["plan_loss"] = model.plan.prior.loss(last, codes)
     if fine_rows:
-        shown = None if plan is None else plan[:fine_rows]
-        losses["fine_loss"] = fine_loss(model, grids.first(fine_rows), settings, generator, shown)
+        losses |= fine_losses(model, grids, settings, generator, fine_rows, plan)
+    return losses
+
+
+def fine_losses(
+    model: Generator,
+    grids: Grids,
+    settings: MaskingSettings,
+    generator: torch.Generator,
+    rows: int,
+    plan: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The `fine_loss` of each stage of details, of the first `rows` images; of a quarter as many for each further stage,
+    as an image has four times the cells there. `plan` are the plans' values [b, p, channels]."""
+    losses = {}
+    for stage in range(1, len(grids.details) + 1):
+        taken = max(1, rows >> 2 * (stage - 1))
+        shown = None if plan is None else plan[:taken]
+        losses[f"{stage_name(stage)}_loss"] = fine_loss(model, grids.first(taken), settings, generator, shown, stage)
     return losses
 
 
@@ -95,13 +102,15 @@ def fine_loss(
     settings: MaskingSettings,
     generator: torch.Generator,
     plan: Tensor | None = None,
+    stage: int = 1,
 ) -> Tensor:
-    """Mean cross-entropy (nats) of the masked detail blocks, given a slightly damaged sketch and, for a sketch that was
-    drawn by a plan, the plan's values [b, p, channels]."""
+    """Mean cross-entropy (nats) of a stage's masked blocks, given the slightly damaged grid before it and, for an image
+    that was drawn by a plan, the plan's values [b, p, channels]."""
     unknown = model.config.visual_vocabulary
-    sketch = corrupt(grids.coarse, settings.corruption, unknown, generator)
-    batch, tokens = grids.coarse.shape
-    hidden = draw_mask(batch, tokens, settings.fine_blank_share, generator).to(grids.coarse.device)
-    visible = torch.where(hidden[..., None], unknown, grids.fine)
-    logits = model.train_fine(grids.text_ids, sketch, visible, plan)
-    return F.cross_entropy(logits[hidden].float().flatten(0, 1), grids.fine[hidden].flatten())
+    before, blocks = grids.cells[stage - 1], grids.details[stage - 1]
+    cells = corrupt(before, settings.corruption, unknown, generator)
+    batch, tokens = before.shape
+    hidden = draw_mask(batch, tokens, settings.fine_blank_share, generator).to(before.device)
+    visible = torch.where(hidden[..., None], unknown, blocks)
+    logits = model.train_fine(grids.text_ids, cells, visible, plan, stage)
+    return F.cross_entropy(logits[hidden].float().flatten(0, 1), blocks[hidden].flatten())

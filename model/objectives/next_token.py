@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.objectives.masked import Grids, corrupt, fine_loss
+from model.data.grids import Grids
+from model.objectives.masked import corrupt, fine_losses
 from model.objectives.settings import MaskingSettings
 from model.transformer.model import Generator
 
@@ -22,8 +23,8 @@ def next_token_loss(model: Generator, grids: Grids, settings: MaskingSettings, g
 def next_token_losses(
     model: Generator, grids: Grids, settings: MaskingSettings, generator: torch.Generator, fine_rows: int
 ) -> dict[str, Tensor]:
-    """`coarse_loss`: the `next_token_loss`; `fine_loss` of the first `fine_rows` images' details, without a plan."""
+    """`coarse_loss`: the `next_token_loss`; the `fine_losses` of the first `fine_rows` images, without a plan."""
     losses = {"coarse_loss": next_token_loss(model, grids, settings, generator)}
     if fine_rows:
-        losses["fine_loss"] = fine_loss(model, grids.first(fine_rows), settings, generator)
+        losses |= fine_losses(model, grids, settings, generator, fine_rows)
     return losses

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from onnx import numpy_helper
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
+from model.decoding.loop import stage_name
 from model.quantization.inference import (
     CoarseGraph,
     FineGraph,
@@ -29,9 +31,6 @@ from model.transformer.model import Generator
 from model.transformer.plan import FINE_PER_CELL
 
 OPSET = 21
-TRANSFORMER_GRAPHS = ("prefill", "coarse", "fine")
-GRAPHS = (*TRANSFORMER_GRAPHS, "image_decoder")
-"""What a package holds. `next` and `sequence` are for the autoregressive baselines of the benchmark."""
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _FOLDED = 1000
 """Elements up to which constants are computed while exporting; what is larger, onnxruntime computes when it loads the
@@ -50,22 +49,33 @@ class _Graph(NamedTuple):
     outputs: list[str]
 
 
+def transformer_graphs(detail_stages: int) -> tuple[str, ...]:
+    """Names of the graphs that hold the blocks: the prompt's, and one for each stage of an image."""
+    return ("prefill", *(stage_name(stage) for stage in range(detail_stages + 1)))
+
+
+def engine_graphs(detail_stages: int) -> tuple[str, ...]:
+    """Names of all that an engine needs. `next` and `sequence` are for the autoregressive baselines of the benchmark."""
+    return (*transformer_graphs(detail_stages), "image_decoder")
+
+
 def export_graphs(
     generator: Generator,
     visual: VisualTokenizer,
     folder: Path,
     on_graph: Callable[[str], None] = lambda name: None,
-    names: Sequence[str] = GRAPHS,
+    names: Sequence[str] | None = None,
     *,
     lean: bool = True,
 ) -> None:
-    """Write the named graphs, weights inside, batch dynamic. `on_graph` is told the name of each before it starts.
+    """Write the named graphs, all that an engine needs by default, weights inside, batch dynamic. `on_graph` is told the
+    name of each before it starts.
 
     Without `lean` the model's layers are exported as they are, in more operators; what is computed is the same.
     """
     folder.mkdir(parents=True, exist_ok=True)
     described = _describe(with_lean_layers(generator) if lean else generator, visual)
-    for name in names:
+    for name in names or engine_graphs(len(generator.config.grids) - 1):
         on_graph(name)
         graph = described[name]()
         model = _export(graph)
@@ -80,7 +90,6 @@ def _describe(generator: Generator, visual: VisualTokenizer) -> dict[str, Callab
     config = generator.config
     text_ids = torch.zeros(_TRACED_BATCH, config.text_length, dtype=torch.long)
     coarse_ids = torch.zeros(_TRACED_BATCH, config.coarse_tokens, dtype=torch.long)
-    fine_ids = torch.zeros(_TRACED_BATCH, config.coarse_tokens, FINE_PER_CELL, dtype=torch.long)
     past = torch.zeros(
         config.num_hidden_layers, 2, _TRACED_BATCH, config.num_key_value_heads, config.text_length, config.head_dim
     )
@@ -94,14 +103,20 @@ def _describe(generator: Generator, visual: VisualTokenizer) -> dict[str, Callab
         plan_ids = (torch.zeros(_TRACED_BATCH, config.plan_tokens, dtype=torch.long),)
         drawn = ["plan_ids", "plan_logits"]
     of_plan = tuple(rows for _ in plan_ids)
+
+    def fine(stage: int) -> _Graph:
+        height, width = config.grids[stage - 1]
+        cell_ids = torch.zeros(_TRACED_BATCH, height * width, dtype=torch.long)
+        fine_ids = torch.zeros(_TRACED_BATCH, height * width, FINE_PER_CELL, dtype=torch.long)
+        axes = (of_past, rows, rows, *of_plan)
+        return _Graph(FineGraph(generator, stage), (past, cell_ids, fine_ids, *plan_ids), axes, ["logits"])
+
     return {
         "prefill": lambda: _Graph(PrefillGraph(generator), (text_ids, *plan_noise), (rows, *of_plan), ["past", *drawn]),
         "coarse": lambda: _Graph(
             CoarseGraph(generator), (past, coarse_ids, *plan_ids), (of_past, rows, *of_plan), ["logits"]
         ),
-        "fine": lambda: _Graph(
-            FineGraph(generator), (past, coarse_ids, fine_ids, *plan_ids), (of_past, rows, rows, *of_plan), ["logits"]
-        ),
+        **{stage_name(stage): partial(fine, stage) for stage in range(1, len(config.grids))},
         "image_decoder": lambda: _Graph(ImageDecoderGraph(visual), (codes,), (grid,), ["pixels"]),
         "next": lambda: _Graph(
             NextGraph(generator),

@@ -5,7 +5,7 @@ next graph pushes out of the processor's caches. Where one pass draws the sketch
 ones, nothing but noise comes from outside, so that all can run in one call. It computes what the loop computes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +13,28 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from onnx.compose import add_prefix
 
+from model.decoding.loop import stage_name
+from model.quantization.export_onnx import engine_graphs
 from model.quantization.weights_pool import tensor_bytes
 
 DRAW = "draw"
 """The name of the graph: `text_ids`, `plan_noise` where there is a plan, and `sketch_noise` to `pixels`."""
-_PARTS = ("prefill", "coarse", "fine", "image_decoder")
 
 
-def fuse_graphs(folder: Path, coarse_grid: tuple[int, int], visual_vocabulary: int) -> None:
+def fuse_graphs(folder: Path, grids: Sequence[tuple[int, int]], visual_vocabulary: int) -> None:
     """Write `folder/draw.onnx`, weights inside, beside the graphs that it is made of.
 
-    `sketch_noise` float32 [batch, coarse_tokens, visual_vocabulary] is Gumbel noise times the temperature.
+    `grids` are the rows and columns of each stage, the sketch's first. `sketch_noise` float32 [batch, coarse_tokens,
+    visual_vocabulary] is Gumbel noise times the temperature.
     """
-    models = {name: add_prefix(onnx.load(folder / f"{name}.onnx"), f"{name}/") for name in _PARTS}
+    stages = len(grids) - 1
+    parts = engine_graphs(stages)
+    models = {name: add_prefix(onnx.load(folder / f"{name}.onnx"), f"{name}/") for name in parts}
     has_plan = "prefill/plan_noise" in {value.name for value in models["prefill"].graph.input}
-    nodes = [*_glue(), *(node for name in _PARTS for node in _connected(models[name].graph, has_plan))]
+    wires = _wires(stages, has_plan)
+    nodes = [*_glue(stages), *(node for name in parts for node in _connected(models[name].graph, wires))]
     tensors = [tensor for model in models.values() for tensor in model.graph.initializer]
-    tensors = _stored_once([*tensors, *_constants(coarse_grid, visual_vocabulary)], nodes)
+    tensors = _stored_once([*tensors, *_constants(grids, visual_vocabulary)], nodes)
     inputs = [
         helper.make_tensor_value_info("text_ids", TensorProto.INT64, _shape(models["prefill"], "text_ids")),
         *(
@@ -38,7 +43,7 @@ def fuse_graphs(folder: Path, coarse_grid: tuple[int, int], visual_vocabulary: i
             else []
         ),
         helper.make_tensor_value_info(
-            "sketch_noise", TensorProto.FLOAT, ["batch", coarse_grid[0] * coarse_grid[1], visual_vocabulary]
+            "sketch_noise", TensorProto.FLOAT, ["batch", grids[0][0] * grids[0][1], visual_vocabulary]
         ),
     ]
     given = {value.name for value in inputs}
@@ -63,29 +68,34 @@ def fuse_graphs(folder: Path, coarse_grid: tuple[int, int], visual_vocabulary: i
     onnx.save(fused, folder / f"{DRAW}.onnx")
 
 
-_WIRES: Mapping[str, str] = {
-    "prefill/text_ids": "text_ids",
-    "prefill/plan_noise": "plan_noise",
-    "coarse/past": "prefill/past",
-    "coarse/plan_ids": "prefill/plan_ids",
-    "coarse/coarse_ids": "blank_sketch",
-    "fine/past": "prefill/past",
-    "fine/plan_ids": "prefill/plan_ids",
-    "fine/coarse_ids": "sketch",
-    "fine/fine_ids": "unknown_details",
-    "image_decoder/codes": "codes",
-    "image_decoder/pixels": "pixels",
-}
-"""What each part's input, and the last part's output, is called in the whole."""
-
-
-def _connected(graph: GraphProto, has_plan: bool) -> Iterator[NodeProto]:
-    """The nodes of a part, reading and writing the whole's values.
+def _wires(stages: int, has_plan: bool) -> dict[str, str]:
+    """What each part's input, and the last part's output, is called in the whole.
 
     What is not known yet is the same for all images of a batch: computed once, when the graph is loaded. Without a plan
     nothing else would tell the sketch how many images there are.
     """
-    wires = dict(_WIRES) | ({"coarse/coarse_ids": "unknown_sketch"} if has_plan else {})
+    wires = {
+        "prefill/text_ids": "text_ids",
+        "prefill/plan_noise": "plan_noise",
+        "coarse/coarse_ids": "unknown_sketch" if has_plan else "blank_sketch",
+        "image_decoder/codes": "codes",
+        "image_decoder/pixels": "pixels",
+    }
+    for stage in range(stages + 1):
+        name = stage_name(stage)
+        wires |= {f"{name}/past": "prefill/past", f"{name}/plan_ids": "prefill/plan_ids"}
+        if stage:
+            wires |= {f"{name}/coarse_ids": _cells(stage - 1), f"{name}/fine_ids": f"unknown_{name}"}
+    return wires
+
+
+def _cells(stage: int) -> str:
+    """A stage's tokens in raster order, [batch, cells]."""
+    return f"{stage_name(stage)}_cells"
+
+
+def _connected(graph: GraphProto, wires: Mapping[str, str]) -> Iterator[NodeProto]:
+    """The nodes of a part, reading and writing the whole's values."""
     for node in graph.node:
         for names in (node.input, node.output):
             for position, value in enumerate(names):
@@ -171,30 +181,40 @@ def _needed(nodes: list[NodeProto], output: str) -> list[NodeProto]:
     return [node for number, node in enumerate(nodes) if number in found]
 
 
-def _glue() -> list[NodeProto]:
-    """What the decode loop does between the parts: a blank grid, the draw, and details put in their places."""
-    return [
+def _glue(stages: int) -> list[NodeProto]:
+    """What the decode loop does between the parts: a blank grid, the draw, and each stage's details put in their places."""
+    nodes = [
         helper.make_node("Shape", ["text_ids"], ["batch"], start=0, end=1),
         helper.make_node("Concat", ["batch", "one"], ["sketch_batch"], axis=0),
         helper.make_node("Expand", ["unknown_sketch", "sketch_batch"], ["blank_sketch"]),
         helper.make_node("Add", ["coarse/logits", "sketch_noise"], ["noisy_sketch"]),
-        helper.make_node("ArgMax", ["noisy_sketch"], ["sketch"], axis=-1, keepdims=0),
-        helper.make_node("ArgMax", ["fine/logits"], ["details"], axis=-1, keepdims=0),
-        helper.make_node("Reshape", ["details", "blocks_shape"], ["blocks"]),
-        helper.make_node("Transpose", ["blocks"], ["lines"], perm=[0, 1, 3, 2, 4]),
-        helper.make_node("Reshape", ["lines", "grid_shape"], ["codes"]),
+        helper.make_node("ArgMax", ["noisy_sketch"], [_cells(0)], axis=-1, keepdims=0),
     ]
+    for stage in range(1, stages + 1):
+        name = stage_name(stage)
+        nodes += [
+            helper.make_node("ArgMax", [f"{name}/logits"], [f"{name}_details"], axis=-1, keepdims=0),
+            helper.make_node("Reshape", [f"{name}_details", f"{name}_blocks_shape"], [f"{name}_blocks"]),
+            helper.make_node("Transpose", [f"{name}_blocks"], [f"{name}_lines"], perm=[0, 1, 3, 2, 4]),
+            helper.make_node("Reshape", [f"{name}_lines", f"{name}_cells_shape"], [_cells(stage)]),
+        ]
+    return [*nodes, helper.make_node("Reshape", [_cells(stages), "grid_shape"], ["codes"])]
 
 
-def _constants(coarse_grid: tuple[int, int], visual_vocabulary: int) -> list[TensorProto]:
-    rows, columns = coarse_grid
+def _constants(grids: Sequence[tuple[int, int]], visual_vocabulary: int) -> list[TensorProto]:
+    (rows, columns), (height, width) = grids[0], grids[-1]
     values = {
         "one": np.array([1]),
         "unknown_sketch": np.full((1, rows * columns), visual_vocabulary),
-        "unknown_details": np.full((1, rows * columns, 4), visual_vocabulary),
-        "blocks_shape": np.array([0, rows, columns, 2, 2]),
-        "grid_shape": np.array([0, 2 * rows, 2 * columns]),
+        "grid_shape": np.array([0, height, width]),
     }
+    for stage, (rows, columns) in enumerate(grids[:-1], start=1):
+        name = stage_name(stage)
+        values |= {
+            f"unknown_{name}": np.full((1, rows * columns, 4), visual_vocabulary),
+            f"{name}_blocks_shape": np.array([0, rows, columns, 2, 2]),
+            f"{name}_cells_shape": np.array([0, 4 * rows * columns]),
+        }
     return [numpy_helper.from_array(value.astype(np.int64), name) for name, value in values.items()]
 
 

@@ -1,4 +1,4 @@
-"""The modules that become the four graphs, with everything precomputed that does not depend on the input."""
+"""The modules that become the graphs, with everything precomputed that does not depend on the input."""
 
 import copy
 
@@ -83,12 +83,14 @@ class SequenceGraph(nn.Module):
 
 
 class FineGraph(nn.Module):
-    def __init__(self, generator: Generator):
+    """One stage of details; `coarse_ids` is the grid before it."""
+
+    def __init__(self, generator: Generator, stage: int):
         super().__init__()
-        self.generator = generator
+        self.generator, self.stage = generator, stage
 
     def forward(self, past: Tensor, coarse_ids: Tensor, fine_ids: Tensor, plan_ids: Tensor | None = None) -> Tensor:
-        return self.generator.fine_logits(past, coarse_ids, fine_ids, plan_ids)
+        return self.generator.fine_logits(past, coarse_ids, fine_ids, plan_ids, self.stage)
 
 
 class _WholeNorm(nn.Module):

@@ -36,7 +36,7 @@ class LeanPlan(nn.Module):
     def __init__(self, plan: Plan):
         super().__init__()
         self.cells, self.prior, self.spread = plan.cells, plan.prior, plan.spread
-        self.to_sketch, self.to_details = plan.to_sketch, plan.to_details
+        self.to_sketch, self.to_details, self.finer = plan.to_sketch, plan.to_details, plan.finer
         codes = torch.arange(plan.prior.indicators.shape[0])
         self.register_buffer("table", plan.values(codes))
 
@@ -46,9 +46,9 @@ class LeanPlan(nn.Module):
     def sketch(self, values: Tensor) -> Tensor:
         return self.to_sketch(self._spread(values))
 
-    def details(self, values: Tensor) -> Tensor:
+    def details(self, values: Tensor, stage: int = 1) -> Tensor:
         assert self.to_details is not None, "this shape has no details"
-        return self.to_details(self._spread(values))
+        return self.finer[stage - 1](self.to_details(self._spread(values)))
 
     def _spread(self, values: Tensor) -> Tensor:
         # Three axes: of two, the exporter makes a Gemm, which onnxruntime does not compute in INT8 with a bias in fp32.

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import QuantizationError
-from model.decoding.loop import DecodingOptions, draw_details, plan_noise, refine_sketch, unpack_blocks
+from model.decoding.loop import (
+    DecodingOptions,
+    draw_details,
+    plan_noise,
+    refine_sketch,
+    stage_name,
+    unpack_blocks,
+)
 from model.decoding.samplers import streams
 from model.decoding.session import Prefix
 from model.quantization.layers import quantized_linears
@@ -18,7 +25,7 @@ from model.transformer.model import Generator
 from model.transformer.session import TorchSession
 
 Feeds = dict[str, list[dict[str, np.ndarray]]]
-"""Inputs of the graphs `prefill`, `coarse`, `fine` and `image_decoder`, one mapping for each call."""
+"""Inputs of the graphs of an engine, by their names, one mapping for each call."""
 
 
 @dataclass
@@ -27,7 +34,7 @@ class Observation:
 
     feeds: Feeds = field(default_factory=lambda: defaultdict(list))
     maxima: dict[str, Tensor] = field(default_factory=dict)
-    """Largest absolute input of each quantized layer over all three graphs, [in_features], by the layer's name."""
+    """Largest absolute input of each quantized layer over all graphs, [in_features], by the layer's name."""
 
 
 class RecordingSession:
@@ -36,7 +43,7 @@ class RecordingSession:
     def __init__(self, generator: Generator, feeds: Feeds):
         self._session, self.feeds = TorchSession(generator), feeds
         self.visual_vocabulary, self.coarse_grid = self._session.visual_vocabulary, self._session.coarse_grid
-        self.plan_noise_shape = self._session.plan_noise_shape
+        self.detail_stages, self.plan_noise_shape = self._session.detail_stages, self._session.plan_noise_shape
 
     def prefill(self, text_ids: np.ndarray, plan_noise: np.ndarray | None = None) -> Prefix:
         prefix, plan = self._session.prefill(text_ids, plan_noise), self._session.generator.plan
@@ -51,10 +58,15 @@ class RecordingSession:
         return self._session.coarse(past, coarse_ids, plan_ids)
 
     def fine(
-        self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray, plan_ids: np.ndarray | None
+        self,
+        past: np.ndarray,
+        coarse_ids: np.ndarray,
+        fine_ids: np.ndarray,
+        plan_ids: np.ndarray | None,
+        stage: int = 1,
     ) -> np.ndarray:
-        self._keep("fine", past=past, coarse_ids=coarse_ids, fine_ids=fine_ids, plan_ids=plan_ids)
-        return self._session.fine(past, coarse_ids, fine_ids, plan_ids)
+        self._keep(stage_name(stage), past=past, coarse_ids=coarse_ids, fine_ids=fine_ids, plan_ids=plan_ids)
+        return self._session.fine(past, coarse_ids, fine_ids, plan_ids, stage)
 
     def _keep(self, graph: str, **inputs: np.ndarray | None) -> None:
         self.feeds[graph].append({name: array for name, array in inputs.items() if array is not None})
@@ -71,9 +83,11 @@ def observe(generator: Generator, prompts: Sequence[np.ndarray], options: Decodi
         for batch, text_ids in enumerate(prompts):
             random = streams([seed + batch * 100_003 + row for row in range(len(text_ids))])
             prefix = session.prefill(text_ids, plan_noise(session, options.plan_temperature, random))
-            sketch = refine_sketch(session, prefix, options, random)
-            details = draw_details(session, prefix, sketch, options, random)
-            seen.feeds["image_decoder"].append({"codes": unpack_blocks(details, *session.coarse_grid)})
+            cells, grids = refine_sketch(session, prefix, options, random), generator.config.grids
+            for stage, grid in enumerate(grids[:-1], start=1):
+                blocks = draw_details(session, prefix, cells, options, random, stage)
+                cells = unpack_blocks(blocks, *grid).reshape(len(blocks), -1)
+            seen.feeds["image_decoder"].append({"codes": cells.reshape(-1, *grids[-1])})
     return seen
 
 

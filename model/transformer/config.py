@@ -54,9 +54,11 @@ class GeneratorConfig(ModelSettings):
     visual_levels: tuple[int, ...] = Field(
         default=(8, 6, 5), description="levels of each FSQ channel; their product is the vocabulary"
     )
-    coarse_grid: tuple[int, int] = Field(
-        default=(8, 8),
-        description="rows and columns of the sketch; the image has twice as many, or as many where there is no detail pass",
+    coarse_grid: tuple[int, int] = Field(default=(8, 8), description="rows and columns of the sketch")
+    detail_stages: int = Field(
+        default=1,
+        ge=1,
+        description="passes over the details; each doubles the rows and columns. None without fine_layers",
     )
 
     @property
@@ -71,6 +73,13 @@ class GeneratorConfig(ModelSettings):
     @property
     def coarse_tokens(self) -> int:
         return self.coarse_grid[0] * self.coarse_grid[1]
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of the sketch and of what each pass over the details makes of it; the last is the image's."""
+        rows, columns = self.coarse_grid
+        passes = self.detail_stages if self.fine_layers else 0
+        return tuple((rows << stage, columns << stage) for stage in range(passes + 1))
 
 
 class DecoderConfig(Section):

@@ -3,7 +3,8 @@
 The prompt's keys and values are computed once (`prefill`). The sketch's tokens are predicted all at once, each seeing
 the prompt and the other cells (`coarse_logits`), or one after another, each seeing what comes before it
 (`next_logits`): the same weights. The details see the prompt and their neighbourhood, through the first `fine_layers`
-blocks only; without such layers the sketch is the whole image.
+blocks only; without such layers the sketch is the whole image. They come in one stage or several, each of which makes
+four tokens of every token of the grid before it; all stages share their weights but for their positions.
 """
 
 from typing import NamedTuple
@@ -41,7 +42,10 @@ class Generator(nn.Module):
         self.text_position = nn.Parameter(torch.randn(config.text_length, hidden) * 0.02)
         self.row_position = nn.Parameter(torch.randn(rows, hidden) * 0.02)
         self.column_position = nn.Parameter(torch.randn(columns, hidden) * 0.02)
-        self.stage_embedding = nn.Parameter(torch.randn(2, hidden) * 0.02)
+        self.stage_embedding = nn.Parameter(torch.randn(1 + config.detail_stages, hidden) * 0.02)
+        larger = config.grids[1:-1]
+        self.detail_rows = nn.ParameterList(torch.randn(rows, hidden) * 0.02 for rows, _ in larger)
+        self.detail_columns = nn.ParameterList(torch.randn(columns, hidden) * 0.02 for _, columns in larger)
         self.code_embedding = FactoredTable(levels, hidden, extra=1)
         if config.fine_layers:
             self.sketch_embedding = FactoredTable(levels, hidden)
@@ -52,7 +56,9 @@ class Generator(nn.Module):
         self.coarse_head = FactoredHead(levels, hidden)
         self.register_buffer("text_bias", causal_bias(config.text_length), persistent=False)
         self.sketch_window = Window(config.coarse_grid, config.sketch_window, config.text_length)
-        self.fine_window = Window(config.coarse_grid, config.fine_window, config.text_length)
+        self.fine_windows = nn.ModuleList(
+            Window(grid, config.fine_window, config.text_length) for grid in config.grids[:-1]
+        )
         initialise(self, self.decoder_blocks())
         self.plan = Plan(config) if config.plan_tokens else None
 
@@ -99,17 +105,20 @@ class Generator(nn.Module):
             presents.append(present)
         return self.coarse_head(self.norm(x))[:, 0], torch.cat([past, torch.stack(presents)], -2)
 
-    def fine_logits(self, past: Tensor, coarse_ids: Tensor, fine_ids: Tensor, plan_ids: Tensor | None = None) -> Tensor:
-        """One pass over the details: int64 [b, n] and [b, n, 4] -> [b, n, 4, codes].
+    def fine_logits(
+        self, past: Tensor, cell_ids: Tensor, fine_ids: Tensor, plan_ids: Tensor | None = None, stage: int = 1
+    ) -> Tensor:
+        """One pass over the details of a `stage`: int64 [b, c] and [b, c, 4] -> [b, c, 4, codes].
 
-        `plan_ids` int64 [b, plan_tokens]; None for a sketch that no plan was drawn for.
+        `cell_ids` is the grid before it, in raster order: the sketch at stage 1, then c = 4n, 16n, ... `plan_ids` int64
+        [b, plan_tokens]; None for a sketch that no plan was drawn for.
         """
-        x = self._embed_fine(coarse_ids, fine_ids)
+        x = self._embed_fine(cell_ids, fine_ids, stage)
         if self.plan is not None and plan_ids is not None:
-            x = x + self.plan.details(self.plan.values(plan_ids))
-        turn = self._turn(self.config.text_length, coarse_ids.shape[1])
+            x = x + self.plan.details(self.plan.values(plan_ids), stage)
+        turn, window = self._turn(self.config.text_length, cell_ids.shape[1]), self._fine_window(stage)
         for index, block in enumerate(self.decoder_blocks()[: self.config.fine_layers]):
-            x, _ = block(x, self.fine_window.bias, past[index], turn, self.fine_window.local)
+            x, _ = block(x, window.bias, past[index], turn, window.local)
         return self._split_cells(self.fine_head(self.norm(x)))
 
     def train_coarse(
@@ -138,17 +147,22 @@ class Generator(nn.Module):
         return self._train_sketch(x, causal_bias(x.shape[1], device=x.device))[0]
 
     def train_fine(
-        self, text_ids: Tensor, coarse_ids: Tensor, fine_ids: Tensor, plan_values: Tensor | None = None
+        self,
+        text_ids: Tensor,
+        cell_ids: Tensor,
+        fine_ids: Tensor,
+        plan_values: Tensor | None = None,
+        stage: int = 1,
     ) -> Tensor:
         """`prefill` and `fine_logits` in one pass, for training; the same numbers."""
-        text, cells = self.config.text_length, self._embed_fine(coarse_ids, fine_ids)
+        text, cells = self.config.text_length, self._embed_fine(cell_ids, fine_ids, stage)
         if self.plan is not None and plan_values is not None:
-            cells = cells + self.plan.details(plan_values)
-        x = torch.cat([self._embed_text(text_ids), cells], 1)
-        bias = self.fine_window.joint_bias(self.text_bias, coarse_ids.shape[1])
+            cells = cells + self.plan.details(plan_values, stage)
+        x, window = torch.cat([self._embed_text(text_ids), cells], 1), self._fine_window(stage)
+        bias = window.joint_bias(self.text_bias, cell_ids.shape[1])
         turn = self._turn(0, x.shape[1])
         for block in self.decoder_blocks()[: self.config.fine_layers]:
-            x, _ = block(x, bias, None, turn, self.fine_window.local)
+            x, _ = block(x, bias, None, turn, window.local)
         return self._split_cells(self.fine_head(self.norm(x[:, text:])))
 
     def _train_sketch(self, x: Tensor, bias: Tensor, local: LocalAttention | None = None) -> tuple[Tensor, Tensor]:
@@ -169,18 +183,26 @@ class Generator(nn.Module):
     def _embed_text(self, text_ids: Tensor) -> Tensor:
         return self.text_embedding(text_ids) + self.text_position
 
-    def _cell_position(self) -> Tensor:
-        return (self.row_position[:, None] + self.column_position[None]).flatten(0, 1)
+    def _fine_window(self, stage: int) -> Window:
+        window = self.fine_windows[stage - 1]
+        assert isinstance(window, Window)
+        return window
+
+    def _cell_position(self, stage: int) -> Tensor:
+        """Of the cells that a stage starts from, [c, hidden]; the sketch, stage 0, starts from its own."""
+        rows = self.row_position if stage < 2 else self.detail_rows[stage - 2]
+        columns = self.column_position if stage < 2 else self.detail_columns[stage - 2]
+        return (rows[:, None] + columns[None]).flatten(0, 1)
 
     def _coarse_place(self) -> Tensor:
-        return self._cell_position() + self.stage_embedding[0]
+        return self._cell_position(0) + self.stage_embedding[0]
 
     def _embed_coarse(self, coarse_ids: Tensor) -> Tensor:
         return self.code_embedding(coarse_ids) + self._coarse_place()[: coarse_ids.shape[1]]
 
-    def _embed_fine(self, coarse_ids: Tensor, fine_ids: Tensor) -> Tensor:
+    def _embed_fine(self, cell_ids: Tensor, fine_ids: Tensor, stage: int) -> Tensor:
         cell = (self.code_embedding(fine_ids) * self.cell_scale).sum(2) * FINE_PER_CELL**-0.5
-        return cell + self.sketch_embedding(coarse_ids) + self._cell_position() + self.stage_embedding[1]
+        return cell + self.sketch_embedding(cell_ids) + self._cell_position(stage) + self.stage_embedding[stage]
 
     def _split_cells(self, logits: Tensor) -> Tensor:
         return logits.unflatten(-1, (FINE_PER_CELL, self.config.visual_vocabulary))

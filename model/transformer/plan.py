@@ -6,6 +6,8 @@ autoencoder (FSQ) that sees the true image and tells the model what the prompt l
 prompt's last token says (`plan_prior.py`), before the first pass over the image.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +17,33 @@ from model.transformer.plan_prior import PlanPrior
 
 FINE_PER_CELL = 4
 """Fine tokens in a cell of the sketch: a 2x2 block, row by row."""
-_CELL_WIDTH, _WIDTH, _SPREAD_WIDTH = 24, 256, 16
+_CELL_WIDTH, _WIDTH = 24, 256
+_SPREAD_WIDTH, _SPREAD = 16, 1024
+"""Values of a plan that a cell is told, at least, and all cells together: few cells are told more each."""
+
+
+class Finer(nn.Module):
+    """Which cells of a grid that was doubled `times` lie in which cell of the sketch (n of them, f = 4**times in each)."""
+
+    parents: Tensor
+    """The sketch's cell of each cell of the finer grid, int64 [f * n]."""
+    members: Tensor
+    """The other way, int64 [n, f], row by row."""
+
+    def __init__(self, sketch: tuple[int, int], times: int):
+        super().__init__()
+        self.times, number = times, torch.arange(sketch[0] * sketch[1]).view(sketch)
+        parents = number.repeat_interleave(1 << times, 0).repeat_interleave(1 << times, 1).flatten()
+        self.register_buffer("parents", parents, persistent=False)
+        self.register_buffer("members", parents.argsort(stable=True).view(number.numel(), -1), persistent=False)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Give each finer cell what the sketch's cell has: [b, n, ...] -> [b, f * n, ...]."""
+        return values[:, self.parents] if self.times else values
+
+    def collect(self, values: Tensor) -> Tensor:
+        """[b, f * n, ...] -> [b, n, f, ...]."""
+        return values[:, self.members]
 
 
 class Plan(nn.Module):
@@ -26,7 +54,7 @@ class Plan(nn.Module):
         self.tokens, self.quantizer, self.cells = config.plan_tokens, FSQ(config.visual_levels), config.coarse_tokens
         self.frozen = False
         channels, hidden = self.tokens * len(config.visual_levels), config.hidden_size
-        parts = 1 + (FINE_PER_CELL if config.fine_layers else 0)
+        parts = sum(FINE_PER_CELL**stage for stage in range(len(config.grids)))
         self.encoder = nn.ModuleDict(
             {
                 "codes": nn.ModuleList(nn.Embedding(config.visual_vocabulary, _CELL_WIDTH) for _ in range(parts)),
@@ -39,22 +67,24 @@ class Plan(nn.Module):
                 ),
             }
         )
-        self.spread = nn.Sequential(
-            nn.Linear(channels, _WIDTH), nn.SiLU(), nn.Linear(_WIDTH, self.cells * _SPREAD_WIDTH)
-        )
-        self.to_sketch = nn.Linear(_SPREAD_WIDTH, hidden, bias=False)
-        self.to_details = nn.Linear(_SPREAD_WIDTH, hidden, bias=False) if config.fine_layers else None
+        width = max(_SPREAD_WIDTH, _SPREAD // self.cells)
+        self.spread = nn.Sequential(nn.Linear(channels, _WIDTH), nn.SiLU(), nn.Linear(_WIDTH, self.cells * width))
+        self.to_sketch = nn.Linear(width, hidden, bias=False)
+        self.to_details = nn.Linear(width, hidden, bias=False) if config.fine_layers else None
         self.prior = PlanPrior(hidden, self.tokens, config.visual_levels)
+        self.finer = nn.ModuleList(Finer(config.coarse_grid, stage) for stage in range(len(config.grids) - 1))
         with torch.no_grad():  # at first smaller than the cells' own embeddings
             self.to_sketch.weight.mul_(0.3)
 
-    def encode(self, coarse_ids: Tensor, fine_ids: Tensor) -> Tensor:
-        """What the true image, int64 [b, n] and [b, n, 4], would have had for a plan: values in -1..1, [b, p, channels].
+    def encode(self, coarse_ids: Tensor, details: Sequence[Tensor]) -> Tensor:
+        """What the true image would have had for a plan: values in -1..1, [b, p, channels].
 
-        No gradient reaches an encoder that is `frozen`.
+        The image is its sketch, int64 [b, n], and the details of each stage, [b, n, 4], [b, 4n, 4], ... No gradient
+        reaches an encoder that is `frozen`.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            ids = torch.cat([coarse_ids[..., None], *([fine_ids] if self.to_details is not None else [])], -1)
+            blocks = [finer.collect(ids).flatten(2) for finer, ids in zip(self._finer(), details, strict=True)]
+            ids = torch.cat([coarse_ids[..., None], *blocks], -1)
             cells = torch.stack([table(ids[..., part]) for part, table in enumerate(self._tables())]).sum(0)
             latents = self.encoder["latents"](cells.flatten(1))
             return self.quantizer.quantize(latents.unflatten(-1, (self.tokens, -1)))
@@ -74,10 +104,10 @@ class Plan(nn.Module):
         """What a plan adds to the cells of the sketch: [b, p, channels] -> [b, n, hidden]."""
         return self.to_sketch(self._spread(values))
 
-    def details(self, values: Tensor) -> Tensor:
-        """The same for the details: [b, p, channels] -> [b, n, hidden]."""
+    def details(self, values: Tensor, stage: int = 1) -> Tensor:
+        """The same for the cells that a stage of details starts from: [b, p, channels] -> [b, c, hidden]."""
         assert self.to_details is not None, "this shape has no details"
-        return self.to_details(self._spread(values))
+        return self.finer[stage - 1](self.to_details(self._spread(values)))
 
     def values(self, codes: Tensor) -> Tensor:
         """int64 [b, p] -> [b, p, channels]."""
@@ -88,7 +118,10 @@ class Plan(nn.Module):
         return self.quantizer.to_codes(values.detach())
 
     def _spread(self, values: Tensor) -> Tensor:
-        return self.spread(values.flatten(1)).unflatten(-1, (self.cells, _SPREAD_WIDTH))
+        return self.spread(values.flatten(1)).unflatten(-1, (self.cells, -1))
+
+    def _finer(self) -> list["Finer"]:
+        return [finer for finer in self.finer if isinstance(finer, Finer)]
 
     def _tables(self) -> nn.ModuleList:
         tables = self.encoder["codes"]

@@ -29,7 +29,7 @@ class TorchSession:
         self.generator, self.image_decoder = generator.eval(), image_decoder
         self.visual_vocabulary = generator.config.visual_vocabulary
         self.coarse_grid = generator.config.coarse_grid
-        self.has_details = generator.config.fine_layers > 0
+        self.detail_stages = len(generator.config.grids) - 1
         self.draw_image: DrawImage | None = None
         self.plan_noise_shape = None if generator.plan is None else generator.plan.prior.noise_shape
         self._device = next(generator.parameters()).device
@@ -52,11 +52,16 @@ class TorchSession:
 
     @torch.inference_mode()
     def fine(
-        self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray, plan_ids: np.ndarray | None
+        self,
+        past: np.ndarray,
+        coarse_ids: np.ndarray,
+        fine_ids: np.ndarray,
+        plan_ids: np.ndarray | None,
+        stage: int = 1,
     ) -> np.ndarray:
         plan = None if plan_ids is None else self._tensor(plan_ids)
-        logits = self.generator.fine_logits(self._tensor(past), self._tensor(coarse_ids), self._tensor(fine_ids), plan)
-        return logits.cpu().numpy()
+        known, ids, blocks = (self._tensor(array) for array in (past, coarse_ids, fine_ids))
+        return self.generator.fine_logits(known, ids, blocks, plan, stage).cpu().numpy()
 
     @torch.inference_mode()
     def decode_image(self, codes: np.ndarray) -> np.ndarray:

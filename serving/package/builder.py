@@ -2,22 +2,25 @@
 
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from common.errors import ExportError, SignatureError
 from common.files import read_json, write_json
+from model.decoding.loop import stage_name
 from serving.package.config import WARMUP_NAME, config_pbtxt, warmup_data
 from serving.package.manifest import SIGNATURE_NAME, Manifest, Provenance, parse_manifest, write_manifest
 from serving.package.runtime.requests import Limits
+from serving.package.runtime.shape import detail_stages
 from serving.package.signing import sign
 from serving.package.verify import verify
 from serving.package.workspace import building_folder
 
 log = logging.getLogger(__name__)
 _HERE = Path(__file__).resolve().parent
-_ENGINE_FILES = ("coarse.onnx", "fine.onnx", "image_decoder.onnx", "draw.onnx", "weights.bin")
+_ENGINE_FILES = ("image_decoder.onnx", "draw.onnx", "weights.bin")
 _READERS = {True: ("prompt.onnx", "plan.onnx"), False: ("prefill.onnx",)}
 """What reads a prompt, by whether the model draws plans."""
 
@@ -57,7 +60,7 @@ def build_package(
     with building_folder(package_store) as folder:
         building = folder / "new"
         description = _description(engine)
-        _copy_engine(engine, precision, building / "1", has_plan=description["plan_noise_shape"] is not None)
+        _copy_engine(engine, precision, building / "1", description)
         _write_generator_config(description, building / "1" / "generator.json", decoding, runtime)
         _copy_runtime(building / "1")
         _write_triton_files(building, runtime)
@@ -91,9 +94,11 @@ def _description(engine: Path) -> dict[str, Any]:
     return read_json(source)
 
 
-def _copy_engine(engine: Path, precision: str, version: Path, *, has_plan: bool) -> None:
+def _copy_engine(engine: Path, precision: str, version: Path, description: Mapping[str, Any]) -> None:
+    has_plan = description["plan_noise_shape"] is not None
+    stages = (f"{stage_name(stage)}.onnx" for stage in range(detail_stages(description) + 1))
     (version / "engine").mkdir(parents=True)
-    for name in (*_READERS[has_plan], *_ENGINE_FILES):
+    for name in (*_READERS[has_plan], *stages, *_ENGINE_FILES):
         _copy(engine / precision / name, version / "engine" / name)
     _copy(engine / "tokenizers" / "text" / "tokenizer.json", version / "tokenizer.json")
     _copy(engine / "calibration.json", version / "calibration.json")  # signed numbers that a later gate compares with

@@ -20,7 +20,8 @@ def test_every_recipe_has_its_checkpoint(name):
     assert kept["steps"] == RECIPES[name].steps and kept["command"].endswith(f"--only {name}")
     generator = checkpoints.load(name)
     assert sum(parameter.numel() for parameter in generator.parameters()) == kept["parameters"]
-    assert generator.config.coarse_grid == ((16, 16) if RECIPES[name].one_scale else (8, 8))
+    grids = generator.config.grids
+    assert grids[-1] == (16, 16) and len(grids) == 1 + RECIPES[name].detail_stages
 
 
 def test_no_baseline_has_more_parameters_than_ours():

@@ -7,7 +7,9 @@ import pytest
 from rich.console import Console
 
 from benchmarks import int8
-from model.quantization.export_onnx import GRAPHS
+from model.quantization.export_onnx import engine_graphs
+
+GRAPHS = engine_graphs(1)
 
 PROMISED = {
     "int8_speedup_same_engine_b1": (1.7, 2.3),

@@ -56,7 +56,7 @@ class Result:
     png: bytes | None
     """A PNG file, where one was asked for."""
     stage: str
-    """`coarse` for a preview (a smaller sketch), `final` for the image."""
+    """`coarse` for a preview (a smaller sketch), `fine`, `fine2`, ... for those of further stages, `final` for the image."""
     version: str
     """Digest of the model package that answered."""
     seed: int

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from .decoding.loop import stage_name
 from .decoding.session import DrawImage, Prefix
 from .prefixes import Known, PrefixCache
+from .shape import detail_stages
 
 
 class EngineSession:
     """A package's ONNX graphs: they share nothing with any other session of the process, and take one caller at a time.
 
-    Where the image's grid is the sketch's own, there is no graph for details.
+    There is a graph for each stage of details, and none where the image's grid is the sketch's own.
     """
 
     def __init__(
@@ -28,11 +30,12 @@ class EngineSession:
         self.visual_vocabulary: int = config["visual_vocabulary"]
         rows, columns = config["coarse_grid"]
         self.coarse_grid = (rows, columns)
-        self.has_details: bool = config["fine_grid"] != config["coarse_grid"]
+        self.detail_stages = detail_stages(config)
         self._coarse, self._image_decoder = (
             load_graph(folder / f"{name}.onnx", threads) for name in ("coarse", "image_decoder")
         )
-        self._fine = load_graph(folder / "fine.onnx", threads) if self.has_details else None
+        stages = range(1, self.detail_stages + 1)
+        self._fine = [load_graph(folder / f"{stage_name(stage)}.onnx", threads) for stage in stages]
         self._threads, self._draw_path = threads, folder / "draw.onnx"
         self.draw_image: DrawImage | None = self._draw_at_once if self._draw_path.exists() else None
         shape = config["plan_noise_shape"]
@@ -51,11 +54,15 @@ class EngineSession:
         return _run(self._coarse, "logits", past=past, coarse_ids=coarse_ids, **plan)
 
     def fine(
-        self, past: np.ndarray, coarse_ids: np.ndarray, fine_ids: np.ndarray, plan_ids: np.ndarray | None
+        self,
+        past: np.ndarray,
+        coarse_ids: np.ndarray,
+        fine_ids: np.ndarray,
+        plan_ids: np.ndarray | None,
+        stage: int = 1,
     ) -> np.ndarray:
-        assert self._fine is not None, "this model draws no details"
         plan = {} if plan_ids is None else {"plan_ids": plan_ids}
-        return _run(self._fine, "logits", past=past, coarse_ids=coarse_ids, fine_ids=fine_ids, **plan)
+        return _run(self._fine[stage - 1], "logits", past=past, coarse_ids=coarse_ids, fine_ids=fine_ids, **plan)
 
     @cached_property
     def _draw(self) -> onnxruntime.InferenceSession:

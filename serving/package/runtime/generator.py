@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 from .decoding.loop import DecodingOptions, generate
 from .engine import EngineSession
 from .requests import Limits, Request, RequestError
+from .shape import sizes
 from .text import TextTokenizer
 
 
@@ -19,7 +20,7 @@ class Image:
     """What one finished stage gives."""
 
     stage: str
-    """`coarse` (a preview) or `final`."""
+    """`coarse`, `fine`, `fine2`, ... are previews; `final`."""
     pixels: np.ndarray
     """uint8 [height, width, 3]."""
     timings_ms: dict[str, float]
@@ -58,7 +59,7 @@ class Generator:
         self._special: dict[str, int] = config["special"]
         # A model that never read the prompt which says nothing has no unconditional answer to guide away from.
         self._unconditional = self._prompt([self._special["uncond"]])[0] if config["unconditional_share"] > 0 else None
-        self._sizes = _sizes(config)
+        self._sizes = sizes(config)
         self._tokenizer = TextTokenizer.load(folder / "tokenizer.json")
         self._session = EngineSession(
             folder / "engine",
@@ -87,7 +88,7 @@ class Generator:
             "temperature": request.temperature,
             "guidance": request.guidance,
             "previews": request.previews,
-            "details": None if request.size is None else self._has_details(request.size),
+            "detail_stages": None if request.size is None else self._stages_of(request.size),
         }
         options = replace(self.options, **{name: value for name, value in asked.items() if value is not None})
         if options.guidance != 1 and self._unconditional is None:
@@ -99,11 +100,10 @@ class Generator:
         deadline = None if request.deadline_ms is None else arrived + request.deadline_ms / 1000
         return Prepared(self.prompt_ids(request.prompt), options, request.seed, arrived, deadline)
 
-    def _has_details(self, size: tuple[int, int]) -> bool:
-        """Whether an image of this size is drawn with its details. Raises `RequestError` for a size that there is not."""
-        for known, details in self._sizes.items():
-            if size == known:
-                return details
+    def _stages_of(self, size: tuple[int, int]) -> int:
+        """How many stages of details an image of this size takes. Raises `RequestError` for a size that there is not."""
+        if size in self._sizes:
+            return self._sizes[size]
         names = " or ".join(f"{height}x{width}" for height, width in self._sizes)
         raise RequestError(f"'size' is {size[0]}x{size[1]}, but this model draws {names}")
 
@@ -134,10 +134,3 @@ class Generator:
 def _check(final: Image, expected: tuple[int, int, int]) -> None:
     if final.stage != "final" or final.pixels.shape != expected or final.pixels.dtype != np.uint8:
         raise ValueError(f"the engine drew {final.pixels.dtype} {final.pixels.shape}, not uint8 {expected}")
-
-
-def _sizes(config: Mapping) -> dict[tuple[int, int], bool]:
-    """Height and width of the images that a model draws, the largest first, and whether they have details."""
-    height, width = config["image_size"]
-    (rows, columns), (fine_rows, fine_columns) = config["coarse_grid"], config["fine_grid"]
-    return {(height, width): True, (height * rows // fine_rows, width * columns // fine_columns): rows == fine_rows}

@@ -14,8 +14,8 @@ from common.files import read_json, write_json
 from components.calibrate.calibrate import calibrate
 from components.calibrate.heldout import heldout_questions
 from components.calibrate.settings import CalibrationSettings
-from components.train.batches import grids
 from model.checkpoint import load_checkpoint, save_checkpoint
+from model.data.grids import read_grids
 from model.data.shards import RecordLayout, Shards, ShardWriter, write_manifest
 from model.objectives.heldout import fixed_masks, heldout_losses
 from model.tokenizers.bundle import TokenizerBundle, record_metrics, save_tokenizers
@@ -26,7 +26,7 @@ from model.transformer.model import Generator
 
 CAPTIONS = [f"a {color} {digit}" for color in ("red", "blue") for digit in ("one", "two", "three")]
 SETTINGS = CalibrationSettings(prompts=8, measured_prompts=4, batch_size=4, coarse_steps=2)
-LAYOUT = RecordLayout(text_length=8, coarse_grid=(4, 4), fine_tokens=64)
+LAYOUT = RecordLayout(text_length=8, coarse_grid=(4, 4))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def write_shards(folder, bundle, heldout=12):
         prompts = np.array([bundle.text.encode_prompt(caption, LAYOUT.text_length) for caption in captions])
         ids = [hashlib.sha256(str(row).encode()).hexdigest() for row in range(count)]
         with ShardWriter(folder, split, LAYOUT) as writer:
-            writer.add(ids, prompts, random.integers(0, 12, (count, 16)), random.integers(0, 12, (count, 64)))
+            writer.add(ids, prompts, [random.integers(0, 12, (count, tokens)) for tokens in (16, 64)])
     write_manifest(folder, LAYOUT, counts, tokenizers_digest=bundle.digest)
 
 
@@ -124,7 +124,7 @@ def test_generator_json_describes_the_graphs(engine, inputs):
 def test_both_precisions_compute_the_checkpoint(engine, inputs, precision):
     folder, _ = engine
     generator = load_checkpoint(inputs / "checkpoint")
-    text_ids = Shards(inputs / "shards", "heldout").batch([0, 1, 2])["text_ids"]
+    text_ids = Shards(inputs / "shards", "heldout").batch([0, 1, 2]).text_ids
     coarse_ids = np.full((3, 16), 12)
     plan = np.random.default_rng(0).integers(0, generator.config.visual_vocabulary, (3, 24))
     noise = np.zeros((3, 24, 7), dtype=np.float32)
@@ -153,7 +153,8 @@ def test_calibration_json_reports_sizes_and_errors(engine, inputs):
 def test_the_graphs_lose_what_the_checkpoint_loses_under_the_same_masks(engine, inputs):
     report = read_json(engine[0] / "calibration.json")["heldout"]
     heldout = Shards(inputs / "shards", "heldout")
-    expected = heldout_losses(load_checkpoint(inputs / "checkpoint"), grids(heldout, list(range(12)), (4, 4)))
+    checkpoint = load_checkpoint(inputs / "checkpoint")
+    expected = heldout_losses(checkpoint, read_grids(heldout, list(range(12)), checkpoint.config))
     full, int8 = (np.array(report["loss_per_sample"][precision]) for precision in ("fp32", "int8"))
     assert full == pytest.approx(expected, abs=1e-4)
     assert int8 == pytest.approx(full, abs=0.05) and not np.allclose(int8, full, atol=1e-6)
@@ -168,7 +169,8 @@ def test_heldout_samples_beyond_the_bound_are_thinned_out_and_keep_their_masks(t
     generator = load_checkpoint(inputs / "checkpoint")
     whole, thinned = (heldout_questions(heldout, count, generator) for count in (150, 40))
     rows = np.linspace(0, 149, 40).round().astype(int)
-    for name in ("coarse", "hidden", "plan_noise"):
+    assert np.array_equal(thinned.grids.coarse, whole.grids.coarse[rows])
+    for name in ("hidden", "plan_noise"):
         assert np.array_equal(getattr(thinned, name), getattr(whole, name)[rows]), name
     assert thinned.samples_digest != whole.samples_digest and thinned.masks_digest != whole.masks_digest
     masks = np.concatenate([batch.numpy() for batch in fixed_masks(150, 16)], axis=1)

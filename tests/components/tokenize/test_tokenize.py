@@ -87,11 +87,11 @@ def test_records_hold_the_prompt_and_the_codes_of_both_scales(inputs, tmp_path):
     batch = shards.batch(range(12))
     assert (result.train_samples, result.heldout_samples) == (len(shards), 3) == (12, 3)
     assert shards.tokenizers_digest == result.tokenizers_digest == bundle.digest
-    assert batch["text_ids"][0].tolist() == bundle.text.encode_prompt("a red dot", 8)
-    assert batch["coarse"].shape == (12, 16)
+    assert batch.text_ids[0].tolist() == bundle.text.encode_prompt("a red dot", 8)
+    assert batch.codes[0].shape == (12, 16)
     image = np.asarray(Image.open(io.BytesIO(png(5)))).transpose(2, 0, 1)
     fine = bundle.visual.encode(_float(image))
-    assert batch["fine"][5].tolist() == fine.flatten().tolist()
+    assert batch.codes[1][5].tolist() == fine.flatten().tolist()
     assert shards.sample_id(5) == row(5)["id"]
 
 
@@ -105,7 +105,7 @@ def test_the_manifest_names_where_the_tokens_came_from(inputs, tmp_path):
     result = run(inputs, tmp_path / "out")
     manifest = read_json(tmp_path / "out/shards/shards.json")
     assert manifest["table_sha256"] == table_sha256(inputs["curated"])
-    assert manifest["layout"] == {"text_length": 8, "coarse_grid": [4, 4], "fine_tokens": 64}
+    assert manifest["layout"] == {"text_length": 8, "coarse_grid": [4, 4], "detail_stages": 1}
     assert manifest["visual_levels"] == [8, 6, 5]
     description = read_json(tmp_path / "out/tokenizers/tokenizers.json")
     assert description["metrics"] == result.metrics

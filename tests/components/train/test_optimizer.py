@@ -6,7 +6,8 @@ import torch
 from components.train.optimizer import MuonWithAdamW, learning_rate_at, split_parameters
 from components.train.resume import load_state, save_state
 from components.train.settings import TrainingSettings
-from model.objectives.masked import Grids, parallel_losses
+from model.data.grids import Grids
+from model.objectives.masked import parallel_losses
 from model.objectives.settings import MaskingSettings
 from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
@@ -55,19 +56,20 @@ def test_at_rate_zero_nothing_moves_the_plans_encoder():
     first, moved = step(1e-2), step(1e-2)
     assert not all(torch.equal(one, other) for one, other in zip(first, moved, strict=True))
     statistics = model.plan.encoder["latents"][3].running_mean.clone()
-    codes = model.plan.codes(model.plan.eval().encode(grids.coarse, grids.fine))
+    codes = model.plan.codes(model.plan.eval().encode(grids.coarse, grids.details))
     model.train()
     model.plan.freeze()
     kept = step(0.0)
     assert all(torch.equal(one, other) for one, other in zip(moved, kept, strict=True))
     assert torch.equal(model.plan.encoder["latents"][3].running_mean, statistics)
-    assert torch.equal(model.plan.codes(model.plan.encode(grids.coarse, grids.fine)), codes)
+    assert torch.equal(model.plan.codes(model.plan.encode(grids.coarse, grids.details)), codes)
 
 
 def random_grids(batch: int) -> Grids:
     random = torch.Generator().manual_seed(1)
     draws = ((512, (batch, 16)), (240, (batch, 64)), (240, (batch, 64, 4)))
-    return Grids(*(torch.randint(codes, shape, generator=random) for codes, shape in draws))
+    text, sketch, details = (torch.randint(codes, shape, generator=random) for codes, shape in draws)
+    return Grids(text, (sketch,), (details,))
 
 
 def train_steps(model: Generator, optimizer: MuonWithAdamW, steps: range) -> None:

@@ -14,15 +14,16 @@ import pytest
 
 from common.errors import DataError, DigestMismatchError, TrainingError, UsageError
 from common.files import read_json
-from components.train.batches import grids
 from components.train.settings import TrainingSettings
 from components.train.train import generator_config, train
 from model.checkpoint import load_checkpoint
+from model.data.grids import read_grids
 from model.data.shards import RecordLayout, Shards, ShardWriter, write_manifest
 from model.tokenizers.bundle import TokenizerBundle, save_tokenizers
 from model.tokenizers.settings import VisualTokenizerConfig
 from model.tokenizers.text import TextTokenizer
 from model.tokenizers.visual import VisualTokenizer
+from model.transformer.config import GeneratorConfig
 from tests.components.patterns import MODEL, write_patterns
 
 
@@ -141,17 +142,24 @@ def test_a_batch_that_does_not_divide_is_refused(data, tmp_path):
 def test_a_grid_that_the_shards_do_not_hold_is_named(data):
     shards = Shards(data[1], "train")
     rows, columns = shards.layout.coarse_grid
-    whole = grids(shards, [0], (2 * rows, 2 * columns))
-    assert whole.coarse.shape == (1, 4 * rows * columns) and not whole.fine.numel()
-    with pytest.raises(DataError, match=rf"draws {rows + 1}x{columns} cells.*sketches of {rows}x{columns}"):
-        grids(shards, [0], (rows + 1, columns))
+
+    def shape(**changes) -> GeneratorConfig:
+        return GeneratorConfig(**MODEL.model_dump() | changes)
+
+    whole = read_grids(shards, [0], shape(coarse_grid=(2 * rows, 2 * columns), fine_layers=0))
+    assert whole.coarse.shape == (1, 4 * rows * columns) and not whole.details
+    held = f"{rows}x{columns}, {2 * rows}x{2 * columns}"
+    with pytest.raises(DataError, match=rf"draws grids of {rows + 1}x{columns}, .* cells; the shards hold {held}\n"):
+        read_grids(shards, [0], shape(coarse_grid=(rows + 1, columns)))
+    with pytest.raises(DataError, match=rf"draws grids of {held}, {4 * rows}x{4 * columns} cells"):
+        read_grids(shards, [0], shape(coarse_grid=(rows, columns), detail_stages=2))
 
 
 def test_what_the_settings_leave_open_comes_from_the_tokenizers_and_the_shards(data, tmp_path):
     bundle = TokenizerBundle.load(data[0])
-    layout = RecordLayout(text_length=5, coarse_grid=(2, 4), fine_tokens=32)
+    layout = RecordLayout(text_length=5, coarse_grid=(2, 4))
     with ShardWriter(tmp_path, "train", layout) as writer:
-        writer.add(["0" * 64], *(np.zeros((1, width), int) for width in (5, 8, 32)))
+        writer.add(["0" * 64], np.zeros((1, 5), int), [np.zeros((1, width), int) for width in (8, 32)])
     write_manifest(tmp_path, layout, {"train": 1}, tokenizers_digest=bundle.digest)
     config = generator_config(MODEL, bundle, Shards(tmp_path, "train"))
     assert (config.text_length, config.coarse_grid, config.hidden_size) == (5, (2, 4), MODEL.hidden_size)

@@ -7,7 +7,7 @@ from common.errors import DataError, DigestMismatchError
 from common.files import read_json, write_json
 from model.data.shards import RecordLayout, Shards, ShardWriter, epoch_order, verify_shards, write_manifest
 
-LAYOUT = RecordLayout(text_length=4, coarse_grid=(2, 2), fine_tokens=16)
+LAYOUT = RecordLayout(text_length=4, coarse_grid=(1, 2), detail_stages=2)
 
 
 def sample_id(number):
@@ -16,7 +16,7 @@ def sample_id(number):
 
 def records(count, seed=0):
     random = np.random.default_rng(seed)
-    return [random.integers(0, 60_000, (count, width)) for width in (4, 4, 16)]
+    return [random.integers(0, 60_000, (count, width)) for width in (4, 2, 8, 32)]
 
 
 def write(folder, count=10):
@@ -24,21 +24,21 @@ def write(folder, count=10):
     with ShardWriter(folder, "train", LAYOUT) as writer:
         for rows in (slice(0, 3), slice(3, count)):
             ids = [sample_id(number) for number in range(count)[rows]]
-            writer.add(ids, *(part[rows] for part in parts))
+            text_ids, *codes = (part[rows] for part in parts)
+            writer.add(ids, text_ids, codes)
     write_manifest(folder, LAYOUT, {"train": writer.count}, tokenizers_digest="t")
     return parts
 
 
 def test_rows_come_back_in_any_order(tmp_path):
-    text_ids, coarse, fine = write(tmp_path)
+    written = write(tmp_path)
     shards = Shards(tmp_path, "train")
     batch = shards.batch([7, 0, 7])
     assert len(shards) == 10
     assert shards.tokenizers_digest == "t"
-    np.testing.assert_array_equal(batch["text_ids"], text_ids[[7, 0, 7]])
-    np.testing.assert_array_equal(batch["coarse"], coarse[[7, 0, 7]])
-    np.testing.assert_array_equal(batch["fine"], fine[[7, 0, 7]])
-    assert {part.dtype for part in batch.values()} == {np.dtype(np.int64)}
+    for part, expected in zip([batch.text_ids, *batch.codes], written, strict=True):
+        np.testing.assert_array_equal(part, expected[[7, 0, 7]])
+        assert part.dtype == np.int64
 
 
 def test_a_row_leads_back_to_its_sample(tmp_path):
@@ -48,8 +48,8 @@ def test_a_row_leads_back_to_its_sample(tmp_path):
 
 def test_nothing_is_left_of_a_write_that_fails(tmp_path):
     with pytest.raises(ValueError, match="16 bits"), ShardWriter(tmp_path, "train", LAYOUT) as writer:
-        text_ids, coarse, fine = records(1)
-        writer.add([sample_id(0)], text_ids + 70_000, coarse, fine)
+        text_ids, *codes = records(1)
+        writer.add([sample_id(0)], text_ids + 70_000, codes)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -46,6 +46,42 @@ def test_stages_arrive_in_order_with_their_sizes(session, steps):
     assert 0 < stages[0].seconds <= stages[1].seconds
 
 
+@pytest.fixture(scope="module")
+def three_grids() -> TorchSession:
+    torch.manual_seed(0)
+    return TorchSession(
+        Generator(
+            GeneratorConfig(
+                hidden_size=32,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                coarse_grid=(2, 4),
+                detail_stages=2,
+            )
+        ),
+        LevelsAsColours(),
+    )
+
+
+def test_every_stage_of_details_is_shown_and_starts_from_the_one_before(three_grids):
+    options = DecodingOptions(fine_temperature=1.0)
+    stages = list(generate(three_grids, prompts(2), options, [1, 2]))
+    assert [stage.name for stage in stages] == ["coarse", "fine", "final"]
+    assert [stage.pixels.shape[1:3] for stage in stages] == [(8, 16), (16, 32), (32, 64)]
+    for last, name in enumerate(("coarse", "fine", "final")):
+        fewer = list(generate(three_grids, prompts(2), replace(options, detail_stages=last), [1, 2]))
+        assert len(fewer) == last + 1 and stages[last].name == name
+        assert (fewer[-1].pixels == stages[last].pixels).all()
+
+
+@pytest.mark.parametrize("stages", [-1, 3])
+def test_stages_that_a_model_does_not_have_are_named(three_grids, stages):
+    with pytest.raises(ValueError, match=f"detail_stages is {stages}, but this model has 2"):
+        final(three_grids, prompts(1), DecodingOptions(detail_stages=stages), [1])
+
+
 def test_a_seed_reproduces_and_another_differs(session):
     text, options = prompts(1), DecodingOptions(coarse_steps=2, temperature=1.0)
     assert (final(session, text, options, [4]) == final(session, text, options, [4])).all()
@@ -88,10 +124,11 @@ def test_guidance_needs_a_prompt_that_says_nothing_and_moves_the_image(session):
 
 
 class Counting:
-    """A session that counts its passes over the sketch and remembers what it was asked."""
+    """A session that counts its passes over the sketch and the details and remembers what it was asked."""
 
     def __init__(self, session: TorchSession):
         self.asked: list[np.ndarray] = []
+        self.details: list[np.ndarray] = []
         self._session = session
 
     def __getattr__(self, name: str):
@@ -100,6 +137,10 @@ class Counting:
     def coarse(self, past, coarse_ids, plan_ids):
         self.asked.append(coarse_ids)
         return self._session.coarse(past, coarse_ids, plan_ids)
+
+    def fine(self, past, coarse_ids, fine_ids, plan_ids, stage=1):
+        self.details.append(fine_ids)
+        return self._session.fine(past, coarse_ids, fine_ids, plan_ids, stage)
 
 
 def test_what_was_drawn_against_the_odds_is_drawn_again_once(session):
@@ -113,6 +154,19 @@ def test_what_was_drawn_against_the_odds_is_drawn_again_once(session):
     sure = Counting(session)
     final(sure, prompts(1), replace(options, redraw_below=1e-9), [3])
     assert len(sure.asked) == 1
+
+
+def test_details_that_were_drawn_against_the_odds_are_drawn_again_once_at_every_stage(three_grids):
+    counting, options = Counting(three_grids), DecodingOptions(fine_temperature=1.0, fine_redraw_below=0.002)
+    redrawn = final(counting, prompts(1), options, [3])
+    assert [blocks.shape[1] for blocks in counting.details] == [8, 8, 32, 32]
+    for again in counting.details[1::2]:
+        hidden = again == three_grids.visual_vocabulary
+        assert 0 < hidden.sum() < hidden.size and (hidden.any(-1) == hidden.all(-1)).all()  # whole blocks, and not all
+    assert (redrawn != final(three_grids, prompts(1), replace(options, fine_redraw_below=0), [3])).any()
+    sure = Counting(three_grids)
+    final(sure, prompts(1), replace(options, fine_redraw_below=1e-9), [3])
+    assert len(sure.details) == 2
 
 
 def test_a_redraw_of_one_image_leaves_the_others_alone(session):

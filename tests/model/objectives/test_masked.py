@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from model.data.grids import Grids
 from model.objectives.heldout import heldout_losses
-from model.objectives.masked import Grids, corrupt, draw_mask, drop_prompts, parallel_losses
+from model.objectives.masked import corrupt, draw_mask, drop_prompts, parallel_losses
 from model.objectives.next_token import next_token_loss
 from model.objectives.settings import MaskingSettings
 from model.transformer.config import GeneratorConfig
@@ -24,8 +25,8 @@ def rng(seed: int = 0) -> torch.Generator:
 def random_grids(batch: int) -> Grids:
     return Grids(
         torch.randint(512, (batch, 16), generator=rng(1)),
-        torch.randint(240, (batch, 64), generator=rng(2)),
-        torch.randint(240, (batch, 64, 4), generator=rng(3)),
+        (torch.randint(240, (batch, 64), generator=rng(2)),),
+        (torch.randint(240, (batch, 64, 4), generator=rng(3)),),
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.decoding.loop import DecodingOptions
-from model.quantization.export_onnx import GRAPHS, export_graphs
+from model.quantization.export_onnx import engine_graphs, export_graphs
 from model.quantization.inference import with_plain_tables
 from model.quantization.observe import observe
 from model.quantization.smoothquant import fold_smoothing
@@ -27,6 +27,8 @@ CONFIG = GeneratorConfig(
     fine_layers=1,
     fine_window=1,
 )
+
+GRAPHS = engine_graphs(1)
 
 
 def random_generator(seed=0):

@@ -9,11 +9,14 @@ import onnxruntime
 import pytest
 
 from model.decoding.loop import DecodingOptions, generate
-from model.quantization.export_onnx import GRAPHS, TRANSFORMER_GRAPHS
+from model.quantization.export_onnx import engine_graphs, transformer_graphs
 from model.quantization.fuse import DRAW, fuse_graphs
 from model.quantization.split import split_prefill
 from model.quantization.weights_pool import WEIGHTS_FILE, pool_weights
 from serving.package.runtime.engine import EngineSession
+
+GRAPHS = engine_graphs(1)
+TRANSFORMER_GRAPHS = transformer_graphs(1)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
@@ -22,7 +25,7 @@ def test_one_graph_draws_what_the_loop_draws(exported, quantized, tmp_path, prec
     """Pixel for pixel, in both precisions, for prompts in one batch; with its weights pooled it is hardly larger."""
     generator, _, fp32, _ = exported
     folder = shutil.copytree(fp32 if precision == "fp32" else quantized[0], tmp_path / "engine")
-    fuse_graphs(folder, generator.config.coarse_grid, generator.config.visual_vocabulary)
+    fuse_graphs(folder, generator.config.grids, generator.config.visual_vocabulary)
     pool_weights(folder, (*GRAPHS, DRAW, *split_prefill(folder)))
     config = {
         "visual_vocabulary": 12,
@@ -46,7 +49,7 @@ def test_every_quantized_layer_of_the_whole_computes_in_int8(exported, quantized
     """onnxruntime leaves a product in fp32, and scales its weights anew for every image, where two share what they read."""
     generator = exported[0]
     folder = shutil.copytree(quantized[0], tmp_path / "engine")
-    fuse_graphs(folder, generator.config.coarse_grid, generator.config.visual_vocabulary)
+    fuse_graphs(folder, generator.config.grids, generator.config.visual_vocabulary)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
@@ -72,6 +75,7 @@ def test_what_takes_a_look_at_the_sketch_is_not_drawn_at_once(exported, tmp_path
         {"coarse_steps": 2},
         {"redraw_below": 0.1},
         {"fine_temperature": 0.5},
+        {"fine_redraw_below": 0.1},
         {"top_k": 3},
         {"top_p": 0.9},
     ):

@@ -9,13 +9,16 @@ import pytest
 import torch
 
 from common.errors import QuantizationError
-from model.quantization.export_onnx import GRAPHS, TRANSFORMER_GRAPHS, export_graphs
+from model.quantization.export_onnx import engine_graphs, export_graphs, transformer_graphs
 from model.quantization.fidelity import measure_fidelity
 from model.quantization.inference import with_plain_tables
 from model.quantization.size import block_bytes
 from model.quantization.static_int8 import check_explicit_quantization, quantizable_layers, quantize_graph
 from model.quantization.weights_pool import WEIGHTS_FILE, pool_weights
 from model.transformer.session import TorchSession
+
+GRAPHS = engine_graphs(1)
+TRANSFORMER_GRAPHS = transformer_graphs(1)
 
 
 def run(path, output=0, **inputs):

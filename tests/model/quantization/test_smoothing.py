@@ -97,6 +97,6 @@ def test_fault_13_calibration_data_unlike_the_rest_is_refused(generator, prompts
     with torch.no_grad():
         generator.blocks[0].attention_norm.weight.mul_(3)
     with pytest.raises(
-        QuantizationError, match=r"blocks\.0\.attention\.qkv_proj: held-out data reaches (2\.9|3\.0)\d times"
+        QuantizationError, match=r"blocks\.0\.attention\.qkv_proj: held-out data reaches (2\.9|3\.[01])\d times"
     ):
         check_coverage(calibrated, observe(generator, prompts, OPTIONS, 0).maxima, largest_excess=2.0)

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from model.decoding.loop import DecodingOptions, generate
-from model.quantization.export_onnx import GRAPHS, export_graphs
+from model.quantization.export_onnx import engine_graphs, export_graphs
 from model.quantization.inference import without_plan
 from model.quantization.split import split_prefill
 from model.quantization.weights_pool import WEIGHTS_FILE, pool_weights
 from serving.package.runtime.engine import EngineSession
 from tests.model.quantization.conftest import random_generator
+
+GRAPHS = engine_graphs(1)
 
 CONFIG = {"visual_vocabulary": 12, "coarse_grid": (2, 4), "fine_grid": (4, 8), "plan_noise_shape": (24, 7)}
 OPTIONS = DecodingOptions(coarse_steps=2, temperature=0.9, plan_temperature=1.0)

@@ -32,7 +32,7 @@ def test_cached_and_joint_passes_agree(model, inputs):
     text, coarse, fine = inputs
     past, read = model.prefill(text)
     assert past.shape == (3, 2, 2, 2, 16, 8)
-    values = model.plan.encode(coarse, fine % 240)
+    values = model.plan.encode(coarse, [fine % 240])
     plan = model.plan.codes(values)
     logits, last = model.train_coarse(text, coarse, values)
     torch.testing.assert_close(model.coarse_logits(past, coarse, plan), logits, atol=1e-5, rtol=1e-5)
@@ -40,6 +40,22 @@ def test_cached_and_joint_passes_agree(model, inputs):
     for codes, as_values in ((plan, values), (None, None)):
         details = model.fine_logits(past, coarse, fine, codes)
         torch.testing.assert_close(details, model.train_fine(text, coarse, fine, as_values), atol=1e-5, rtol=1e-5)
+
+
+def test_a_further_stage_of_details_reads_the_grid_before_it(inputs):
+    text, coarse, fine = inputs
+    torch.manual_seed(0)
+    model = Generator(CONFIG.model_copy(update={"coarse_grid": (4, 4), "detail_stages": 2})).eval()
+    values = model.plan.encode(coarse[:, :16], [fine[:, :16] % 240, fine % 240])
+    plan, (past, _) = model.plan.codes(values), model.prefill(text)
+    details = model.fine_logits(past, coarse, fine, plan, stage=2)
+    assert details.shape == (2, 64, 4, 240)
+    torch.testing.assert_close(details, model.train_fine(text, coarse, fine, values, 2), atol=1e-5, rtol=1e-5)
+    changed = coarse.clone()
+    changed[:, 0] = (changed[:, 0] + 1) % 240
+    moved = (model.fine_logits(past, changed, fine, plan, stage=2) - details).abs().amax((0, 2, 3))
+    far = [row * 8 + column for row in range(5, 8) for column in range(5, 8)]  # two blocks, two cells to each side
+    assert moved[0] > 0 and moved[far].max() == 0
 
 
 def test_one_token_after_another_agrees_with_and_without_a_cache(model, inputs):

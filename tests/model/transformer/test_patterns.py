@@ -76,10 +76,10 @@ def tokens() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def test_training_and_decoding_agree_by_blocks(large):
-    assert large.sketch_window.local is not None and large.fine_window.local is not None
+    assert large.sketch_window.local is not None and large.fine_windows[0].local is not None
     text, coarse, fine = tokens()
     past, read = large.prefill(text)
-    values = large.plan.encode(coarse, fine)
+    values = large.plan.encode(coarse, [fine])
     plan = large.plan.codes(values)
     logits, last = large.train_coarse(text, coarse, values)
     torch.testing.assert_close(large.coarse_logits(past, coarse, plan), logits, atol=1e-5, rtol=1e-5)
@@ -88,7 +88,7 @@ def test_training_and_decoding_agree_by_blocks(large):
     torch.testing.assert_close(details, large.train_fine(text, coarse, fine, values), atol=1e-5, rtol=1e-5)
     masked = Generator(large.config).eval()
     masked.load_state_dict(large.state_dict())
-    for window in (masked.sketch_window, masked.fine_window):
+    for window in (masked.sketch_window, masked.fine_windows[0]):
         size = 1 if window is masked.sketch_window else 2
         window.local, window.bias = None, window_bias((24, 24), size, 16)
     torch.testing.assert_close(masked.coarse_logits(past, coarse, plan), logits, atol=1e-5, rtol=1e-5)
