@@ -24,7 +24,7 @@ from .runtime.watch import Watch
 INPUTS = ("prompt", "seed", "coarse_steps", "temperature", "guidance", "size", "format", "deadline_ms")
 
 _LOOK_S = 0.02
-"""How long a caller may have gone before it is noticed."""
+"""How long a caller may have gone, or a deadline have passed, before it is noticed."""
 
 
 class _Caller:
@@ -37,9 +37,11 @@ class _Caller:
         self._sending, self._answered = threading.Lock(), False
 
     def look(self) -> None:
-        """Ask Triton whether the caller has gone; never after the last answer, with which Triton forgets the request."""
+        """Ask Triton whether the caller has gone, never after the last answer, with which Triton forgets the request; and
+        tell one whose time is up, also while others are drawn."""
         with self._sending:
             self._gone = self._gone or (not self._answered and bool(self._sender.is_cancelled()))
+        self.still_waits()
 
     def still_waits(self) -> bool:
         """Whether an answer is still wanted; tells a caller that has gone or whose time is up so, once."""
@@ -61,7 +63,9 @@ class _Caller:
 
     def _send(self, response: Any, final: bool) -> None:
         with self._sending:
-            self._answered = self._answered or final
+            if self._answered:  # it was given up meanwhile
+                return
+            self._answered = final
             try:
                 self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
             except Exception as error:  # noqa: BLE001 - the others are to get theirs
