@@ -21,7 +21,8 @@ from model.decoding.samplers import streams
 from model.quantization.inference import without_plan
 from model.tokenizers.bundle import TokenizerBundle
 from model.transformer.model import Generator
-from serving.package.runtime.engine import EngineSession, load_graph
+from serving.package.runtime.engine import EngineSession
+from serving.package.runtime.providers import load_graph
 
 Draw = Callable[[np.ndarray, list[int]], np.ndarray]
 """Prompts int64 [n, text_length] and a seed each -> images uint8 [n, height, width, 3]."""

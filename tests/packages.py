@@ -11,6 +11,7 @@ from serving.package.signing import sign
 
 RUNTIME = RuntimeOptions(
     threads=1,
+    provider="auto",
     instances=1,
     largest_group=4,
     prefix_cache_bytes=64 << 10,

@@ -84,6 +84,7 @@ def runtime_options(settings: ExportSettings) -> RuntimeOptions:
     )
     return RuntimeOptions(
         threads=settings.threads,
+        provider=settings.provider,
         instances=settings.instances,
         largest_group=settings.largest_group,
         prefix_cache_bytes=settings.prefix_cache_bytes,

@@ -1,5 +1,7 @@
 """Settings of the export step and of the decoding that a package answers with."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from common.settings import Section
@@ -50,6 +52,8 @@ class ExportSettings(Section):
 
     threads: int = Field(default=1, ge=1, le=256)
     """Threads of one operator, for each instance."""
+    provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto"
+    """What computes a package's graphs; auto: CUDA where the server's onnxruntime has it, the CPU elsewhere."""
     instances: int = Field(default=2, ge=1, le=64)
     """Copies of the model that answer at the same time."""
     largest_group: int = Field(default=8, ge=1, le=64)

@@ -31,6 +31,8 @@ class RuntimeOptions:
 
     threads: int
     """Threads of one operator, for each instance."""
+    provider: str
+    """What computes: `auto`, `cpu`, `cuda` or `tensorrt`, as `runtime/providers.py` says."""
     instances: int
     """Copies of the model that answer at the same time."""
     largest_group: int
@@ -120,6 +122,7 @@ def _write_generator_config(
         )
     settings = {
         "threads": runtime.threads,
+        "provider": runtime.provider,
         "largest_group": runtime.largest_group,
         "prefix_cache_bytes": runtime.prefix_cache_bytes,
         "limits": asdict(runtime.limits),

@@ -1,7 +1,7 @@
 """The model on onnxruntime: the `Session` of the decode loop, from the graphs of a package."""
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,10 @@ import onnxruntime
 from .decoding.loop import stage_name
 from .decoding.session import DrawImage, Prefix
 from .prefixes import Known, PrefixCache
+from .providers import load_graph
 from .shape import detail_stages
+
+Load = Callable[[Path], onnxruntime.InferenceSession]
 
 
 class EngineSession:
@@ -20,9 +23,17 @@ class EngineSession:
     """
 
     def __init__(
-        self, folder: Path, config: Mapping, *, threads: int, prefix_cache_bytes: int = 0, scores_plans: bool = False
+        self,
+        folder: Path,
+        config: Mapping,
+        *,
+        threads: int,
+        provider: str = "cpu",
+        prefix_cache_bytes: int = 0,
+        scores_plans: bool = False,
     ):
-        """Load `folder/*.onnx`; `config` is the content of `generator.json`, `threads` the threads of one operator.
+        """Load `folder/*.onnx`; `config` is the content of `generator.json`, `threads` the threads of one operator on a CPU,
+        `provider` what computes, as `providers.load_graph` takes it.
 
         Prompts that come again are read once, as far as `prefix_cache_bytes` reach. The logits of plans, which no image
         needs, are there with `scores_plans` alone; nothing is kept then.
@@ -31,19 +42,18 @@ class EngineSession:
         rows, columns = config["coarse_grid"]
         self.coarse_grid = (rows, columns)
         self.detail_stages = detail_stages(config)
-        self._coarse, self._image_decoder = (
-            load_graph(folder / f"{name}.onnx", threads) for name in ("coarse", "image_decoder")
-        )
+        self._load = load = partial(load_graph, threads=threads, provider=provider)
+        self._coarse, self._image_decoder = (load(folder / f"{name}.onnx") for name in ("coarse", "image_decoder"))
         stages = range(1, self.detail_stages + 1)
-        self._fine = [load_graph(folder / f"{stage_name(stage)}.onnx", threads) for stage in stages]
-        self._threads, self._draw_path = threads, folder / "draw.onnx"
+        self._fine = [load(folder / f"{stage_name(stage)}.onnx") for stage in stages]
+        self._draw_path = folder / "draw.onnx"
         self.draw_image: DrawImage | None = self._draw_at_once if self._draw_path.exists() else None
         shape = config["plan_noise_shape"]
         self.plan_noise_shape: tuple[int, int] | None = None if shape is None else (shape[0], shape[1])
         self._read = (
-            _Scorer(folder, threads)
+            _Scorer(folder, load)
             if scores_plans
-            else _Reader(folder, threads, has_plan=shape is not None, cache_bytes=prefix_cache_bytes)
+            else _Reader(folder, load, has_plan=shape is not None, cache_bytes=prefix_cache_bytes)
         )
 
     def prefill(self, text_ids: np.ndarray, plan_noise: np.ndarray | None = None) -> Prefix:
@@ -67,7 +77,7 @@ class EngineSession:
     @cached_property
     def _draw(self) -> onnxruntime.InferenceSession:
         """Loaded when it is first asked: who scores or calibrates never asks."""
-        return load_graph(self._draw_path, self._threads)
+        return self._load(self._draw_path)
 
     def _draw_at_once(
         self, text_ids: np.ndarray, plan_noise: np.ndarray | None, sketch_noise: np.ndarray
@@ -82,8 +92,8 @@ class EngineSession:
 class _Scorer:
     """Reads prompts with the whole graph `prefill`."""
 
-    def __init__(self, folder: Path, threads: int):
-        self._prefill = load_graph(folder / "prefill.onnx", threads)
+    def __init__(self, folder: Path, load: Load):
+        self._prefill = load(folder / "prefill.onnx")
 
     def __call__(self, text_ids: np.ndarray, plan_noise: np.ndarray | None) -> Prefix:
         if plan_noise is None:
@@ -96,10 +106,10 @@ class _Scorer:
 class _Reader:
     """Reads prompts, and keeps what they say; a plan is drawn from that and from noise."""
 
-    def __init__(self, folder: Path, threads: int, *, has_plan: bool, cache_bytes: int):
-        self._plan = load_graph(folder / "plan.onnx", threads) if has_plan else None
+    def __init__(self, folder: Path, load: Load, *, has_plan: bool, cache_bytes: int):
+        self._plan = load(folder / "plan.onnx") if has_plan else None
         # Without a plan, `prefill` gives nothing but what the prompt says.
-        self._prompt = load_graph(folder / ("prompt.onnx" if has_plan else "prefill.onnx"), threads)
+        self._prompt = load(folder / ("prompt.onnx" if has_plan else "prefill.onnx"))
         self._outputs = ["past", "plan_start"] if has_plan else ["past"]
         self._cache = PrefixCache(cache_bytes)
 
@@ -138,13 +148,3 @@ def _row(read: Known, number: int) -> Known:
 
 def _run(session: onnxruntime.InferenceSession, output: str, **inputs: np.ndarray) -> np.ndarray:
     return np.asarray(session.run([output], inputs)[0])
-
-
-def load_graph(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """One graph on the CPU, with `threads` for an operator."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # A spinning pool takes the cores from the other models of the server while this one has nothing to do.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

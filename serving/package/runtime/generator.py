@@ -65,6 +65,7 @@ class Generator:
             folder / "engine",
             config,
             threads=runtime["threads"],
+            provider=runtime["provider"],
             prefix_cache_bytes=runtime["prefix_cache_bytes"],
         )
 

@@ -10,7 +10,7 @@ from model.tokenizers.visual import VisualTokenizer
 from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
 from model.transformer.patterns import MASKED_SCORE, LocalAttention, Window, near, window_bias
-from serving.package.runtime.engine import load_graph
+from serving.package.runtime.providers import load_graph
 
 TEXT = 5
 

@@ -1,0 +1,42 @@
+"""What computes a graph: the CPU, or a GPU by CUDA or TensorRT, where onnxruntime was built for it."""
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+_CPU = "CPUExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
+_TENSORRT = ("TensorrtExecutionProvider", {"trt_int8_enable": "1", "trt_fp16_enable": "1"})
+"""INT8 for what the graphs quantize, which TensorRT takes from their Q/DQ pairs; half precision for the rest."""
+PROVIDERS: dict[str, tuple[Any, ...]] = {"cpu": (), "cuda": (_CUDA,), "tensorrt": (_TENSORRT, _CUDA)}
+"""By their names in the settings; the CPU computes whatever another one does not."""
+
+
+def load_graph(path: Path, threads: int, provider: str = "cpu") -> onnxruntime.InferenceSession:
+    """One graph on `cpu`, with `threads` for an operator, on `cuda` or `tensorrt`, or `auto`: CUDA where there is one.
+
+    Raises `ValueError` for a provider that onnxruntime does not have here.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A spinning pool takes the cores from the other models of the server while this one has nothing to do.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(path), options, providers=_chosen(provider))
+
+
+def _chosen(provider: str) -> list[Any]:
+    available = onnxruntime.get_available_providers()
+    if provider == "auto":
+        provider = "cuda" if _CUDA in available else "cpu"
+    if provider not in PROVIDERS:
+        raise ValueError(f"there is no provider '{provider}'; there are auto, {', '.join(PROVIDERS)}")
+    wanted = PROVIDERS[provider]
+    missing = [name for name in (one if isinstance(one, str) else one[0] for one in wanted) if name not in available]
+    if missing:
+        raise ValueError(
+            f"onnxruntime has no {missing[0]} here, only {', '.join(available)}: set export.provider=cpu, or install "
+            "onnxruntime-gpu in its place"
+        )
+    return [*wanted, _CPU]
