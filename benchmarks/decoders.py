@@ -16,8 +16,7 @@ import numpy as np
 from benchmarks.precision import export
 from components.calibrate.engine import generator_description
 from model.decoding.autoregressive import NextTokenOptions, continue_tokens
-from model.decoding.loop import DecodingOptions, draw_details, generate, unpack_blocks
-from model.decoding.samplers import streams
+from model.decoding.loop import DecodingOptions, generate, grow
 from model.quantization.inference import without_plan
 from model.tokenizers.bundle import TokenizerBundle
 from model.transformer.model import Generator
@@ -90,7 +89,7 @@ class Engine:
         return Decoder(name, self.parameters, draw)
 
     def autoregressive(self, name: str, options: NextTokenOptions, *, cache: bool) -> Decoder:
-        """One cell after another in raster order, then the details in one pass where the model has them."""
+        """One cell after another in raster order, then each stage of details in one pass."""
         cells = NextCellSession(self.folder, self.generator, cache=cache, threads=self.threads)
         rows, columns = self.session.coarse_grid
         details = DecodingOptions()
@@ -100,8 +99,8 @@ class Engine:
             if not self.session.detail_stages:
                 return self.session.decode_image(sketch.reshape(-1, rows, columns))
             prefix = self.session.prefill(text_ids)
-            fine = draw_details(self.session, prefix, sketch, details, streams(seeds, stage=1))
-            return self.session.decode_image(unpack_blocks(fine, rows, columns))
+            *_, codes = grow(self.session, prefix, sketch, details, seeds, self.session.detail_stages)
+            return self.session.decode_image(codes)
 
         return Decoder(name, self.parameters, draw)
 

@@ -13,8 +13,7 @@ import torch
 from components.calibrate.engine import quantize_engine
 from components.calibrate.settings import CalibrationSettings
 from model.decoding.autoregressive import NextTokenOptions, continue_tokens
-from model.decoding.loop import DecodingOptions, draw_details, unpack_blocks
-from model.decoding.samplers import streams
+from model.decoding.loop import DecodingOptions, grow
 from model.quantization.export_onnx import engine_graphs, export_graphs
 from model.quantization.fuse import fuse_graphs
 from model.quantization.inference import with_plain_tables
@@ -79,8 +78,9 @@ def _observe(generator: Generator, prompts: Sequence[np.ndarray], next_token: bo
             sketch = continue_tokens(
                 _RecordedCells(generator, seen.feeds), text_ids, generator.config.coarse_tokens, options, seeds
             )
-            fine = draw_details(details, details.prefill(text_ids), sketch, DecodingOptions(), streams(seeds, stage=1))
-            seen.feeds["image_decoder"].append({"codes": unpack_blocks(fine, *details.coarse_grid)})
+            prefix = details.prefill(text_ids)
+            *_, codes = grow(details, prefix, sketch, DecodingOptions(), seeds, details.detail_stages)
+            seen.feeds["image_decoder"].append({"codes": codes})
     return seen
 
 

@@ -4,7 +4,8 @@
 
 The quickstart's shape on larger grids, with random weights: times alone, no quality. Each size is drawn progressively,
 with a sketch whose cells see all others and with one whose cells see a window, and by next tokens with a cache and the
-details in one pass; on onnxruntime, fp32, one thread, batch 1, in turn.
+details in one pass; the last two also from a sketch of 8x8 cells whatever the size, in as many stages of details as that
+takes. On onnxruntime, fp32, one thread, batch 1, in turn.
 """
 
 import argparse
@@ -29,10 +30,12 @@ SIDES = (8, 16, 24, 32)
 _WINDOW = 2
 _ROUNDS = 20
 _ALL, _LOCAL, _NEXT = "progressive", "progressive, window", "next token + details, KV cache"
+_SMALL_SKETCH, _NEXT_SMALL_SKETCH = "progressive, sketch of 8x8", "next token + details, KV cache, sketch of 8x8"
 
 
 def open_decoders(stack: ExitStack, side: int) -> dict[str, Decoder]:
-    """The three ways to draw an image of this size, until `stack` closes."""
+    """The ways to draw an image of this size, until `stack` closes; from a sketch of 8x8 where doubling that leads there, and
+    is another way."""
     tokenizers = checkpoints.load_tokenizers()
     shape = checkpoints.load("progressive").config.model_copy(
         update={"coarse_grid": (side, side), "sketch_window": None}
@@ -44,11 +47,19 @@ def open_decoders(stack: ExitStack, side: int) -> dict[str, Decoder]:
         return stack.enter_context(engine(generator, tokenizers, next_token=next_token, threads=1))
 
     local = shape.model_copy(update={"sketch_window": _WINDOW})
-    return {
+    decoders = {
         _ALL: opened(shape, next_token=False).parallel(_ALL, DecodingOptions()),
         _LOCAL: opened(local, next_token=False).parallel(_LOCAL, DecodingOptions()),
         _NEXT: opened(shape, next_token=True).autoregressive(_NEXT, NextTokenOptions(), cache=True),
     }
+    if side > SIDES[0] and side in (SIDES[0] << stage for stage in range(1, 8)):
+        small = local.model_copy(
+            update={"coarse_grid": (SIDES[0], SIDES[0]), "detail_stages": (side // SIDES[0]).bit_length()}
+        )
+        drawn = opened(small, next_token=False).parallel(_SMALL_SKETCH, DecodingOptions())
+        one_by_one = opened(small, next_token=True).autoregressive(_NEXT_SMALL_SKETCH, NextTokenOptions(), cache=True)
+        decoders |= {_SMALL_SKETCH: drawn, _NEXT_SMALL_SKETCH: one_by_one}
+    return decoders
 
 
 def times_ms(side: int, rounds: int) -> dict[str, list[float]]:
@@ -78,6 +89,13 @@ def run(console: Console, file: Path | None, rounds: int = _ROUNDS, sides: tuple
         report.checks.append(Check(f"speedup_vs_next_token_{8 * side}", behind, before, before, rounds))
         window = float(np.median(np.array(measured[_ALL]) / np.array(measured[_LOCAL])))
         report.checks.append(Check(f"window_speedup_{8 * side}", window, None, 1.5, rounds))
+        if _SMALL_SKETCH in measured:
+            stages = np.array(measured[_LOCAL]) / np.array(measured[_SMALL_SKETCH])
+            report.checks.append(Check(f"stages_speedup_{8 * side}", float(np.median(stages)), None, 1.5, rounds))
+            small = np.array(measured[_NEXT_SMALL_SKETCH]) / np.array(measured[_SMALL_SKETCH])
+            report.checks.append(
+                Check(f"speedup_vs_next_token_{8 * side}_small_sketch", float(np.median(small)), None, 1, rounds)
+            )
         before = behind
     return report.finish(console, file)
 

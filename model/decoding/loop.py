@@ -72,7 +72,7 @@ def generate(
     nothing, for guidance. Raises `ValueError` for guidance without it, and for more stages of details than there are.
     """
     start = time.perf_counter()
-    (rows, columns), last = session.coarse_grid, _last_stage(session, options)
+    last, (rows, columns) = _last_stage(session, options), session.coarse_grid
     generators = streams(seeds)
     noise = plan_noise(session, options.plan_temperature, generators)
     if session.draw_image is not None and last == session.detail_stages and _takes_noise_alone(options):
@@ -86,18 +86,28 @@ def generate(
             raise ValueError(f"guidance {options.guidance} needs an unconditional prompt")
         nothing = np.broadcast_to(unconditional_ids, text_ids.shape).copy()
         free = session.prefill(nothing)  # the image follows the prompt's own plan
-    cells = refine_sketch(session, prefix, options, generators, free)
-    grid = cells.reshape(-1, rows, columns)
-    for stage in range(last + 1):
-        if stage > 0:
-            # A stream of their own: how often an earlier stage drew must not change them.
-            blocks = draw_details(session, prefix, cells, options, streams(seeds, stage=stage), stage)
-            grid = unpack_blocks(blocks, rows << stage - 1, columns << stage - 1)
-            cells = grid.reshape(len(grid), -1)
+    sketch = refine_sketch(session, prefix, options, generators, free)
+    for stage, grid in enumerate(grow(session, prefix, sketch, options, seeds, last)):
         if stage == last:
             yield Stage("final", session.decode_image(grid), time.perf_counter() - start)
         elif options.previews:
             yield Stage(stage_name(stage), session.decode_image(grid), time.perf_counter() - start)
+
+
+def grow(
+    session: TokenSession, prefix: Prefix, sketch: np.ndarray, options: DecodingOptions, seeds: list[int], stages: int
+) -> Iterator[np.ndarray]:
+    """The grids that a sketch, int64 [batch, coarse_tokens], becomes in so many `stages` of details, from its own on:
+    int64 [batch, rows, columns]."""
+    rows, columns = session.coarse_grid
+    grid = sketch.reshape(-1, rows, columns)
+    yield grid
+    for stage in range(1, stages + 1):
+        # A stream of their own: how often an earlier stage drew must not change them.
+        generators = streams(seeds, stage=stage)
+        blocks = draw_details(session, prefix, grid.reshape(len(grid), -1), options, generators, stage)
+        grid = unpack_blocks(blocks, rows << stage - 1, columns << stage - 1)
+        yield grid
 
 
 def stage_name(stage: int) -> str:

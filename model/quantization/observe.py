@@ -10,14 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import QuantizationError
-from model.decoding.loop import (
-    DecodingOptions,
-    draw_details,
-    plan_noise,
-    refine_sketch,
-    stage_name,
-    unpack_blocks,
-)
+from model.decoding.loop import DecodingOptions, grow, plan_noise, refine_sketch, stage_name
 from model.decoding.samplers import streams
 from model.decoding.session import Prefix
 from model.quantization.layers import quantized_linears
@@ -81,13 +74,12 @@ def observe(generator: Generator, prompts: Sequence[np.ndarray], options: Decodi
     with watching(generator) as seen:
         session = RecordingSession(generator, seen.feeds)
         for batch, text_ids in enumerate(prompts):
-            random = streams([seed + batch * 100_003 + row for row in range(len(text_ids))])
+            seeds = [seed + batch * 100_003 + row for row in range(len(text_ids))]
+            random = streams(seeds)
             prefix = session.prefill(text_ids, plan_noise(session, options.plan_temperature, random))
-            cells, grids = refine_sketch(session, prefix, options, random), generator.config.grids
-            for stage, grid in enumerate(grids[:-1], start=1):
-                blocks = draw_details(session, prefix, cells, options, random, stage)
-                cells = unpack_blocks(blocks, *grid).reshape(len(blocks), -1)
-            seen.feeds["image_decoder"].append({"codes": cells.reshape(-1, *grids[-1])})
+            sketch = refine_sketch(session, prefix, options, random)
+            *_, codes = grow(session, prefix, sketch, options, seeds, session.detail_stages)
+            seen.feeds["image_decoder"].append({"codes": codes})
     return seen
 
 
