@@ -8,7 +8,6 @@ on onnxruntime, and the same weights in torch, eager and compiled, all on one th
 is that of the images that both packages draw for all held-out captions with the same seeds.
 """
 
-import copy
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -37,7 +36,7 @@ from model.quantization.export_onnx import transformer_graphs
 from model.quantization.inference import with_plain_tables
 from model.tokenizers.visual import VisualTokenizer
 from model.transformer.model import Generator
-from model.transformer.session import TorchSession
+from model.transformer.session import TorchSession, compiled
 from serving.package.runtime.engine import EngineSession
 
 _CHECKPOINT = "large"
@@ -144,29 +143,13 @@ def _decoders(engines: Engines, options: DecodingOptions) -> dict[str, tuple[Dec
         _FP32: (engines.sessions["fp32"], 1),
         _INT8: (engines.sessions["int8"], 1),
         _EAGER: (TorchSession(plain, engines.visual), 1),
-        _COMPILED: (_compiled(plain, engines.visual), 1),
+        _COMPILED: (compiled(plain, engines.visual), 1),
         _FP32_8: (engines.sessions["fp32"], _BATCH),
         _INT8_8: (engines.sessions["int8"], _BATCH),
     }
     return {
         name: (Decoder(name, parameters, _draw(session, options)), batch) for name, (session, batch) in sessions.items()
     }
-
-
-def _compiled(generator: Generator, visual: VisualTokenizer) -> TorchSession:
-    """Each of the four parts of an image as one compiled graph."""
-    generator, visual = copy.deepcopy(generator), copy.deepcopy(visual)
-    plan = generator.plan
-    assert plan is not None
-    for owner, name in (
-        (generator, "prefill"),
-        (plan.prior, "draw"),
-        (generator, "coarse_logits"),
-        (generator, "fine_logits"),
-        (visual, "decode"),
-    ):
-        setattr(owner, name, torch.compile(getattr(owner, name), dynamic=False))
-    return TorchSession(generator, visual)
 
 
 @contextmanager

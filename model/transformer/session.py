@@ -1,5 +1,6 @@
 """The decode loop's `Session` on torch, for training and benchmarks."""
 
+import copy
 from typing import Protocol
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from model.decoding.session import DrawImage, Prefix
+from model.tokenizers.visual import VisualTokenizer
 from model.transformer.decoder import Decoder
 from model.transformer.model import Generator
 
@@ -68,6 +70,20 @@ class TorchSession:
         assert self.image_decoder is not None, "this session has no tokenizer"
         pixels = self.image_decoder.decode(self._tensor(codes))
         return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def compiled(generator: Generator, visual: VisualTokenizer) -> TorchSession:
+    """A session of copies of both in which each part of an image is one compiled graph; on a GPU its kernels are launched
+    together, as one CUDA graph. Every batch size is compiled anew, when it first comes."""
+    generator, visual = copy.deepcopy(generator).eval(), copy.deepcopy(visual).eval()
+    parts = [(generator, "prefill"), (generator, "coarse_logits"), (generator, "fine_logits"), (visual, "decode")]
+    if generator.plan is not None:
+        parts.append((generator.plan.prior, "draw"))
+    on_gpu = next(generator.parameters()).is_cuda
+    for owner, name in parts:
+        mode = "reduce-overhead" if on_gpu else None
+        setattr(owner, name, torch.compile(getattr(owner, name), dynamic=False, mode=mode))
+    return TorchSession(generator, visual)
 
 
 class TorchNextTokenSession:
