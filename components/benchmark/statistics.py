@@ -15,15 +15,23 @@ import numpy as np
 class Interval:
     low: float
     high: float
+    family_low: float
+    """The ends at the confidence that one of a family of checks needs to be refuted."""
+    family_high: float
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are drawn: two-sided at `confidence`, from `resamples` draws."""
+    """How intervals are drawn: two-sided at `confidence`, from `resamples` draws.
+
+    Of a `family` of checks any one may refute the whole, by chance, too: for that the confidence is that of all of them
+    together, each at 1 - (1 - confidence) / family (Bonferroni).
+    """
 
     confidence: float
     resamples: int
     seed: int
+    family: int = 1
 
     def mean(self, values: Sequence[float]) -> Interval:
         """Interval of the mean of `values`; for a paired difference, give the differences."""
@@ -57,8 +65,9 @@ class Bootstrap:
 
     def _interval(self, draws: np.ndarray) -> Interval:
         tail = (1 - self.confidence) / 2
-        low, high = np.quantile(draws, [tail, 1 - tail])
-        return Interval(float(low), float(high))
+        in_family = tail / self.family
+        ends = np.quantile(draws, [tail, 1 - tail, in_family, 1 - in_family])
+        return Interval(*(float(end) for end in ends))
 
 
 def _resampled_quantiles(rounds: Sequence[Sequence[float]], indices: np.ndarray, quantile: float) -> np.ndarray:

@@ -134,15 +134,24 @@ def _compared(value: float, comparison: Comparison, bound: float) -> tuple[Resul
 def _judged_by_interval(
     name: str, kind: Kind, value: float, comparison: Comparison, bound: float, n: int, interval: Interval
 ) -> Check:
+    """Proven at the confidence of each check, since a candidate passes only if all do; refuted at the one of the whole
+    family, since any one rejects it."""
     if comparison == ">=":
-        proven, refuted = interval.low >= bound, interval.high < bound
+        proven, breaks, refuted = interval.low >= bound, interval.high < bound, interval.family_high < bound
     else:
-        proven, refuted = interval.high <= bound, interval.low > bound
+        proven, breaks, refuted = interval.high <= bound, interval.low > bound, interval.family_low > bound
     shown = f"[{interval.low:.4g}, {interval.high:.4g}]"
     if proven:
         result, reason = Result.PASS, f"the whole interval {shown} keeps the bound {_SIGNS[comparison]} {bound:.4g}"
     elif refuted:
         result, reason = Result.FAIL, f"the whole interval {shown} breaks the bound {_SIGNS[comparison]} {bound:.4g}"
+    elif breaks:
+        wide = f"[{interval.family_low:.4g}, {interval.family_high:.4g}]"
+        result = Result.INCONCLUSIVE
+        reason = (
+            f"the interval {shown} breaks the bound {bound:.4g}, but not surely enough for one of several checks: {wide} "
+            "holds it"
+        )
     else:
         result = Result.INCONCLUSIVE
         reason = f"the interval {shown} holds the bound {bound:.4g}: more samples or a quieter machine are needed"

@@ -33,17 +33,17 @@ def reported(settings: GateSettings, measured: Measurements) -> dict[str, float 
         numbers[f"{name}_accuracy"] = sum(correct) / len(correct) if correct else None
         for quantile in (50, 95):
             numbers[f"{name}_p{quantile}_ms"] = float(np.percentile(samples, quantile)) if samples else None
-        numbers |= {f"{name}_{key}": value for key, value in _throughput(settings, arm).items()}
+        numbers |= {f"{name}_{key}": value for key, value in _throughput(settings, measured, arm).items()}
     return numbers
 
 
-def _throughput(settings: GateSettings, arm: Arm) -> dict[str, float | None]:
+def _throughput(settings: GateSettings, measured: Measurements, arm: Arm) -> dict[str, float | None]:
     """Images per second over all chunks, and the interval from their spread."""
     if not arm.throughput_chunks:
         return dict.fromkeys(("images_per_s", "images_per_s_low", "images_per_s_high"))
     images = [chunk.images for chunk in arm.throughput_chunks]
     seconds = [chunk.seconds for chunk in arm.throughput_chunks]
-    interval = bootstrap(settings).rate(images, seconds)
+    interval = bootstrap(settings, measured).rate(images, seconds)
     return {
         "images_per_s": sum(images) / sum(seconds),
         "images_per_s_low": interval.low,
@@ -76,7 +76,7 @@ def _latency(settings: GateSettings, measured: Measurements) -> Check:
         settings.absolute.max_image_p95_ms,
         min_n=settings.min_latency_samples,
         min_rounds=settings.min_latency_rounds,
-        bootstrap=bootstrap(settings),
+        bootstrap=bootstrap(settings, measured),
     )
 
 
@@ -92,7 +92,7 @@ def _latency_vs_champion(settings: GateSettings, measured: Measurements) -> list
             bound,
             min_n=settings.min_latency_samples,
             min_rounds=settings.min_latency_rounds,
-            bootstrap=bootstrap(settings),
+            bootstrap=bootstrap(settings, measured),
         )
         for name, quantile, bound in bounds
     ]

@@ -25,8 +25,11 @@ _SAME_QUESTIONS = {
 """What two lists of losses must share to be paired, and how a reason names the difference."""
 
 
-def bootstrap(settings: GateSettings) -> Bootstrap:
-    return Bootstrap(settings.confidence, settings.bootstrap_resamples, settings.bootstrap_seed)
+def bootstrap(settings: GateSettings, measured: Measurements) -> Bootstrap:
+    """How this verdict's intervals are drawn; its family are the checks that an interval decides."""
+    absolute = 1 if measured.quality_metric == "judge" else 2  # the latency; without a judge, what INT8 loses
+    family = absolute + (3 if CHAMPION in measured.arms else 0)
+    return Bootstrap(settings.confidence, settings.bootstrap_resamples, settings.bootstrap_seed, family)
 
 
 def correct_shares(measured: Measurements, name: str) -> list[float]:
@@ -57,7 +60,7 @@ def _accuracy(settings: GateSettings, measured: Measurements) -> Check:
     if reason:
         return checks.incomparable(name, "quality", ">=", bound, reason)
     values = correct_shares(measured, CANDIDATE)
-    return checks.share(name, values, ">=", bound, min_n=settings.min_captions, bootstrap=bootstrap(settings))
+    return checks.share(name, values, ">=", bound, min_n=settings.min_captions, bootstrap=bootstrap(settings, measured))
 
 
 def _accuracy_loss_int8(settings: GateSettings, measured: Measurements) -> Check:
@@ -68,7 +71,7 @@ def _accuracy_loss_int8(settings: GateSettings, measured: Measurements) -> Check
         "<=",
         settings.absolute.max_accuracy_loss_int8,
         min_n=settings.min_captions,
-        bootstrap=bootstrap(settings),
+        bootstrap=bootstrap(settings, measured),
         decided_by="value",
     )
 
@@ -85,7 +88,7 @@ def _accuracy_vs_champion(settings: GateSettings, measured: Measurements) -> Che
         ">=",
         bound,
         min_n=settings.min_captions,
-        bootstrap=bootstrap(settings),
+        bootstrap=bootstrap(settings, measured),
     )
 
 
@@ -102,7 +105,7 @@ def _heldout_loss_ratio(settings: GateSettings, measured: Measurements) -> Check
         "<=",
         bound,
         min_n=settings.min_heldout_samples,
-        bootstrap=bootstrap(settings),
+        bootstrap=bootstrap(settings, measured),
     )
 
 
@@ -136,7 +139,7 @@ def _loss_difference(settings: GateSettings, measured: Measurements, name: str, 
         "<=",
         bound,
         min_n=settings.min_heldout_samples,
-        bootstrap=bootstrap(settings),
+        bootstrap=bootstrap(settings, measured),
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from common.errors import GateError
@@ -17,6 +18,8 @@ from components.benchmark.measurements import (
     Measurements,
     write_measurements,
 )
+from components.benchmark.statistics import Bootstrap
+from components.gate.checks import difference
 from components.gate.gate import gate, judge
 from components.gate.settings import GateSettings
 from components.gate.verdict import Check, Result, Verdict, read_verdict, write_verdict
@@ -89,6 +92,24 @@ def test_a_latency_interval_that_holds_the_bound_is_inconclusive():
     verdict = verdict_on(noisy)
     assert verdict.result is Result.INCONCLUSIVE
     assert check(verdict, "p50_ratio_vs_champion").result is Result.INCONCLUSIVE
+
+
+def test_one_of_several_checks_fails_only_at_the_confidence_of_all_together():
+    """At the bound itself each check alone would be refuted by chance in 2.5% of the cases, and one of four in 10%."""
+    random = np.random.default_rng(0)
+    refuted = {1: 0, 4: 0}
+    for _ in range(400):
+        values = random.normal(0, 1, 100).tolist()
+        found = {}
+        for family in refuted:
+            drawn = Bootstrap(0.95, 500, 0, family)
+            found[family] = difference("d", values, [0.0] * 100, "<=", 0.0, min_n=1, bootstrap=drawn)
+            refuted[family] += found[family].result is Result.FAIL
+        if found[1].result is Result.PASS:
+            assert found[4].result is Result.PASS  # what passes is proven one by one
+        elif found[1].result is Result.FAIL and found[4].result is not Result.FAIL:
+            assert found[4].result is Result.INCONCLUSIVE and "not surely enough for one of several" in found[4].reason
+    assert refuted[4] < refuted[1] <= 0.05 * 400 and refuted[4] <= 0.015 * 400
 
 
 def test_a_broken_bound_outweighs_an_undecided_one():
