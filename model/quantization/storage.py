@@ -4,6 +4,8 @@ Nothing of it costs time. A row of a table is read in INT8 and scaled after that
 when the graph is loaded, where onnxruntime and TensorRT compute what is constant.
 """
 
+import re
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -11,18 +13,23 @@ from onnx import TensorProto, helper, numpy_helper
 _TABLES = ("text_embedding.weight", "sketch_embedding.weight")
 _HALVED = ("plan.prior.", "plan.spread.0.weight", "code_embedding.weight")
 _SMALLEST_BYTES = 4096
+_NORM = re.compile(r"blocks\.\d+\..*(norm\.weight|qk_norm|turned_norm)")
 
 
 def shrink_storage(model: onnx.ModelProto) -> None:
     """Keep tables of embeddings in INT8, with one scale each; in fp16 the matrices that draw the plan, whose codes would be
-    others in INT8, the small one that reads it, and the table of what may be unknown: what is read of that before anything
-    is drawn is constant, and onnxruntime computes no DequantizeLinear in advance.
+    others in INT8, the small one that reads it, the blocks' norms, and the table of what may be unknown: what is read of
+    that before anything is drawn is constant, and onnxruntime computes no DequantizeLinear in advance.
     """
     graph = model.graph
     for tensor in list(graph.initializer):
-        if tensor.data_type != TensorProto.FLOAT or numpy_helper.to_array(tensor).nbytes < _SMALLEST_BYTES:
+        if tensor.data_type != TensorProto.FLOAT:
             continue
-        if tensor.name.endswith(_TABLES):
+        if _NORM.fullmatch(tensor.name):
+            _halve(graph, tensor)
+        elif numpy_helper.to_array(tensor).nbytes < _SMALLEST_BYTES:
+            continue
+        elif tensor.name.endswith(_TABLES):
             _quantize_table(graph, tensor)
         elif tensor.name.startswith(_HALVED):
             _halve(graph, tensor)
