@@ -10,15 +10,16 @@ likeliest: no difference, and a margin of 0. Stops of a worse arm are counted at
 import argparse
 import math
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from scipy.stats import beta, norm
+from scipy.stats import beta
 
+from benchmarks.experiment_canaries import whole_canary
 from benchmarks.experiment_costs import cost_rows
+from benchmarks.experiment_stops import LOOKS, POLICY, looks_after, stop_path, z_test_stops
 from benchmarks.experiment_traffic import (
     METRICS,
     Arm,
@@ -26,15 +27,11 @@ from benchmarks.experiment_traffic import (
     Ramp,
     ReturningUsers,
     Simulation,
-    Traffic,
     UnlikeUsers,
 )
 from benchmarks.report import Announcer, Check, Report, Row, command_line
-from serving.release.experiments.evaluation import NEW, RETURNING, estimate
-from serving.release.experiments.policy import Policy
+from serving.release.experiments.evaluation import NEW, estimate
 
-LOOKS = 100
-POLICY = Policy(vote_margin=0.05)
 _COLUMNS = ("stopped", "z_test", "median_users")
 
 
@@ -45,61 +42,12 @@ class Amount:
     null_tests: int = 4000
     power_tests: int = 500
     users: int = 40_000
+    canaries: int = 200
+    canary_users: int = 2000
     events: int = 100_000
 
 
-QUICK = Amount(null_tests=300, power_tests=60, users=10_000, events=10_000)
-
-
-def stop_path(traffic: Traffic, metrics: tuple[str, ...], margins: Mapping[str, float]) -> np.ndarray:
-    """[units] whether any metric had proven the arm worse by then, at the policy's alpha for all of them together.
-
-    The scopes of users are those that occur: returning users are judged as well where there are any.
-    """
-    units = traffic.units
-    scopes = [NEW, RETURNING] if units.returning.any() else [NEW]
-    bound = -math.log(POLICY.alpha / (len(metrics) * len(scopes)))
-    stopped = np.zeros(len(units), dtype=bool)
-    for metric in metrics:
-        margin = math.log(margins[metric]) if metric == "latency_ratio" else margins[metric]
-        for scope in scopes:
-            evidence = estimate(metric, scope, units, traffic.values[metric]).log_evidence_worse(margin)
-            chosen = np.flatnonzero(units.returning if scope == RETURNING else ~units.returning)
-            stopped[chosen[1:][evidence >= bound]] = True
-    return np.maximum.accumulate(stopped)
-
-
-def z_test_stops(traffic: Traffic, metrics: tuple[str, ...]) -> bool:
-    """Whether a one-sided z test of two means, the same alpha split among the metrics, stops at any of the looks."""
-    treated, bound = traffic.units.is_challenger, norm.isf(POLICY.alpha / len(metrics))
-    looks = _looks(len(treated)) - 1
-    for metric in metrics:
-        values = traffic.values[metric]
-        if metric == "latency_ratio" and traffic.requests is not None:
-            values, treated_rows = traffic.requests.ravel(), np.repeat(treated, traffic.requests.shape[1])
-            rows = (looks + 1) * traffic.requests.shape[1] - 1
-        else:
-            treated_rows, rows = treated, looks
-        if (_z_path(values, treated_rows)[rows] >= bound).any():
-            return True
-    return False
-
-
-def _z_path(values: np.ndarray, treated: np.ndarray) -> np.ndarray:
-    """[n] the z statistic of the difference of the arms' means, after each value."""
-    moments = []
-    for arm in (treated, ~treated):
-        count = np.maximum(np.cumsum(arm), 1)
-        mean = np.cumsum(values * arm) / count
-        moments.append((mean, (np.cumsum(values**2 * arm) / count - mean**2) / count))
-    (mean, variance), (control_mean, control_variance) = moments
-    spread = np.sqrt(np.maximum(variance + control_variance, 0))
-    return np.divide(mean - control_mean, spread, out=np.zeros_like(mean), where=spread > 0)
-
-
-def _looks(users: int) -> np.ndarray:
-    """After how many users somebody looks."""
-    return np.linspace(users / LOOKS, users, LOOKS).astype(int)
+QUICK = Amount(null_tests=300, power_tests=60, users=10_000, canaries=30, canary_users=1000, events=10_000)
 
 
 def clopper_pearson(count: int, tests: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -116,11 +64,22 @@ def null_row(name: str, simulation: Simulation, tests: int, metrics: tuple[str, 
     stops = z_stops = 0
     for number in range(tests):
         traffic = simulation(np.random.default_rng([seed, number]))
-        stops += bool(stop_path(traffic, metrics, margins)[_looks(len(traffic.units)) - 1].any())
+        stops += bool(stop_path(traffic, metrics, margins)[looks_after(len(traffic.units)) - 1].any())
         z_stops += z_test_stops(traffic, metrics)
     low, high = clopper_pearson(stops, tests)
     more = {"stopped": stops / tests, "stopped_low": low, "stopped_high": high, "z_test": z_stops / tests}
     return Row(name, n=tests, more=more | {"looks": LOOKS, "margin": 0.0})
+
+
+def canary_row(amount: Amount) -> Row:
+    """How often whole canaries without a difference are stopped."""
+    found = [whole_canary(seed, amount.canary_users, LOOKS) for seed in range(amount.canaries)]
+    stops = sum(stopped for stopped, _ in found)
+    low, high = clopper_pearson(stops, len(found))
+    more = {"stopped": stops / len(found), "stopped_low": low, "stopped_high": high}
+    steps = sum(step for _, step in found) / len(found)
+    more |= {"looks": LOOKS, "margin": 0.0, "users": amount.canary_users, "mean_ramp_steps": steps}
+    return Row("no difference, whole canaries on the event store", n=len(found), more=more)
 
 
 def power_row(name: str, simulation: Simulation, tests: int, *, since: int = 0, seed: int = 1) -> Row:
@@ -128,7 +87,7 @@ def power_row(name: str, simulation: Simulation, tests: int, *, since: int = 0, 
     after = []
     for number in range(tests):
         traffic = simulation(np.random.default_rng([seed, number]))
-        looks = _looks(len(traffic.units))
+        looks = looks_after(len(traffic.units))
         looks = looks[stop_path(traffic, METRICS, POLICY.margins)[looks - 1]]
         after.append(looks[0] - since if len(looks) else math.inf)
     stops = int(np.isfinite(after).sum())
@@ -172,7 +131,8 @@ def null_rows(amount: Amount, announce: Announcer) -> list[Row]:
     for name, simulation, tests, metrics in kinds:
         announce(f"{name}: {tests} tests")
         rows.append(null_row(name, simulation, tests, metrics))
-    return rows
+    announce(f"whole canaries: {amount.canaries}")
+    return [*rows, canary_row(amount)]
 
 
 def power_rows(amount: Amount, announce: Announcer) -> list[Row]:

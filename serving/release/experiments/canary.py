@@ -41,15 +41,18 @@ class Canary:
         before = record.experiment
         watched = [arm for arm in before.challengers if arm.status in _WATCHED]
         now = time.time() if now is None else now
-        evaluations = tuple(evaluate(self._events, before, arm, now) for arm in watched)
-        after, reasons = before, []
-        for arm, evaluation in zip(watched, evaluations, strict=True):
-            decided, reason = decide(before, arm, evaluation)
+        evaluations, after, reasons = [], before, []
+        for arm in watched:
+            evaluation = evaluate(self._events, before, arm, now, bounds=False)
+            decided, _ = decide(before, arm, evaluation)
             if decided != arm:
+                evaluation = evaluate(self._events, before, arm, now)
+                decided, reason = decide(before, arm, evaluation)
                 after = after.with_arm(decided)
                 reasons.append(reason)
+            evaluations.append(evaluation)
         if not reasons:
-            return Look(record, evaluations, changed=False)
+            return Look(record, tuple(evaluations), changed=False)
         evidence = {each.arm: [finding.describe() for finding in each.findings] for each in evaluations}
         try:
             changed = self._states.change(
@@ -60,8 +63,8 @@ class Canary:
                 evidence=evidence,
             )
         except ExperimentConflictError:
-            return Look(self._states.current(self._name), evaluations, changed=False)
-        return Look(changed, evaluations, changed=True)
+            return Look(self._states.current(self._name), tuple(evaluations), changed=False)
+        return Look(changed, tuple(evaluations), changed=True)
 
     def set_share(self, arm: str, share: float, *, actor: str, reason: str) -> Record:
         """Give a challenger another share of all users, by a person's decision.

@@ -24,7 +24,7 @@ _ALPHA_ASSIGNMENT = 0.001
 @dataclass(frozen=True)
 class Finding:
     """One metric in one kind of users. Effect and bounds are differences, challenger minus control, or for latency the
-    ratio; None where nothing can be said."""
+    ratio; None where nothing can be said, and bounds also where nobody asked for them."""
 
     metric: str
     scope: str
@@ -80,10 +80,13 @@ class Evaluation:
         return self.assignment_fits and not self.worse and bool(new) and all(verdict == "not worse" for verdict in new)
 
 
-def evaluate(store: EventStore, experiment: Experiment, challenger: Arm, now: float) -> Evaluation:
+def evaluate(
+    store: EventStore, experiment: Experiment, challenger: Arm, now: float, *, bounds: bool = True
+) -> Evaluation:
     """Judge a challenger by the event store alone, as of `now` (seconds since 1970).
 
-    The result is the same however often anybody looked before: what was proven at any time stays proven.
+    The result is the same however often anybody looked before: what was proven at any time stays proven. `bounds` are
+    for people, decisions need none; they take several times longer than all the rest.
     """
     digests = [experiment.control.digest, challenger.digest]
     policy = experiment.policy
@@ -93,7 +96,7 @@ def evaluate(store: EventStore, experiment: Experiment, challenger: Arm, now: fl
     findings: list[Finding] = []
     for metric in policy.margins:
         table, own = (votes, vote_units) if metric == "bad_vote_share" else (outcomes, units)
-        findings += judge(metric, own, own.means(_row_values(metric, table, policy)), policy)
+        findings += judge(metric, own, own.means(_row_values(metric, table, policy)), policy, bounds=bounds)
     share = challenger.share * len(experiment.challengers)
     return Evaluation(
         arm=challenger.name,
@@ -104,23 +107,22 @@ def evaluate(store: EventStore, experiment: Experiment, challenger: Arm, now: fl
     )
 
 
-def judge(metric: str, units: Units, values: np.ndarray, policy: Policy) -> list[Finding]:
+def judge(metric: str, units: Units, values: np.ndarray, policy: Policy, *, bounds: bool) -> list[Finding]:
     """The findings of one metric from its `values` [units]; every metric is of badness, so that more is worse."""
     scopes = [NEW] if policy.recount_after_s is None else [NEW, RETURNING]
     alpha = policy.alpha / (len(policy.margins) * len(scopes))
-    return [_finding(metric, scope, units, values, policy, alpha) for scope in scopes]
+    return [_finding(metric, scope, units, values, policy, alpha, bounds) for scope in scopes]
 
 
-def _finding(metric: str, scope: str, units: Units, values: np.ndarray, policy: Policy, alpha: float) -> Finding:
+def _finding(
+    metric: str, scope: str, units: Units, values: np.ndarray, policy: Policy, alpha: float, bounds: bool
+) -> Finding:
     latency = metric == "latency_ratio"
     effects = estimate(metric, scope, units, values)
     users, control_users = _users(units, units.returning if scope == RETURNING else ~units.returning)
     told = policy.margins[metric]
     margin = math.log(told) if latency else told
-    limit = 2 * LATENCY_REACH if latency else 1.0
-    low = effects.at_least(alpha, limit) if len(effects) else None
-    high = effects.at_most(policy.alpha_pass, limit) if len(effects) else None
-    shown = [None if number is None else (math.exp(number) if latency else number) for number in (low, high)]
+    low, high = _bounds(effects, alpha, policy, latency) if bounds and len(effects) else (None, None)
     effect = effects.mean if len(effects) else None
     return Finding(
         metric=metric,
@@ -128,11 +130,17 @@ def _finding(metric: str, scope: str, units: Units, values: np.ndarray, policy: 
         verdict=_verdict(effects, margin, alpha, policy, min(users, control_users), scope),
         margin=told,
         effect=math.exp(effect) if effect is not None and latency else effect,
-        low=shown[0],
-        high=shown[1],
+        low=low,
+        high=high,
         users=users,
         control_users=control_users,
     )
+
+
+def _bounds(effects: Effects, alpha: float, policy: Policy, latency: bool) -> tuple[float, float]:
+    limit = 2 * LATENCY_REACH if latency else 1.0
+    low, high = effects.at_least(alpha, limit), effects.at_most(policy.alpha_pass, limit)
+    return (math.exp(low), math.exp(high)) if latency else (low, high)
 
 
 def _verdict(effects: Effects, margin: float, alpha: float, policy: Policy, users: int, scope: str) -> Verdict:

@@ -31,7 +31,7 @@ FRACTIONS = 0.9 * 0.5 ** np.arange(10)
 RESTART_EVERY = 500
 """Units after which another bettor begins; the i-th one (from 0) has the weight 1 / ((i + 1) (i + 2))."""
 CENTRE_WINDOW = 500
-_BISECTIONS = 24
+_BISECTIONS = 18
 
 
 @dataclass(frozen=True)

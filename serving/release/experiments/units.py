@@ -84,7 +84,9 @@ def find_units(table: EventTable, policy: Policy, now: float) -> Units:
     unit_of_row = np.full(len(table), _NONE)
     rows = zip(table.user_hash, table.time.tolist(), table.is_challenger.tolist(), table.share.tolist(), strict=True)
     for row, (name, time, is_challenger, share) in enumerate(rows):
-        user = users.setdefault(name, _User())
+        user = users.get(name)
+        if user is None:
+            user = users[name] = _User()
         if time <= user.until:
             if user.rows < policy.requests_per_user and units[user.unit][0] == is_challenger:
                 user.rows += 1
@@ -92,11 +94,10 @@ def find_units(table: EventTable, policy: Policy, now: float) -> Units:
             continue
         if time > newest_start:
             continue
-        boundary = min(max(share, user.low), user.high)
-        probability = (boundary - user.low) / (user.high - user.low)
+        probability = (share - user.low) / (user.high - user.low)
         if 0 < probability < 1:
             previous = _NONE
-            user.low, user.high = (user.low, boundary) if is_challenger else (boundary, user.high)
+            user.low, user.high = (user.low, share) if is_challenger else (share, user.high)
         elif _comes_again(user, is_challenger, time, policy) and 0 < share < 1:
             previous, probability = user.last[is_challenger][0], share
         else:

@@ -74,6 +74,15 @@ def test_a_canary_that_looks_bad_but_is_not_proven_so_stays_where_it_is(states, 
     assert not look.changed and not look.evaluations[0].may_grow and not look.evaluations[0].worse
 
 
+def test_each_step_of_the_ramp_needs_users_of_its_own(states, events, experiment):
+    tolerant = experiment.model_copy(update={"policy": POLICY.model_copy(update={"error_margin": 0.1})})
+    states.change(tolerant, expected_sequence=1, actor="tester", reason="errors do not matter here")
+    events.write(requests(HashSplit(experiment), range(1000)))
+    grown = Canary(states, events, "e").look(now=LATER)
+    assert grown.changed and grown.record.experiment.arm("canary").share == 0.2
+    assert not Canary(states, events, "e").look(now=LATER).changed
+
+
 def test_one_that_passed_is_still_watched(states, events, experiment):
     arm = experiment.arm("canary").model_copy(update={"status": "passed"})
     states.change(experiment.with_arm(arm), expected_sequence=1, actor="tester", reason="passed")
