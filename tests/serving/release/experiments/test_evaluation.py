@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from serving.release.experiments.assignment import HashSplit
-from serving.release.experiments.evaluation import NEW, RETURNING, Evaluation, Finding, evaluate
+from serving.release.experiments.evaluation import NEW, RETURNING, Evaluation, Finding, estimate, evaluate
 from serving.release.experiments.events import Event, EventStore, Outcome
 from serving.release.experiments.experiment import Experiment, canary
 from serving.release.experiments.policy import Policy
+from serving.release.experiments.units import Units
 from tests.serving.release.experiments.conftest import CANARY, CHAMPION, POLICY
 from tests.serving.release.experiments.traffic import failing_canary, healthy, requests, slow_canary
 
@@ -144,6 +145,20 @@ def test_fault_24_an_arm_that_fails_when_all_users_are_known_is_found(events):
     after = judged(events, experiment, visits(experiment, range(10, 16), fails_from=10))
     assert finding(after, "error_rate", RETURNING).verdict == "worse"
     assert finding(after, "error_rate", NEW).verdict != "worse"
+
+
+@pytest.mark.parametrize("metric", ["error_rate", "latency_ratio"])
+def test_what_is_constant_in_a_user_is_no_effect_on_those_who_return(metric):
+    visitors, rounds = 10, 3
+    user = np.tile(np.arange(visitors), rounds)
+    previous = np.arange(visitors * rounds) - visitors
+    half = np.full(len(user), 0.5)
+    units = Units(user % 2 == 0, half, half, np.maximum(previous, -1), np.arange(len(user)))
+    values = user / visitors
+    assert (estimate(metric, RETURNING, units, values).estimates == 0).all()
+    changed = values + 0.05 * (units.is_challenger & (np.arange(len(user)) >= 2 * visitors))
+    assert estimate(metric, RETURNING, units, changed).mean > 0
+    assert len(estimate(metric, NEW, units, values)) == visitors - 1
 
 
 def test_users_who_differ_and_come_again_and_again_are_no_fault(events):

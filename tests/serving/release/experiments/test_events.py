@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from common.errors import DataError, UsageError
 from serving.backoff import Backoff
@@ -113,6 +113,27 @@ def test_a_store_that_cannot_be_written_costs_counted_events_and_no_time(url, ev
     assert len(events.table("e", "canary", "outcome", [CANARY])) == 50
 
 
+class LosesTheAnswer(EventStore):
+    """The connection breaks once after a commit, before the client learns of it."""
+
+    broken = False
+
+    def write(self, events, *, again=False):
+        super().write(events, again=again)
+        if not self.broken:
+            self.broken = True
+            raise OperationalError("COMMIT", None, Exception("connection lost"))
+
+
+def test_a_commit_whose_answer_was_lost_is_not_repeated(url, experiment):
+    store = LosesTheAnswer(url)
+    with Recorder(store, experiment, every_s=0.01, retry=Backoff(0.01, 0.01)) as recorder:
+        for number in range(20):
+            recorder.record(outcome(number))
+    assert store.broken and recorder.lost == 0
+    assert len(store.table("e", "canary", "outcome", [CANARY])) == 20
+
+
 def test_what_cannot_be_written_before_the_end_is_counted_as_lost(url, events, experiment):
     recorder = Recorder(events, experiment, every_s=0.01, retry=Backoff(30, 30))
     with sa.create_engine(url).begin() as connection:
@@ -124,7 +145,7 @@ def test_what_cannot_be_written_before_the_end_is_counted_as_lost(url, events, e
     assert time.perf_counter() - started < 5
 
 
-def _write(url: str, first: int) -> None:
+def _write(url: str, first: int) -> int:
     store = EventStore(url)
     experiment = Experiment.parse(
         {
@@ -136,19 +157,19 @@ def _write(url: str, first: int) -> None:
             ],
         }
     )
-    with Recorder(store, experiment, every_s=0.01) as recorder:
-        for number in range(first, first + 500):
-            recorder.record(outcome(number))
-            if number % 50 == 0:
-                time.sleep(0.005)
-    store.close()
+    recorder = Recorder(store, experiment, every_s=0.01)
+    for number in range(first, first + 500):
+        recorder.record(outcome(number))
+        if number % 50 == 0:
+            time.sleep(0.005)
+    return recorder.close(timeout_s=60)
 
 
 def test_several_processes_write_at_once_and_lose_nothing(url: str, tmp_path: Path):
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(3, mp_context=context) as pool:
-        for done in [pool.submit(_write, url, 1000 * process) for process in range(3)]:
-            done.result(timeout=60)
+        lost = [done.result(timeout=120) for done in [pool.submit(_write, url, 1000 * number) for number in range(3)]]
+    assert lost == [0, 0, 0]
     table = EventStore(url).table("e", "canary", "outcome", [CANARY])
     assert len(table) == 1500 and (np.diff(table.time) >= 0).all()
 
