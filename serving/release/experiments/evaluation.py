@@ -16,7 +16,8 @@ from serving.release.experiments.units import Units, find_units
 Verdict = Literal["worse", "not worse", "open", "missing"]
 NEW, RETURNING = "new users", "returning users"
 LATENCY_REACH = math.log(4)
-"""A latency counts as at most four times, at least a quarter of the usual one: a single one decides nothing."""
+"""A latency counts as at most four times, at least a quarter of the usual one: a single one decides nothing. Cutting off
+shrinks differences and never turns one that keeps the margin into one that does not."""
 _SHORTEST_MS = 0.01
 _ALPHA_ASSIGNMENT = 0.001
 
@@ -122,25 +123,24 @@ def _finding(
     users, control_users = _users(units, units.returning if scope == RETURNING else ~units.returning)
     told = policy.margins[metric]
     margin = math.log(told) if latency else told
-    low, high = _bounds(effects, alpha, policy, latency) if bounds and len(effects) else (None, None)
-    effect = effects.mean if len(effects) else None
+    limit = 2 * LATENCY_REACH if latency else 1.0
+    numbers: list[float | None] = [None, None, None]
+    if len(effects):
+        numbers[0] = min(max(effects.mean, -limit), limit)  # of few users the mean may lie beyond what can be
+    if len(effects) and bounds:
+        numbers[1:] = effects.at_least(alpha, limit), effects.at_most(policy.alpha_pass, limit)
+    effect, low, high = (math.exp(number) if latency and number is not None else number for number in numbers)
     return Finding(
         metric=metric,
         scope=scope,
         verdict=_verdict(effects, margin, alpha, policy, min(users, control_users), scope),
         margin=told,
-        effect=math.exp(effect) if effect is not None and latency else effect,
+        effect=effect,
         low=low,
         high=high,
         users=users,
         control_users=control_users,
     )
-
-
-def _bounds(effects: Effects, alpha: float, policy: Policy, latency: bool) -> tuple[float, float]:
-    limit = 2 * LATENCY_REACH if latency else 1.0
-    low, high = effects.at_least(alpha, limit), effects.at_most(policy.alpha_pass, limit)
-    return (math.exp(low), math.exp(high)) if latency else (low, high)
 
 
 def _verdict(effects: Effects, margin: float, alpha: float, policy: Policy, users: int, scope: str) -> Verdict:

@@ -93,6 +93,17 @@ def test_few_users_never_pass(events):
     assert finding(judged(events, experiment, all_of_them), "latency_ratio").verdict == "not worse"
 
 
+def test_a_tiny_share_gives_no_impossible_effect(events):
+    """One user in 10,000 on the canary: the raw estimate of their effect is a logarithm of thousands."""
+    experiment = an_experiment(ramp=(0.0001,))
+    on_champion, other = (HashSplit(experiment).assign(f"user-{user}") for user in range(2))
+    on_canary = replace(on_champion, arm="canary", package_digest=CANARY)
+    found = judged(events, experiment, [Outcome(other, "1", 1.0, 20.0), Outcome(on_canary, "2", 2.0, 100.0)])
+    latency = finding(found, "latency_ratio")
+    assert latency.effect == pytest.approx(16) and latency.high == pytest.approx(16, rel=0.01)
+    assert not found.worse
+
+
 def test_outcomes_that_are_lost_on_one_arm_are_noticed(events):
     """A canary whose requests vanish would look as good as those that are left."""
     experiment = an_experiment(error_margin=0.05, latency_ratio=1.2)
