@@ -32,10 +32,10 @@ def stop_path(traffic: Traffic, metrics: tuple[str, ...], margins: Mapping[str, 
     return np.maximum.accumulate(stopped)
 
 
-def z_test_stops(traffic: Traffic, metrics: tuple[str, ...]) -> bool:
-    """Whether a one-sided z test of two means, the same alpha split among the metrics, stops at any of the looks."""
+def z_test_stops(traffic: Traffic, metrics: tuple[str, ...]) -> np.ndarray:
+    """[looks] whether a one-sided z test of two means, the same alpha split among the metrics, stops at each look."""
     treated, bound = traffic.units.is_challenger, norm.isf(POLICY.alpha / len(metrics))
-    looks = looks_after(len(treated)) - 1
+    looks, stops = looks_after(len(treated)) - 1, np.zeros(LOOKS, dtype=bool)
     for metric in metrics:
         values = traffic.values[metric]
         if metric == "latency_ratio" and traffic.requests is not None:
@@ -43,9 +43,8 @@ def z_test_stops(traffic: Traffic, metrics: tuple[str, ...]) -> bool:
             rows = (looks + 1) * traffic.requests.shape[1] - 1
         else:
             treated_rows, rows = treated, looks
-        if (z_path(values, treated_rows)[rows] >= bound).any():
-            return True
-    return False
+        stops |= z_path(values, treated_rows)[rows] >= bound
+    return stops
 
 
 def z_path(values: np.ndarray, treated: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ from benchmarks.experiment_traffic import (
 from benchmarks.report import Announcer, Check, Report, Row, command_line
 from serving.release.experiments.evaluation import NEW, estimate
 
-_COLUMNS = ("stopped", "z_test", "median_users")
+_COLUMNS = ("stopped", "z_test", "z_test_one_look", "median_users")
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,15 @@ def clopper_pearson(count: int, tests: int, confidence: float = 0.95) -> tuple[f
 def null_row(name: str, simulation: Simulation, tests: int, metrics: tuple[str, ...] = METRICS, seed: int = 0) -> Row:
     """How often tests without a difference stop, at margins of 0, beside the z test."""
     margins = dict.fromkeys(metrics, 0.0) | {"latency_ratio": 1.0}
-    stops = z_stops = 0
+    stops, z_stops = 0, np.zeros(2)
     for number in range(tests):
         traffic = simulation(np.random.default_rng([seed, number]))
         stops += bool(stop_path(traffic, metrics, margins)[looks_after(len(traffic.units)) - 1].any())
-        z_stops += z_test_stops(traffic, metrics)
+        z_looks = z_test_stops(traffic, metrics)
+        z_stops += z_looks.any(), z_looks[-1]
     low, high = clopper_pearson(stops, tests)
-    more = {"stopped": stops / tests, "stopped_low": low, "stopped_high": high, "z_test": z_stops / tests}
-    return Row(name, n=tests, more=more | {"looks": LOOKS, "margin": 0.0})
+    more = {"stopped": stops / tests, "stopped_low": low, "stopped_high": high, "z_test": z_stops[0] / tests}
+    return Row(name, n=tests, more=more | {"z_test_one_look": z_stops[1] / tests, "looks": LOOKS, "margin": 0.0})
 
 
 def canary_row(amount: Amount) -> Row:
@@ -87,9 +88,8 @@ def power_row(name: str, simulation: Simulation, tests: int, *, since: int = 0, 
     after = []
     for number in range(tests):
         traffic = simulation(np.random.default_rng([seed, number]))
-        looks = looks_after(len(traffic.units))
-        looks = looks[stop_path(traffic, METRICS, POLICY.margins)[looks - 1]]
-        after.append(looks[0] - since if len(looks) else math.inf)
+        stopped = stop_path(traffic, METRICS, POLICY.margins)
+        after.append(int(np.argmax(stopped)) + 1 - since if stopped.any() else math.inf)
     stops = int(np.isfinite(after).sum())
     low, high = clopper_pearson(stops, tests)
     median = float(np.median(after))

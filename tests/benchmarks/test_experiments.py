@@ -34,6 +34,7 @@ def test_every_row_and_every_check_is_in_the_result(tmp_path):
 def test_false_stops_are_counted_and_a_z_test_has_many():
     row = experiments.null_row("errors", NewUsers(2000), 60, ("error_rate",))
     assert row.more["z_test"] > 0.1 > row.more["stopped"]
+    assert row.more["z_test"] > row.more["z_test_one_look"]
     assert row.more["stopped_low"] <= row.more["stopped"] <= row.more["stopped_high"]
     unlike = experiments.null_row("unlike", UnlikeUsers(400), 40)
     assert unlike.more["z_test"] > 0.5 > unlike.more["stopped"]
