@@ -87,6 +87,10 @@ class PromotionConflictError(EmuflowError):
     """Another promotion came first: the champion is no longer the one that the evidence names."""
 
 
+class ExperimentConflictError(EmuflowError):
+    """An experiment's state was changed by somebody else since it was read."""
+
+
 class TrackingError(EmuflowError):
     """The tracking server cannot be reached; nothing is promoted without it."""
 

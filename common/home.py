@@ -28,6 +28,11 @@ class Home:
         return self.tracking_uri
 
     @property
+    def experiments_url(self) -> str:
+        """A/B tests and their outcomes: a SQLite file beside the release store's, as outcomes are many."""
+        return f"sqlite:///{self.root.resolve() / 'mlflow' / 'experiments.db'}"
+
+    @property
     def packages(self) -> Path:
         """Model packages, one folder each, named by the manifest's digest."""
         return self.root.resolve() / "packages"

@@ -1,0 +1,1 @@
+"""A/B tests and canaries: who gets which package, what came of it, and whether an arm is stopped."""
