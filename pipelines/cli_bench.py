@@ -100,3 +100,17 @@ def bench_int8(
 
     if not int8.run(Home(home).cache, console, json_file, int8.Amount(rounds=rounds, seeds=seeds)):
         sys.exit(1)
+
+
+@bench_app.command(name="gate")
+def bench_gate(
+    json_file: BenchJsonOption = None,
+    home: HomeOption = DEFAULT_HOME,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer gates: ten minutes instead of an hour.")] = False,
+) -> None:
+    """The gate's own errors: false alarms, slow-downs and losses that it must catch, a busy machine."""
+    with _in_a_checkout():
+        from benchmarks import gate
+
+    if not gate.run(Home(home).cache, console, json_file, gate.QUICK if quick else gate.Amount()):
+        sys.exit(1)

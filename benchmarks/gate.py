@@ -1,0 +1,213 @@
+"""How often is the gate wrong? `emuflow bench gate --json FILE`
+
+Live gates: each starts a Triton server of its own, loads a candidate, its full-precision form and a champion, measures
+them as the pipeline does, and is judged by the pipeline's gate. The candidates are the champion's own model (A/A), one
+that works 15% or 5% longer for every image, and one with damaged weights; and again the first two with processes that
+take all cores from the middle of the measurement on. They come in a shuffled order, so that no kind has the quiet hour to
+itself. Beside them, the A/A gates resampled by whole launches (`gate_resampling.py`).
+
+Latency is judged twice: by the gate's default bounds, and by strict ones (p50 within 2%), since a slow-down of 5% keeps
+the default ones and is meant to.
+"""
+
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks import checkpoints
+from benchmarks.gate_checks import DAMAGED, HOG, HOG_SLOW, SAME, SLIGHTLY_SLOW, SLOW, Gate, all_checks
+from benchmarks.gate_packages import Candidate, PackageMaker
+from benchmarks.gate_resampling import resampled
+from benchmarks.report import Announcer, Report, Row, command_line
+from components.benchmark.benchmark import benchmark
+from components.benchmark.measurements import CANDIDATE, CHAMPION, Measurements, read_measurements, rounds
+from components.benchmark.settings import BenchmarkSettings
+from components.gate.gate import judge
+from components.gate.settings import GateSettings
+from components.ingest.ingest import ingest
+from components.judge.settings import JudgeSettings
+from components.judge.training import trained_judge
+
+NOISE = 0.3
+"""Of the weights' standard deviation: about three points of accuracy, which each gate measures for itself."""
+_MEASURING = BenchmarkSettings(seeds_per_caption=5, examples=0)
+POLICY = GateSettings.model_validate({"champion": {"accuracy_margin": 0.01}})
+STRICT = GateSettings.model_validate({"champion": {"accuracy_margin": 0.01, "max_p50_ratio": 1.02}})
+_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amount:
+    """How many live gates of each kind, and how many resampled ones."""
+
+    same: int = 20
+    each: int = 10
+    resampled: int = 1000
+
+    def kinds(self) -> list[str]:
+        """Every gate's kind, shuffled; the first is an A/A gate, which tells how long an image takes."""
+        hogs = [HOG] * (self.each // 2) + [HOG_SLOW] * (self.each - self.each // 2)
+        kinds = [SAME] * (self.same - 1) + [SLOW, SLIGHTLY_SLOW, DAMAGED] * self.each + hogs
+        random.Random(_SEED).shuffle(kinds)
+        return [SAME, *kinds]
+
+
+QUICK = Amount(same=4, each=2, resampled=200)
+
+
+@dataclass
+class Gates:
+    """The gates of each kind."""
+
+    by_kind: dict[str, list[Gate]] = field(default_factory=dict)
+
+    def add(self, kind: str, measured: Measurements) -> Gate:
+        gate = Gate(measured, judge(POLICY, measured, ""), judge(STRICT, measured, ""))
+        self.by_kind.setdefault(kind, []).append(gate)
+        return gate
+
+
+class Lab:
+    """Everything that a live gate needs, in a folder."""
+
+    def __init__(self, work: Path, cache: Path):
+        from pipelines.settings import load as load_settings
+
+        self._work = work
+        data = load_settings("quickstart").data
+        evaluation = ingest(data, work / "source", work / "samples", work / "evaluation_set").evaluation
+        self._judge = trained_judge(JudgeSettings(), cache).folder
+        self.maker = PackageMaker(work, evaluation.digest)
+        self.champion = self.maker.model("champion")
+        self._same = self.maker.model("candidate")
+        self.candidates: dict[str, Candidate] = {
+            SAME: self._same,
+            HOG: self._same,
+            DAMAGED: self.maker.model("candidate", noise=NOISE),
+        }
+
+    def slow_down(self, image_ms: float) -> None:
+        """Make the slower candidates, by shares of the time that an image takes over gRPC."""
+        slow = self.maker.slower(self._same, 0.15 * image_ms)
+        self.candidates |= {
+            SLOW: slow,
+            HOG_SLOW: slow,
+            SLIGHTLY_SLOW: self.maker.slower(self._same, 0.05 * image_ms),
+        }
+
+    def measure(self, kind: str, middle_s: float) -> Measurements:
+        """One live measurement; a hog begins after `middle_s` seconds."""
+        with TemporaryDirectory(dir=self._work) as folder, _hog(middle_s if kind in (HOG, HOG_SLOW) else None):
+            measurements = Path(folder) / "measurements"
+            benchmark(
+                _MEASURING,
+                self.candidates[kind].write(Path(folder) / "exported"),
+                self.maker.store,
+                self.maker.key_folder,
+                self.champion.int8,
+                self._work / "evaluation_set",
+                checkpoints.STORE / "tokenizers",
+                self._judge,
+                measurements,
+            )
+            return read_measurements(measurements)
+
+
+@contextmanager
+def _hog(after_s: float | None) -> Iterator[None]:
+    """Processes that take every core, from `after_s` seconds on until the block ends; None: nobody does."""
+    started: list[subprocess.Popen[bytes]] = []
+    ended = threading.Event()
+
+    def begin() -> None:
+        if not ended.wait(after_s):
+            started.extend(
+                subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in os.sched_getaffinity(0)
+            )
+
+    thread = threading.Thread(target=begin)
+    if after_s is not None:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if after_s is not None:
+            thread.join()
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def run(cache: Path, console: Console, file: Path | None, amount: Amount | None = None) -> bool:
+    """Measure and print; whether every bound holds."""
+    amount = amount or Amount()
+    report = Report("gate", command_line(), columns=("verdicts",))
+    announce, gates = Announcer(console), Gates()
+    with TemporaryDirectory(prefix="emuflow-gates-") as work:
+        announce("data, judge and packages")
+        lab = Lab(Path(work), cache)
+        kinds = amount.kinds()
+        for number, kind in enumerate(kinds, start=1):
+            same = gates.by_kind.get(SAME, [])
+            gate = gates.add(kind, lab.measure(kind, middle_s=same[0].measured.seconds / 2 if same else 0))
+            if number == 1:
+                lab.slow_down(_p50_ms(gate.measured, CANDIDATE))
+            announce(
+                f"gate {number} of {len(kinds)}, {kind}: {gate.verdict.result.value} ({gate.measured.seconds:.0f} s)"
+            )
+    announce("resampling")
+    drawn = resampled([gate.measured for gate in gates.by_kind[SAME]], POLICY, amount.resampled)
+    report.rows += [_row(kind, of_kind) for kind, of_kind in gates.by_kind.items()]
+    report.checks += all_checks(gates.by_kind, drawn)
+    report.notes["resampled"] = {result.value: count for result, count in drawn.items()}
+    report.notes["policy"] = {"gate": POLICY.model_dump(), "strict": STRICT.model_dump()["champion"]}
+    return report.finish(console, file)
+
+
+def _row(kind: str, gates: list[Gate]) -> Row:
+    """What was measured of a kind: medians over its gates."""
+    medians = [_p50_ms(gate.measured, CANDIDATE) for gate in gates]
+    ratios = [ours / _p50_ms(gate.measured, CHAMPION) for ours, gate in zip(medians, gates, strict=True)]
+    losses = [_accuracy(gate.measured, CHAMPION) - _accuracy(gate.measured, CANDIDATE) for gate in gates]
+    verdicts = [gate.verdict.result.value for gate in gates]
+    more = {
+        "verdicts": ", ".join(f"{verdicts.count(name)} {name}" for name in sorted(set(verdicts))),
+        "strict_verdicts": [gate.strict.result.value for gate in gates],
+        "p50_ratio": float(np.median(ratios)),
+        "accuracy_lost": float(np.median(losses)),
+        "seconds": float(np.median([gate.measured.seconds for gate in gates])),
+        "reasons": [gate.verdict.reasons for gate in gates],
+        "machine": [gate.measured.machine.model_dump() for gate in gates],
+    }
+    accuracy = float(np.median([_accuracy(gate.measured, CANDIDATE) for gate in gates]))
+    answered = len(gates[0].measured.captions) * gates[0].measured.seeds_per_caption
+    return Row(kind, float(np.median(medians)), _p95_ms(gates), accuracy, answered, more)
+
+
+def _times(measured: Measurements, arm: str) -> list[float]:
+    return [value for block in rounds(measured.arms[arm].latency_blocks) for value in block if value is not None]
+
+
+def _p50_ms(measured: Measurements, arm: str) -> float:
+    times = _times(measured, arm)
+    return float(np.median(times)) if times else float("nan")
+
+
+def _p95_ms(gates: list[Gate]) -> float:
+    return float(np.median([np.quantile(_times(gate.measured, CANDIDATE) or [np.nan], 0.95) for gate in gates]))
+
+
+def _accuracy(measured: Measurements, arm: str) -> float:
+    correctness = measured.arms[arm].correctness
+    return float(np.mean(correctness.correct)) if correctness else float("nan")

@@ -1,0 +1,85 @@
+"""What `benchmarks.gate` promises, from the verdicts."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+
+from benchmarks.report import Check
+from components.benchmark.measurements import Measurements
+from components.gate.verdict import Result, Verdict
+
+SAME, SLOW, SLIGHTLY_SLOW, DAMAGED, HOG, HOG_SLOW = (
+    "the same model (A/A)",
+    "15% slower",
+    "5% slower",
+    "damaged weights",
+    "the same model, hog",
+    "15% slower, hog",
+)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One live gate."""
+
+    measured: Measurements
+    verdict: Verdict
+    strict: Verdict
+
+
+GatesByKind = Mapping[str, Sequence[Gate]]
+
+
+def all_checks(gates: GatesByKind, drawn: Counter[Result]) -> list[Check]:
+    """False alarms, power, time, and what a hog does. `drawn` are the verdicts of the resampled A/A gates."""
+    same = gates[SAME]
+    wrong = sum(gate.verdict.result is Result.FAIL for gate in gates.get(HOG, ()))
+    wrong += sum(gate.verdict.result is Result.PASS for gate in gates.get(HOG_SLOW, ()))
+    hogs = len(gates.get(HOG, ())) + len(gates.get(HOG_SLOW, ()))
+    clear = [gate.measured.seconds for kind in (SLOW, DAMAGED) for gate in gates[kind]]
+    total = sum(drawn.values())
+    return [
+        _rate("aa_false_verdict_rate", _verdicts(same), _failed, 0.05, 0.0, at_least=False),
+        _share("aa_false_verdict_rate_resampled", drawn[Result.FAIL], total, 0.02, 0.005, at_least=False),
+        _rate("aa_pass_rate", _verdicts(same), _passed, 0.90, 0.99),
+        _share("aa_pass_rate_resampled", drawn[Result.PASS], total, None, 0.99),
+        _rate("aa_false_verdict_rate_strict", [gate.strict for gate in same], _failed, None, 0.0, at_least=False),
+        _rate("power_slow_15", _verdicts(gates[SLOW]), _failed, 0.90, 0.99),
+        _rate("power_slow_5", [gate.strict for gate in gates[SLIGHTLY_SLOW]], _failed, None, 0.90),
+        _rate("power_quality_3", _verdicts(gates[DAMAGED]), _failed, 0.90, 0.99),
+        Check("gate_seconds_clear_case", float(np.median(clear)), 60, 30, len(clear), at_least=False),
+        Check("hog_wrong_verdicts", wrong, 0, 0, hogs, at_least=False),
+    ]
+
+
+def _verdicts(gates: Sequence[Gate]) -> list[Verdict]:
+    return [gate.verdict for gate in gates]
+
+
+def _failed(verdict: Verdict) -> bool:
+    return verdict.result is Result.FAIL
+
+
+def _passed(verdict: Verdict) -> bool:
+    return verdict.result is Result.PASS
+
+
+def _rate(
+    name: str,
+    verdicts: Sequence[Verdict],
+    counts: Callable[[Verdict], bool],
+    bound: float | None,
+    aim: float,
+    *,
+    at_least: bool = True,
+) -> Check:
+    return _share(name, sum(map(counts, verdicts)), len(verdicts), bound, aim, at_least=at_least)
+
+
+def _share(name: str, hits: int, of: int, bound: float | None, aim: float, *, at_least: bool = True) -> Check:
+    """With its Clopper-Pearson interval at 95%."""
+    interval = binomtest(hits, of).proportion_ci(method="exact")
+    return Check(name, hits / of, bound, aim, of, at_least, float(interval.low), float(interval.high))

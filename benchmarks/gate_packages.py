@@ -1,0 +1,145 @@
+"""The packages that the gate is tried on: a champion, the same model again, a slower one and one with damaged weights."""
+
+import copy
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks import checkpoints
+from benchmarks.decode_rows import calibration_prompts
+from benchmarks.precision import export
+from benchmarks.report import commit
+from common.files import write_json
+from components.calibrate.engine import block_sizes, generator_description
+from components.export.export import PRECISIONS, runtime_options
+from components.export.settings import DecodingSettings, ExportSettings
+from model.quantization.export_onnx import engine_graphs, transformer_graphs
+from model.quantization.fuse import DRAW
+from model.quantization.split import split_prefill
+from model.quantization.weights_pool import pool_weights
+from model.transformer.model import Generator
+from serving.package.builder import build_package
+from serving.package.manifest import MANIFEST_NAME, SIGNATURE_NAME, Provenance, parse_manifest, write_manifest
+from serving.package.signing import sign
+
+_CHECKPOINT = "progressive"
+_UNKNOWN = "0" * 64
+_EXTRA_WORK = '''
+
+_draw_without_extra_work = Generator.draw
+
+
+def _draw_with_extra_work(self, group):
+    """Keeps the processor for {extra_ms} ms more with every image."""
+    for images in _draw_without_extra_work(self, group):
+        until = time.perf_counter() + {extra_ms} / 1000 * len(group)
+        while time.perf_counter() < until:
+            pass
+        yield images
+
+
+Generator.draw = _draw_with_extra_work
+'''
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The two packages of an export, by digest."""
+
+    int8: str
+    fp32: str
+
+    def write(self, exported: Path) -> Path:
+        """The artifact that the benchmark step reads."""
+        write_json(exported / "export.json", {"int8": self.int8, "fp32": self.fp32})
+        return exported
+
+
+class PackageMaker:
+    """Makes packages of the kept progressive checkpoint in one store, as the pipeline exports it by default."""
+
+    def __init__(self, work: Path, evaluation_digest: str):
+        self.store, self.key_folder = work / "packages", work / "keys"
+        self._work, self._evaluation_digest = work, evaluation_digest
+        self._provenance = Provenance(
+            run_id="benchmark",
+            preset="quickstart",
+            git_commit=commit(),
+            image_digest=None,
+            data_digest=_UNKNOWN,
+            evaluation_digest=evaluation_digest,
+            tokenizers_digest=checkpoints.load_tokenizers().digest,
+            settings_digest=_UNKNOWN,
+            parent_package=None,
+        )
+
+    def model(self, run_id: str, *, noise: float = 0.0) -> Candidate:
+        """The checkpoint, with Gaussian noise of `noise` times their standard deviation on the blocks' matrices."""
+        engine = self._work / f"engine-{noise}"
+        if not engine.exists():
+            _write_engine(_damaged(checkpoints.load(_CHECKPOINT), noise), engine)
+        provenance = Provenance(**vars(self._provenance) | {"run_id": run_id})
+        decoding = DecodingSettings(previews=False).model_dump()
+        digests = {}
+        for precision in PRECISIONS:
+            package, _ = build_package(
+                engine,
+                precision,
+                decoding=decoding,
+                runtime=runtime_options(ExportSettings()),
+                provenance=provenance,
+                key_folder=self.key_folder,
+                package_store=self.store,
+            )
+            digests[precision] = package.name
+        return Candidate(**digests)
+
+    def slower(self, model: Candidate, extra_ms: float) -> Candidate:
+        """`model` with so much more work for every image in its runtime, signed as what it is."""
+
+        def work_more(package: Path) -> None:
+            code = package / "1" / "runtime" / "generator.py"
+            code.write_text(code.read_text() + _EXTRA_WORK.format(extra_ms=extra_ms))
+
+        return Candidate(self._changed(model.int8, work_more), model.fp32)
+
+    def _changed(self, digest: str, change: Callable[[Path], None]) -> str:
+        package = shutil.copytree(self.store / digest, self._work / "changing")
+        manifest = parse_manifest((package / MANIFEST_NAME).read_bytes())
+        for name in (MANIFEST_NAME, SIGNATURE_NAME):
+            (package / name).unlink()
+        change(package)
+        encoded = write_manifest(package, manifest.provenance, manifest.precision)
+        (package / SIGNATURE_NAME).write_bytes(sign(encoded, self.key_folder))
+        name = parse_manifest(encoded).digest
+        package.rename(self.store / name)
+        return name
+
+
+def _damaged(generator: Generator, noise: float) -> Generator:
+    if not noise:
+        return generator
+    damaged, random = copy.deepcopy(generator), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for block in damaged.decoder_blocks():
+            for weight in (parameter for parameter in block.parameters() if parameter.dim() == 2):
+                weight += noise * weight.std() * torch.randn(weight.shape, generator=random)
+    return damaged
+
+
+def _write_engine(generator: Generator, engine: Path) -> None:
+    tokenizers, config = checkpoints.load_tokenizers(), generator.config
+    prompts, graphs = calibration_prompts(tokenizers, config.text_length), engine_graphs(len(config.grids) - 1)
+    for precision in PRECISIONS:
+        folder = engine / precision
+        folder.mkdir(parents=True)
+        given = prompts if precision == "int8" else ()
+        export(generator, tokenizers.visual, folder, next_token=False, prompts=given)
+        pool_weights(folder, (*graphs, DRAW, *split_prefill(folder)))
+    sizes = block_sizes(engine / "fp32", engine / "int8", transformer_graphs(len(config.grids) - 1))
+    write_json(engine / "generator.json", generator_description(config, tokenizers))
+    write_json(engine / "calibration.json", {"block_bytes": sizes.describe(), **tokenizers.metrics})
+    shutil.copytree(checkpoints.STORE / "tokenizers" / "text", engine / "tokenizers" / "text")

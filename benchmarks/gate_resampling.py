@@ -1,0 +1,48 @@
+"""A/A gates drawn again from live ones: whole launches, and within a launch its rounds, chunks and captions.
+
+What differs from launch to launch (where a process lies in memory, which core it got) is the same for all rounds of one
+launch, so a launch stays whole: its arms are drawn together, and never one launch's candidate against another one's
+champion.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from components.benchmark.measurements import Arm, LatencyBlock, Measurements, rounds
+from components.gate.gate import judge
+from components.gate.settings import GateSettings
+from components.gate.verdict import Result
+from components.judge.reading import Correctness
+
+_SEED = 0
+
+
+def resampled(launches: Sequence[Measurements], policy: GateSettings, count: int) -> Counter[Result]:
+    """The verdicts on `count` gates that are drawn from the live ones."""
+    random = np.random.default_rng(_SEED)
+    valid = [launch for launch in launches if launch.status == "VALID"]
+    drawn = (_redrawn(valid[random.integers(len(valid))], random) for _ in range(count if valid else 0))
+    return Counter(judge(policy, measured, "").result for measured in drawn)
+
+
+def _redrawn(launch: Measurements, random: np.random.Generator) -> Measurements:
+    captions = random.integers(len(launch.captions), size=len(launch.captions))
+    timed = min(len(rounds(arm.latency_blocks)) for arm in launch.arms.values())
+    order = random.integers(timed, size=timed)
+    arms = {name: _redrawn_arm(arm, captions, order, launch.seeds_per_caption) for name, arm in launch.arms.items()}
+    return launch.model_copy(update={"arms": arms})
+
+
+def _redrawn_arm(arm: Arm, captions: np.ndarray, order: np.ndarray, seeds: int) -> Arm:
+    times = rounds(arm.latency_blocks)
+    blocks = [LatencyBlock(round=place, samples_ms=times[number]) for place, number in enumerate(order)]
+    update: dict[str, object] = {"latency_blocks": blocks}
+    if arm.correctness is not None:
+        given = {
+            name: np.array(getattr(arm.correctness, name)).reshape(seeds, -1)[:, captions].ravel().tolist()
+            for name in ("digit", "colour", "position")
+        }
+        update["correctness"] = Correctness(**given)
+    return arm.model_copy(update=update)
