@@ -38,7 +38,7 @@ from components.ingest.ingest import ingest
 from components.judge.settings import JudgeSettings
 from components.judge.training import trained_judge
 
-NOISE = 0.3
+NOISE = 0.24
 """Of the weights' standard deviation: about three points of accuracy, which each gate measures for itself."""
 _MEASURING = BenchmarkSettings(seeds_per_caption=5, examples=0)
 POLICY = GateSettings.model_validate({"champion": {"accuracy_margin": 0.01}})

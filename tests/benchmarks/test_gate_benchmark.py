@@ -1,0 +1,78 @@
+"""What the benchmark of the gate makes of live gates; a live one is among the slow tests."""
+
+import io
+import json
+from collections import Counter
+
+import pytest
+from rich.console import Console
+
+from benchmarks import gate
+from benchmarks.gate_checks import DAMAGED, HOG, HOG_SLOW, SAME, SLIGHTLY_SLOW, SLOW, Gate, all_checks
+from benchmarks.gate_resampling import resampled
+from components.benchmark.measurements import CHAMPION, Measurements
+from components.gate.gate import judge
+from components.gate.settings import GateSettings
+from components.gate.verdict import Result
+from tests.evidence import arm, measurements
+
+POLICY = GateSettings(bootstrap_resamples=200)
+
+
+def launch(p50_ms: float, *, slower: float = 1.0) -> Measurements:
+    return measurements(p50_ms=p50_ms * slower, champion=arm(CHAMPION, 0.94, p50_ms, seed=7))
+
+
+def live(measured: Measurements) -> Gate:
+    return Gate(measured, judge(POLICY, measured, ""), judge(POLICY, measured, ""))
+
+
+def test_a_launch_stays_whole_when_it_is_drawn_again() -> None:
+    """One launch was twice as fast as the other: its candidate never meets the other one's champion."""
+    drawn = resampled([launch(4.0), launch(8.0)], POLICY, 40)
+    assert drawn.total() == 40 and drawn[Result.FAIL] == 0 and drawn[Result.PASS] > 30
+    slow = resampled([launch(4.0, slower=1.5), launch(8.0, slower=1.5)], POLICY, 20)
+    assert slow[Result.FAIL] == 20
+
+
+def test_an_invalid_launch_is_not_drawn() -> None:
+    invalid = launch(8.0, slower=2).model_copy(update={"status": "INVALID", "reasons": ["it died"]})
+    assert resampled([launch(4.0), invalid], POLICY, 20)[Result.FAIL] == 0
+    assert resampled([invalid], POLICY, 20).total() == 0
+
+
+def test_rates_count_what_their_names_say() -> None:
+    same, slow = live(launch(5.0)), live(launch(5.0, slower=1.5))
+    gates = {
+        SAME: [same, same, same, slow],
+        SLOW: [slow, slow, same],
+        SLIGHTLY_SLOW: [slow],
+        DAMAGED: [slow],
+        HOG: [same, slow],
+        HOG_SLOW: [slow, same],
+    }
+    found = {check.name: check for check in all_checks(gates, Counter({Result.PASS: 99, Result.FAIL: 1}))}
+    assert found["aa_false_verdict_rate"].value == 0.25 and not found["aa_false_verdict_rate"].ok
+    assert found["aa_false_verdict_rate"].low == pytest.approx(0.0063, abs=1e-4)  # Clopper and Pearson's tables
+    assert found["aa_pass_rate"].value == 0.75 and found["power_slow_15"].value == pytest.approx(2 / 3)
+    assert found["aa_false_verdict_rate_resampled"].value == 0.01 and found["aa_false_verdict_rate_resampled"].ok
+    assert (found["hog_wrong_verdicts"].value, found["hog_wrong_verdicts"].n) == (2, 4)
+
+
+def test_the_kinds_of_gates_are_as_many_as_asked_for_and_mixed() -> None:
+    kinds = gate.Amount().kinds()
+    assert kinds[0] == SAME and kinds != sorted(kinds) and len(kinds) == 60
+    assert Counter(kinds) == {SAME: 20, SLOW: 10, SLIGHTLY_SLOW: 10, DAMAGED: 10, HOG: 5, HOG_SLOW: 5}
+
+
+@pytest.mark.slow
+def test_live_gates_end_in_verdicts(tmp_path) -> None:
+    """One of each kind, on real servers; what they decide on a machine that tests keep busy is not asserted."""
+    file = tmp_path / "gate.json"
+    gate.run(tmp_path / "cache", Console(file=io.StringIO()), file, gate.Amount(same=1, each=1, resampled=20))
+    result = json.loads(file.read_text())
+    rows = {row["name"]: row for row in result["rows"]}
+    assert rows.keys() == {SAME, SLOW, SLIGHTLY_SLOW, DAMAGED, HOG_SLOW}
+    assert rows[DAMAGED]["accuracy_lost"] > 0.015 > abs(rows[SAME]["accuracy_lost"])
+    assert rows[SAME]["accuracy"] > 0.9 and rows[SAME]["n"] == 3730
+    assert sum(result["resampled"].values()) in (0, 20)
