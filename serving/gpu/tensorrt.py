@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
-from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from common.errors import RepositoryError
 from serving.gpu.onnx_file import OnnxFile
@@ -45,8 +45,13 @@ def _content(tensors: Mapping[str, TensorProto], name: str, node: onnx.NodeProto
         raise RepositoryError(f"the node '{node.name}' takes its scale from no constant", where=str(path))
     tensor = tensors[name]
     if uses_external_data(tensor):
-        loaded = TensorProto()
+        # Not by onnx itself: it takes weights that have two names, as the graphs' models share them, for an attack.
+        info, loaded = ExternalDataInfo(tensor), TensorProto()
         loaded.CopyFrom(tensor)
-        load_external_data_for_tensor(loaded, str(path.parent))
+        loaded.ClearField("external_data")
+        loaded.data_location = TensorProto.DEFAULT
+        with (path.parent / info.location).open("rb") as weights:
+            weights.seek(info.offset or 0)
+            loaded.raw_data = weights.read(info.length or -1)
         tensor = loaded
     return numpy_helper.to_array(tensor)
