@@ -4,6 +4,9 @@ from typing import Literal
 
 from common.errors import ServerError
 
+_ASKING_S = 60.0
+"""A server that takes longer to say what it has does not answer, however long loading a model may take."""
+
 
 class ModelControl:
     """Loads and unloads models of the server at `endpoint` (`host:port`), from any process."""
@@ -25,7 +28,7 @@ class ModelControl:
 
         client = InferenceServerClient(self.endpoint)
         try:
-            return bool(client.is_model_ready(name, client_timeout=self.timeout_s))
+            return bool(client.is_model_ready(name, client_timeout=min(_ASKING_S, self.timeout_s)))
         except InferenceServerException as error:
             raise ServerError(f"the server does not answer: {error}", where=self.endpoint) from error
         finally:
@@ -38,7 +41,7 @@ class ModelControl:
 
         client = InferenceServerClient(self.endpoint)
         try:
-            statistics = client.get_inference_statistics(name, client_timeout=self.timeout_s)
+            statistics = client.get_inference_statistics(name, client_timeout=min(_ASKING_S, self.timeout_s))
         except InferenceServerException as error:
             raise ServerError(f"the server tells nothing of model '{name}': {error}", where=self.endpoint) from error
         finally:

@@ -20,6 +20,7 @@ from common.files import read_json
 from emuflow_client import GeneratorClient, InvalidRequest, ServerFault
 from serving.gpu.config import GpuOptions
 from serving.gpu.layout import GraphLayout
+from serving.package.manifest import Manifest
 from serving.remote import RemoteDeployment
 from serving.server import TritonServer
 from tests.packages import change_and_sign
@@ -246,6 +247,29 @@ def test_a_package_that_does_not_load_takes_its_graphs_with_it(
     before = place.folders()
     with pytest.raises(ServerError, match="could not load model 'generator'"):
         remote.reconcile(bad.name)
+    assert place.folders() == before
+    assert place.version() == packages["int8"].name
+
+
+class Mute(StandIns):
+    """One graph's model loads and answers nothing."""
+
+    def write(self, package: Path, manifest: Manifest, name: str, models: Path) -> dict[str, str]:
+        written = super().write(package, manifest, name, models)
+        program = models / written["fine"] / "1" / "model.py"
+        program.write_text(
+            program.read_text().replace("feeds = {", "raise RuntimeError('out of memory')\n        feeds = {")
+        )
+        return written
+
+
+def test_a_graph_that_loads_but_does_not_answer_is_found_before_the_package_serves(
+    remote: RemoteDeployment, place: Place, packages: dict[str, Path]
+) -> None:
+    settle(remote, place, packages["int8"].name)
+    before = place.folders()
+    with pytest.raises(ServerError, match=r"the graph 'fine' .* does not answer: .*out of memory"):
+        place.remote(Mute()).reconcile(packages["fp32"].name)
     assert place.folders() == before
     assert place.version() == packages["int8"].name
 
