@@ -79,6 +79,10 @@ class ServerError(EmuflowError):
     """The Triton server did not start, died, or refused a model."""
 
 
+class RepositoryError(EmuflowError):
+    """A model repository is not what a Triton server needs; the message names the file."""
+
+
 class GateError(EmuflowError):
     """The evidence is missing or does not match what is to be promoted."""
 

@@ -107,6 +107,13 @@ def serve(
     repository: Annotated[
         Path | None, typer.Option(metavar="DIR", help="With --remote: DIR/models is that server's model repository.")
     ] = None,
+    accelerator: Annotated[
+        str, typer.Option(help="With --remote: none, or what computes on its GPU, onnxruntime or tensorrt.")
+    ] = "none",
+    engine_cache: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="With tensorrt: a folder on that server's machine for compiled engines."),
+    ] = None,
 ) -> None:
     """Serve a model with Triton on this machine's loopback until Ctrl-C; a promotion is followed without a restart."""
     from pipelines.serving import serve_model, serve_on_remote
@@ -114,8 +121,12 @@ def serve(
     if (remote is None) != (repository is None):
         raise UsageError("--remote and --repository go together", where="emuflow serve")
     if remote is not None and repository is not None:
-        serve_on_remote(Home(home), model, remote, repository, console)
+        serve_on_remote(
+            Home(home), model, remote, repository, console, accelerator=accelerator, engine_cache=engine_cache
+        )
         return
+    if accelerator != "none" or engine_cache is not None:
+        raise UsageError("--accelerator and --engine-cache are for a server of --remote", where="emuflow serve")
     serve_model(
         Home(home),
         model,

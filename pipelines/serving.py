@@ -60,12 +60,31 @@ def serve_model(
         console.print("The server has ended.")
 
 
-def serve_on_remote(home: Home, model: str, endpoint: str, repository: Path, console: Console) -> None:
+def serve_on_remote(
+    home: Home,
+    model: str,
+    endpoint: str,
+    repository: Path,
+    console: Console,
+    *,
+    accelerator: str = "none",
+    engine_cache: str | None = None,
+) -> None:
     """Make the Triton server at `endpoint` serve `model` until SIGINT or SIGTERM; it serves on after that.
 
-    `repository` is the folder whose `models` the server reads. Errors as in `serve_model`.
+    `repository` is the folder whose `models` the server reads, `accelerator` what computes on its GPU: `onnxruntime`,
+    `tensorrt`, which keeps what it compiles in `engine_cache` on that machine, or `none`, where packages compute by
+    themselves. Errors as in `serve_model`; `UsageError` for an unknown accelerator.
     """
+    from serving.gpu.accelerators import LOAD_TIMEOUT_S, parse_accelerator
+    from serving.gpu.config import GpuOptions
+    from serving.gpu.layout import GraphLayout
     from serving.remote import RemoteDeployment, follow
+
+    chosen = parse_accelerator(accelerator)
+    if engine_cache is not None and chosen != "tensorrt":
+        raise UsageError("an engine cache is for --accelerator tensorrt", where=f"--engine-cache {engine_cache}")
+    graphs = GraphLayout(GpuOptions(accelerator=chosen, engine_cache=engine_cache)) if chosen else None
 
     desired = _champion(connect(home).release_url) if model == "champion" else _always(_find_package(home, model))
 
@@ -74,7 +93,14 @@ def serve_on_remote(home: Home, model: str, endpoint: str, repository: Path, con
 
     try:
         with signals_raise():
-            deployment = RemoteDeployment(endpoint, repository.resolve(), home.packages, home.keys)
+            deployment = RemoteDeployment(
+                endpoint,
+                repository.resolve(),
+                home.packages,
+                home.keys,
+                graphs=graphs,
+                load_timeout_s=LOAD_TIMEOUT_S[chosen],
+            )
             follow(deployment, desired, threading.Event(), on_change=tell)
     except Interrupted:
         console.print(f"{endpoint} serves on.")

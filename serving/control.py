@@ -4,6 +4,9 @@ from typing import Literal
 
 from common.errors import ServerError
 
+_ASKING_S = 60.0
+"""A server that takes longer to say what it has does not answer, however long loading a model may take."""
+
 
 class ModelControl:
     """Loads and unloads models of the server at `endpoint` (`host:port`), from any process."""
@@ -25,11 +28,27 @@ class ModelControl:
 
         client = InferenceServerClient(self.endpoint)
         try:
-            return bool(client.is_model_ready(name, client_timeout=self.timeout_s))
+            return bool(client.is_model_ready(name, client_timeout=min(_ASKING_S, self.timeout_s)))
         except InferenceServerException as error:
             raise ServerError(f"the server does not answer: {error}", where=self.endpoint) from error
         finally:
             client.close()
+
+    def requests(self, name: str) -> int:
+        """How many requests the model `name` has answered or refused. Raises `ServerError` where that cannot be asked."""
+        from tritonclient.grpc import InferenceServerClient
+        from tritonclient.utils import InferenceServerException
+
+        client = InferenceServerClient(self.endpoint)
+        try:
+            statistics = client.get_inference_statistics(name, client_timeout=min(_ASKING_S, self.timeout_s))
+        except InferenceServerException as error:
+            raise ServerError(f"the server tells nothing of model '{name}': {error}", where=self.endpoint) from error
+        finally:
+            client.close()
+        assert statistics is not None, "an error is raised in its place"
+        counts = [version.inference_stats for version in statistics.model_stats]
+        return sum(count.success.count + count.fail.count for count in counts)
 
     def _call(self, verb: Literal["load", "unload"], name: str) -> None:
         from tritonclient.grpc import InferenceServerClient

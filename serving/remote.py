@@ -1,7 +1,8 @@
 """A Triton server that others run, and whose model repository this process can write to.
 
 It is started with `--model-repository DIR/models --model-control-mode=explicit`, on any machine that sees DIR. What it
-loads was verified in DIR, as for the embedded server; a `RemoteDeployment` never starts or stops it.
+loads was verified in DIR, as for the embedded server; a `RemoteDeployment` never starts or stops it. Where it has a GPU,
+the graphs of a package can be models of their own (`serving/gpu`).
 """
 
 import logging
@@ -15,6 +16,8 @@ from serving.backoff import Backoff, Refusals
 from serving.control import ModelControl
 from serving.deployment import PRODUCTION_NAME, locked
 from serving.desire import Desire
+from serving.gpu.layout import GraphLayout
+from serving.gpu.models import GraphModels
 from serving.repository import ModelRepository
 
 log = logging.getLogger(__name__)
@@ -31,29 +34,46 @@ class RemoteDeployment:
         key_folder: Path,
         *,
         name: str = PRODUCTION_NAME,
+        graphs: GraphLayout | None = None,
         load_timeout_s: float = 120.0,
+        quiet_s: float = 10.0,
     ):
-        """`endpoint` is `host:port` of its gRPC service, `repository` the DIR of this module's first lines."""
+        """`endpoint` is `host:port` of its gRPC service, `repository` the DIR of this module's first lines.
+
+        With `graphs` the package's graphs are laid out as models of their own, which its Python model asks; those of the
+        package before are unloaded once they were not asked for `quiet_s` seconds.
+        """
         self._control = ModelControl(endpoint, timeout_s=load_timeout_s)
         self._folder, self._repository = repository, ModelRepository(repository, key_folder)
         self._package_store, self._name = package_store, name
+        self._graphs = GraphModels(self._control, self._repository.models, name, graphs, quiet_s=quiet_s)
 
     def reconcile(self, desired_digest: str) -> bool:
         """Serve the package `desired_digest`; a server that was started again meanwhile gets it anew. Returns whether
         anything changed.
 
-        Raises `SignatureError` or `ServerError` where it cannot; what served before then still serves.
+        Raises `SignatureError`, `RepositoryError` or `ServerError` where it cannot; what served before then still serves.
         """
         with locked(self._folder):
             serves = self._control.is_ready(self._name)
-            if self._repository.digest(self._name) != desired_digest:
-                package = self._package_store / desired_digest
-                with self._repository.replacing(package, self._name, expected_digest=desired_digest):
+            if self._repository.digest(self._name) == desired_digest and self._graphs.stand():
+                changed = self._graphs.restore() or not serves
+                if not serves:
                     self._control.load(self._name)
-                return True
-            if not serves:
-                self._control.load(self._name)
-            return not serves
+            else:
+                self._replace(desired_digest)
+                changed = True
+            self._graphs.retire()
+            return changed
+
+    def _replace(self, digest: str) -> None:
+        """The graphs' models are loaded and tried first: a package that begins to serve finds them there."""
+        package = self._package_store / digest
+        with (
+            self._graphs.changing() as prepare,
+            self._repository.replacing(package, self._name, expected_digest=digest, prepare=prepare),
+        ):
+            self._control.load(self._name)
 
 
 def follow(

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,10 +34,18 @@ class ModelRepository:
             return manifest
 
     @contextmanager
-    def replacing(self, package: Path, name: str, *, expected_digest: str | None = None) -> Iterator[Manifest]:
+    def replacing(
+        self,
+        package: Path,
+        name: str,
+        *,
+        expected_digest: str | None = None,
+        prepare: Callable[[Path, Manifest], object] | None = None,
+    ) -> Iterator[Manifest]:
         """Put a verified copy of `package` under `name` for the body to load; if that fails, undo it.
 
-        The copy is what is verified, so that nothing can change between the check and the load.
+        The copy is what is verified, so that nothing can change between the check and the load. `prepare` is given the
+        verified copy before it is put in place; what it raises leaves everything as it was.
         """
         work = Path(tempfile.mkdtemp(dir=self._incoming))
         live, copy, old = self.models / name, work / "new", work / "old"
@@ -46,6 +54,8 @@ class ModelRepository:
                 raise SignatureError("there is no such package", where=str(package))
             shutil.copytree(package, copy, symlinks=True)
             manifest = verify(copy, self._key_folder, expected_digest=expected_digest)
+            if prepare is not None:
+                prepare(copy, manifest)
             if live.exists():
                 live.replace(old)
             copy.replace(live)

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]  (Triton provides it)
 
+from .runtime.bls import asking
 from .runtime.generator import Generator, Image, Prepared
+from .runtime.graphs import graph_models
 from .runtime.grouping import Groups
 from .runtime.outbox import Outbox
 from .runtime.png import png
@@ -87,11 +89,16 @@ class TritonPythonModel:
     """The class that Triton's Python backend looks for."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the package and draw one image, so that a broken package fails here and not at its first request."""
+        """Load the package and draw one image, so that a broken package fails here and not at its first request.
+
+        Graphs that are Triton models cannot be asked yet: whoever loaded them has tried each of them before this model.
+        """
         package = Path(args["model_repository"])
         self._digest = hashlib.sha256((package / "manifest.json").read_bytes()).hexdigest()
-        self._generator = Generator(package / args["model_version"])
-        self._generator.check()
+        models = graph_models(package)
+        self._generator = Generator(package / args["model_version"], None if models is None else asking(models))
+        if models is None:
+            self._generator.check()
         self._outbox = Outbox()
         self._watch = Watch(_Caller.look, every_s=_LOOK_S)
         self._groups = Groups(

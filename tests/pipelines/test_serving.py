@@ -141,6 +141,22 @@ def test_a_server_that_runs_already_follows_the_champion(server: TritonServer, p
     assert "go together" in Chain(place.root).call("serve", "--remote", server.grpc_endpoint, code=2)
 
 
+def test_graphs_of_their_own_need_a_server_that_can_compute_them(server: TritonServer, place: Home) -> None:
+    champion, _ = packages(place)
+    server.load(place.packages / champion, "generator")
+    remote = ("serve", "--remote", server.grpc_endpoint, "--repository", str(server.folder / "repository"))
+    printed = Chain(place.root).call(*remote, "--accelerator", "tensorrt", code=1)
+    assert "unable to find backend library for backend 'onnxruntime'" in printed and "--accelerator none" in printed
+    with GeneratorClient(server.grpc_endpoint) as client:
+        assert client.generate("a red seven").version == champion
+    for arguments, said in (
+        ((*remote, "--accelerator", "cuda"), "there is no accelerator 'cuda'"),
+        ((*remote, "--accelerator", "onnxruntime", "--engine-cache", "/var/cache"), "an engine cache is for"),
+        (("serve", "--accelerator", "tensorrt"), "are for a server of --remote"),
+    ):
+        assert said in Chain(place.root).call(*arguments, code=2)
+
+
 def test_fault_21_a_release_store_that_does_not_answer_is_an_error_at_the_start(
     place: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

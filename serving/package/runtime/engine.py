@@ -1,19 +1,17 @@
-"""The model on onnxruntime: the `Session` of the decode loop, from the graphs of a package."""
+"""The model as ONNX graphs: the `Session` of the decode loop, from those of a package."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from .decoding.loop import stage_name
 from .decoding.session import DrawImage, Prefix
+from .graphs import Graph, Load
 from .prefixes import Known, PrefixCache
 from .providers import load_graph
 from .shape import detail_stages
-
-Load = Callable[[Path], onnxruntime.InferenceSession]
 
 
 class EngineSession:
@@ -31,9 +29,11 @@ class EngineSession:
         provider: str = "cpu",
         prefix_cache_bytes: int = 0,
         scores_plans: bool = False,
+        load: Load | None = None,
     ):
         """Load `folder/*.onnx`; `config` is the content of `generator.json`, `threads` the threads of one operator on a CPU,
-        `provider` what computes, as `providers.load_graph` takes it.
+        `provider` what computes, as `providers.load_graph` takes it. Another `load` finds the graphs elsewhere, by their
+        files' names.
 
         Prompts that come again are read once, as far as `prefix_cache_bytes` reach. The logits of plans, which no image
         needs, are there with `scores_plans` alone; nothing is kept then.
@@ -42,7 +42,7 @@ class EngineSession:
         rows, columns = config["coarse_grid"]
         self.coarse_grid = (rows, columns)
         self.detail_stages = detail_stages(config)
-        self._load = load = partial(load_graph, threads=threads, provider=provider)
+        self._load = load = load or partial(load_graph, threads=threads, provider=provider)
         self._coarse, self._image_decoder = (load(folder / f"{name}.onnx") for name in ("coarse", "image_decoder"))
         stages = range(1, self.detail_stages + 1)
         self._fine = [load(folder / f"{stage_name(stage)}.onnx") for stage in stages]
@@ -75,7 +75,7 @@ class EngineSession:
         return _run(self._fine[stage - 1], "logits", past=past, coarse_ids=coarse_ids, fine_ids=fine_ids, **plan)
 
     @cached_property
-    def _draw(self) -> onnxruntime.InferenceSession:
+    def _draw(self) -> Graph:
         """Loaded when it is first asked: who scores or calibrates never asks."""
         return self._load(self._draw_path)
 
@@ -146,5 +146,5 @@ def _row(read: Known, number: int) -> Known:
     return tuple(np.take(array, [number], axis) for array, axis in zip(read, _BATCH_AXES, strict=False))
 
 
-def _run(session: onnxruntime.InferenceSession, output: str, **inputs: np.ndarray) -> np.ndarray:
-    return np.asarray(session.run([output], inputs)[0])
+def _run(graph: Graph, output: str, **inputs: np.ndarray) -> np.ndarray:
+    return np.asarray(graph.run([output], inputs)[0])

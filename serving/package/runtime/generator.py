@@ -10,6 +10,7 @@ import numpy as np
 
 from .decoding.loop import DecodingOptions, generate
 from .engine import EngineSession
+from .graphs import Load
 from .requests import Limits, Request, RequestError
 from .shape import sizes
 from .text import TextTokenizer
@@ -48,8 +49,8 @@ class Prepared:
 class Generator:
     """The model of one package version folder (`1/`)."""
 
-    def __init__(self, folder: Path):
-        """Load `folder/{generator.json, tokenizer.json, engine/}`."""
+    def __init__(self, folder: Path, load: Load | None = None):
+        """Load `folder/{generator.json, tokenizer.json, engine/}`; the graphs by `load`, without it in this process."""
         config = json.loads((folder / "generator.json").read_text())
         runtime = config["runtime"]
         self.limits = Limits(**runtime["limits"])
@@ -67,6 +68,7 @@ class Generator:
             threads=runtime["threads"],
             provider=runtime["provider"],
             prefix_cache_bytes=runtime["prefix_cache_bytes"],
+            load=load,
         )
 
     def prompt_ids(self, prompt: str) -> np.ndarray:

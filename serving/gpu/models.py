@@ -1,0 +1,147 @@
+"""The models of a package's graphs in a running server: loaded and tried before the package, unloaded long after it."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Set
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.errors import RepositoryError, ServerError
+from common.files import remove
+from serving.control import ModelControl
+from serving.gpu.config import MODEL_FILE
+from serving.gpu.layout import GraphLayout
+from serving.gpu.names import generation_of, generations, read_graphs
+from serving.gpu.onnx_file import read_onnx
+from serving.gpu.probe import probe, probed_axes
+from serving.package.manifest import Manifest
+
+Prepare = Callable[[Path, Manifest], None]
+log = logging.getLogger(__name__)
+
+
+class GraphModels:
+    """Those that compute for the Python model `name` of the repository `models`."""
+
+    def __init__(
+        self,
+        control: ModelControl,
+        models: Path,
+        name: str,
+        layout: GraphLayout | None,
+        *,
+        quiet_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Without a `layout` packages compute their graphs themselves.
+
+        The models of a package that serves no more are unloaded when nobody has asked them for `quiet_s` seconds: until
+        then the Python model in whose place another one has come may still answer what it took before.
+        """
+        self._control, self._models, self._name, self._layout = control, models, name, layout
+        self._quiet_s, self._clock = quiet_s, clock
+        self._asked: dict[str, tuple[int, float]] = {}
+
+    def stand(self) -> bool:
+        """Whether the package that stands under the name has its graphs computed in the way that is wanted."""
+        try:
+            found = read_graphs(self._models / self._name)
+        except RepositoryError:
+            return False
+        if found is None or self._layout is None:
+            return found is None and self._layout is None
+        accelerator, models = found
+        there = all((self._models / model).is_dir() for model in models.values())
+        return there and accelerator == self._layout.options.accelerator
+
+    def restore(self) -> bool:
+        """Load and try those of the standing package that the server does not have. Returns whether there were any."""
+        package = self._models / self._name
+        missing = {graph: model for graph, model in self._standing().items() if not self._control.is_ready(model)}
+        for graph, model in missing.items():
+            self._load(package, graph, model)
+        return bool(missing)
+
+    @contextmanager
+    def changing(self) -> Iterator[Prepare]:
+        """Gives what lays out, loads and tries the models of a verified copy that the body makes serve; if the body fails,
+        none of those that are new is left. Models that the server still has of a package that served before are taken as
+        they are.
+
+        What it gives raises `RepositoryError` where they cannot be laid out, `ServerError` where one does not load or answer.
+        """
+        undo: list[Callable[[], None]] = []
+
+        def prepare(package: Path, manifest: Manifest) -> None:
+            if self._layout is None:
+                return
+            generation = generation_of(self._name, manifest.digest, self._layout.options.accelerator)
+            kept = {model for model in self._laid_out(generation) if self._control.is_ready(model)}
+            undo.append(lambda: self._discard(generation, kept))
+            for graph, model in self._layout.write(package, manifest, self._name, self._models).items():
+                if model not in kept:
+                    self._load(package, graph, model)
+
+        try:
+            yield prepare
+        except BaseException:
+            for step in undo:
+                step()
+            raise
+
+    def retire(self) -> None:
+        """Remove the models of packages that serve no more and are asked no more. What fails is tried the next time."""
+        current = set(self._standing().values())
+        for generation, models in generations(self._name, self._models).items():
+            others = [model for model in models if model not in current]
+            if others != models:  # it serves; what else there is of it was left half written
+                self._asked.pop(generation, None)
+            try:
+                if others and self._is_quiet(generation, [model for model in others if self._control.is_ready(model)]):
+                    self._remove(others)
+                    self._asked.pop(generation, None)
+            except ServerError as error:
+                log.warning("the graphs of a package that serves no more are still there: %s", error)
+
+    def _discard(self, generation: str, kept: Set[str]) -> None:
+        """Where the server does not answer, `retire` does so later."""
+        try:
+            self._remove(model for model in self._laid_out(generation) if model not in kept)
+        except ServerError as error:
+            log.warning("the graphs of a package that does not serve are still there: %s", error)
+
+    def _laid_out(self, generation: str) -> list[str]:
+        return generations(self._name, self._models).get(generation, [])
+
+    def _standing(self) -> dict[str, str]:
+        found = read_graphs(self._models / self._name)
+        return found[1] if found else {}
+
+    def _load(self, package: Path, graph: str, model: str) -> None:
+        try:
+            self._control.load(model)
+            file = read_onnx(self._models / model / "1" / MODEL_FILE)
+            for axes in probed_axes(package, file):
+                probe(self._control, model, file, axes)
+        except ServerError as error:
+            raise ServerError(
+                f"the graph '{graph}' cannot be served as a model of its own: {error.what}",
+                where=error.where,
+                fix="the server needs a GPU and Triton's onnxruntime backend, its log says more; without one, serve with "
+                "--accelerator none",
+            ) from error
+
+    def _is_quiet(self, generation: str, loaded: list[str]) -> bool:
+        """Whether nobody has asked for long enough, since this was first looked at."""
+        asked, now = sum(self._control.requests(model) for model in loaded), self._clock()
+        before, since = self._asked.get(generation, (-1, now))
+        if asked != before:
+            self._asked[generation] = (asked, now)
+            since = now
+        return not loaded or now - since >= self._quiet_s
+
+    def _remove(self, models: Iterable[str]) -> None:
+        for model in models:
+            if self._control.is_ready(model):
+                self._control.unload(model)
+            remove(self._models / model)
