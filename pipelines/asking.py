@@ -83,6 +83,20 @@ def generate_image(
     raise ServerError("the answer ended without an image", where=endpoint)
 
 
+def keep_answer(file: Path, prompt: str, options: Options, answer: Received, *, previews: bool) -> None:
+    """Write what `emuflow lineage` begins with: the package, the request, and the digest of the image's pixels."""
+    from pipelines.lineage.response import write_response
+
+    asked = {
+        "coarse_steps": options.steps,
+        "temperature": options.temperature,
+        "guidance": options.guidance,
+        "size": _size(options.size),
+        "previews": previews,
+    }
+    write_response(file, prompt, asked, answer.result, answer.file, answer.elapsed_ms)
+
+
 def _write(result: "Result", file: Path) -> Path:
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""The command line: `emuflow run`, `serve`, `generate`, `status`, `history`, `compile`, `import`, `data`, `bench`.
+"""The command line: `emuflow run`, `serve`, `generate`, `status`, `history`, `lineage`, `compile`, `import`, `data`, `bench`.
 
 Exit codes: 0 done (promoted, or rejected as it should be), 1 failed, 2 wrong use, 128 + n ended by signal n.
 """
@@ -14,12 +14,14 @@ from rich.console import Console
 from common.errors import EmuflowError, UsageError
 from common.home import Home
 from pipelines.cli_bench import bench_app
+from pipelines.cli_lineage import lineage_app
 from pipelines.cli_options import DEFAULT_HOME, HomeOption, console
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Make the built-in data.")
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
+app.add_typer(lineage_app)
 
 PresetOption = Annotated[
     str | None, typer.Option("--preset", help="quickstart (without it), smoke, or a YAML file of your own.")
@@ -153,10 +155,13 @@ def generate(
     stream: Annotated[
         bool, typer.Option("--stream", help="Show each stage as it comes, and keep it: out.coarse.png, then out.png.")
     ] = False,
+    response: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Keep the answer for `emuflow lineage FILE`.")
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Ask a running server for an image."""
-    from pipelines.asking import Options, Received, generate_image
+    from pipelines.asking import Options, Received, generate_image, keep_answer
 
     def tell(received: Received) -> None:
         stage = received.result.stage
@@ -167,6 +172,8 @@ def generate(
     answer = generate_image(
         Home(home), prompt, output, endpoint=endpoint, options=options, on_preview=tell if stream else None
     )
+    if response is not None:
+        keep_answer(response, prompt, options, answer, previews=stream)
     if stream:
         tell(answer)
     console.print(f"{output} (seed {answer.result.seed}, model {answer.result.version[:12]})")

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,15 @@ def describe_run(settings: Settings, preset: str, parent_package: str | None) ->
         "preset": preset,
         "git_commit": git_commit(),
         **image_digests(),
-        "settings_digest": digest_json(redact(settings.model_dump(mode="json"))),
+        "settings_digest": settings_digest(redact(settings.model_dump(mode="json"))),
         "parent_package": parent_package,
     }
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Of resolved settings without secrets, as a run keeps them. Where a run works (`platform`) is no part of what it
+    makes, and a resumed run may have moved."""
+    return digest_json({name: section for name, section in settings.items() if name != "platform"})
 
 
 def git_commit() -> str:

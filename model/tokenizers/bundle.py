@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Self
 
 from common.errors import DataError, DigestMismatchError
-from common.files import atomic_path, digest_folder, digest_json, read_json, write_json
+from common.files import atomic_path, read_json, write_json
+from model.tokenizers.digest import DESCRIPTION_FILE as _DESCRIPTION
+from model.tokenizers.digest import TEXT_FOLDER as _TEXT
+from model.tokenizers.digest import VISUAL_FOLDER as _VISUAL
+from model.tokenizers.digest import tokenizers_digest
 from model.tokenizers.text import TextTokenizer
 from model.tokenizers.visual import VisualTokenizer
 
-_TEXT, _VISUAL, _DESCRIPTION = "text", "visual", "tokenizers.json"
 _LINEAGE_CHARACTERS = 12
 
 
@@ -44,11 +47,6 @@ class TokenizerBundle:
             description["lineage"],
             description["metrics"],
         )
-
-
-def tokenizers_digest(folder: Path) -> str:
-    """One digest over the files of the text and the visual tokenizer."""
-    return digest_json({part: digest_folder(folder / part) for part in (_TEXT, _VISUAL)})
 
 
 def save_tokenizers(folder: Path, text: TextTokenizer, visual: VisualTokenizer) -> None:

@@ -6,96 +6,14 @@ Both are real: DeepSpeed ranks, a Triton server, an MLflow store. The tests read
 import json
 import re
 import signal
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import psutil
-import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
 from pipelines.steps import STEPS
-from tests.pipelines.chain import Chain, descendants, end, still_alive, wait_until
-
-IMPOSSIBLE = "gate.absolute.min_accuracy=0.99"
-
-
-@dataclass(frozen=True)
-class FirstRun:
-    chain: Chain
-    output: str
-    status: dict[str, Any]
-    folder: Path
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
-    """A first run, which becomes the champion."""
-    chain = Chain(tmp_path_factory.mktemp("chain") / "runs")
-    output = chain.call("run", "--preset", "smoke")
-    return FirstRun(chain, output, chain.status(), chain.run_folder())
-
-
-@dataclass(frozen=True)
-class SecondRun:
-    """What was seen of a run that was killed in training, interrupted in the benchmark, and then finished."""
-
-    terminated_code: int
-    left_training: list[int]
-    killed_output: str
-    interrupted_output: str
-    interrupted_code: int
-    server_pids: list[int]
-    ports: list[int]
-    open_ports: list[int]
-    left_behind: list[int]
-    completed_before: dict[str, float]
-    status: dict[str, Any]
-    folder: Path
-
-
-@pytest.fixture(scope="module")
-def second(first: FirstRun) -> SecondRun:
-    chain = first.chain
-    process = chain.start("run", "--preset", "smoke", "--seed", "1", "--set", IMPOSSIBLE)
-    wait_until(lambda: chain.run_folder() != first.folder and chain.progress("train") >= 2, process)
-    training = descendants(process, "components.train.worker")
-    end(process, signal.SIGTERM)
-    terminated_code, left_training = process.returncode, [child.pid for child in still_alive(training)]
-
-    process = chain.start("run", "--resume")
-    wait_until(lambda: chain.progress("train") >= 12, process)
-    descendants(process, "components.train.worker", "-u")[-1].kill()
-    killed_output, _ = process.communicate(timeout=120)
-    assert process.returncode == 1, killed_output
-    completed = {name: chain.step(name)["started"] for name in STEPS if chain.step(name).get("status") == "succeeded"}
-
-    process = chain.start("run", "--resume")
-    wait_until(lambda: descendants(process, "tritonserver") and chain.progress("benchmark") >= 1, process)
-    servers = [child.pid for child in descendants(process, "tritonserver")]
-    everything = descendants(process)
-    ports = sorted(_listening(servers))
-    interrupted_output = end(process, signal.SIGINT)
-    completed |= {name: chain.step(name)["started"] for name in ("train", "calibrate", "export")}
-
-    left = [child.pid for child in still_alive(everything)]
-    open_ports = [port for port in ports if port in _listening(None)]
-    code = process.returncode
-    chain.call("run", "--resume")
-    return SecondRun(
-        terminated_code, left_training, killed_output, interrupted_output, code, servers, ports, open_ports, left, completed,
-        chain.status(), chain.run_folder(),
-    )  # fmt: skip
-
-
-def _listening(pids: list[int] | None) -> set[int]:
-    return {
-        connection.laddr.port
-        for connection in psutil.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN and (pids is None or connection.pid in pids)
-    }
+from tests.pipelines.chain import descendants, end, still_alive, wait_until
 
 
 def test_the_first_run_ends_with_a_promoted_champion(first):
@@ -228,7 +146,7 @@ def test_a_run_that_is_complete_cannot_be_resumed(second, first):
 
 
 def test_the_champion_is_served_and_asked(first, second, tmp_path):
-    chain, output = first.chain, tmp_path / "out.png"
+    chain, output, answer = first.chain, tmp_path / "out.png", tmp_path / "out.json"
     ports = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
     server = chain.start("serve", *ports)
     try:
@@ -241,7 +159,7 @@ def test_the_champion_is_served_and_asked(first, second, tmp_path):
         assert drawn.shape == (64, 64, 3)
         chain.call("generate", prompt, "-o", str(output), "--seed", "5")
         assert (np.asarray(Image.open(output)) == drawn).all()
-        chain.call("generate", prompt, "-o", str(output), "--seed", "6")
+        chain.call("generate", prompt, "-o", str(output), "--seed", "6", "--json", str(answer))
         assert (np.asarray(Image.open(output)) != drawn).any()
         assert "prompt" in chain.call("generate", "", "-o", str(output), code=2)
         children = descendants(server)
@@ -249,4 +167,7 @@ def test_the_champion_is_served_and_asked(first, second, tmp_path):
         said = end(server, signal.SIGINT)
     assert server.returncode == 0 and "The server has ended" in said
     assert children and not still_alive(children)
+    lineage = chain.call("lineage", str(answer), "--replay")
+    assert "drawn again, the 64x64 pixels are the same" in lineage and "image file" in lineage
+    assert first.status["champion"]["digest"][:12] in lineage and first.folder.name in lineage
     assert "no server runs" in chain.call("generate", "x", "-o", str(output), code=2)
