@@ -114,3 +114,16 @@ def bench_gate(
 
     if not gate.run(Home(home).cache, console, json_file, gate.QUICK if quick else gate.Amount()):
         sys.exit(1)
+
+
+@bench_app.command(name="experiments")
+def bench_experiments(
+    json_file: BenchJsonOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer tests of fewer users: under a minute.")] = False,
+) -> None:
+    """A/B tests that are looked at a hundred times: false stops, power, what they cost."""
+    with _in_a_checkout():
+        from benchmarks import experiments
+
+    if not experiments.run(console, json_file, experiments.QUICK if quick else None):
+        sys.exit(1)

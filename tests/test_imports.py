@@ -23,6 +23,8 @@ ALLOWED = {
         "serving",
         "emuflow_client",
         "benchmarks.decode",
+        "benchmarks.experiments",
+        "benchmarks.gate",
         "benchmarks.int8",
         "benchmarks.modality_gate",
         "benchmarks.serving",
