@@ -64,7 +64,7 @@ def promote(
 
     registry = Registry(settings.registered_model, tracking_uri)
     version = registry.register(_evidence(decided, manifest, package, verdict, evidence), run_id)
-    store = ReleaseStore(release_url)
+    store = ReleaseStore(release_url, key_folder)
     try:
         if decided.result is not Result.PASS:
             current = store.current(CHAMPION_STAGE)
