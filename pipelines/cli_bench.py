@@ -100,3 +100,16 @@ def bench_int8(
 
     if not int8.run(Home(home).cache, console, json_file, int8.Amount(rounds=rounds, seeds=seeds)):
         sys.exit(1)
+
+
+@bench_app.command(name="release")
+def bench_release(
+    json_file: BenchJsonOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="3 rollbacks and 200 attempts for 10 and 1,000.")] = False,
+) -> None:
+    """How soon a rollback serves, and whether of many promoters exactly one wins."""
+    with _in_a_checkout():
+        from benchmarks import release
+
+    if not release.run(console, json_file, release.QUICK if quick else None):
+        sys.exit(1)

@@ -25,6 +25,7 @@ ALLOWED = {
         "benchmarks.decode",
         "benchmarks.int8",
         "benchmarks.modality_gate",
+        "benchmarks.release",
         "benchmarks.serving",
         "benchmarks.soak",
     },
