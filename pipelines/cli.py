@@ -1,4 +1,5 @@
-"""The command line: `emuflow run`, `serve`, `generate`, `status`, `history`, `lineage`, `compile`, `import`, `data`, `bench`.
+"""The command line: `emuflow run`, `serve`, `generate`, `status`, `history`, `lineage`, `promote`, `rollback`, `audit`,
+`compile`, `import`, `data`, `bench`.
 
 Exit codes: 0 done (promoted, or rejected as it should be), 1 failed, 2 wrong use, 128 + n ended by signal n.
 """
@@ -16,12 +17,14 @@ from common.home import Home
 from pipelines.cli_bench import bench_app
 from pipelines.cli_lineage import lineage_app
 from pipelines.cli_options import DEFAULT_HOME, HomeOption, console
+from pipelines.cli_release import release_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Make the built-in data.")
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(lineage_app)
+app.add_typer(release_app)
 
 PresetOption = Annotated[
     str | None, typer.Option("--preset", help="quickstart (without it), smoke, or a YAML file of your own.")
@@ -80,7 +83,7 @@ def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None
 
 @app.command()
 def history(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Every run with its verdict, and every package that became the champion."""
+    """Every run with its verdict, and every package that came to a stage: when, by whom, why, on what evidence."""
     from pipelines.status import history_tables, read_history
 
     found = read_history(Home(home))

@@ -127,3 +127,16 @@ def bench_experiments(
 
     if not experiments.run(console, json_file, experiments.QUICK if quick else None):
         sys.exit(1)
+
+
+@bench_app.command(name="release")
+def bench_release(
+    json_file: BenchJsonOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="3 rollbacks and 200 attempts for 10 and 1,000.")] = False,
+) -> None:
+    """How soon a rollback serves, and whether of many promoters exactly one wins."""
+    with _in_a_checkout():
+        from benchmarks import release
+
+    if not release.run(console, json_file, release.QUICK if quick else None):
+        sys.exit(1)

@@ -47,19 +47,31 @@ def connect(home: Home, platform: PlatformSettings | None = None) -> Connection:
     return Connection(tracking_uri, release_url, local)
 
 
+def nothing_released(home: Home, connection: Connection) -> bool:
+    """Whether the release store has not been made yet: asking it makes it, and looking must not leave anything behind."""
+    return connection.release_url == home.release_url and not (home.root / "mlflow" / "mlflow.db").is_file()
+
+
 @contextlib.contextmanager
 def release_store(release_url: str) -> Iterator["ReleaseStore"]:
-    """The release store for a block. Raises `TrackingError` where its database does not answer."""
-    from sqlalchemy.exc import SQLAlchemyError
-
+    """The release store, for reading, for a block. Raises `TrackingError` where its database does not answer."""
     from serving.release.store import ReleaseStore
 
-    try:
+    with reaching_release_store(release_url):
         store = ReleaseStore(release_url)
         try:
             yield store
         finally:
             store.close()
+
+
+@contextlib.contextmanager
+def reaching_release_store(release_url: str) -> Iterator[None]:
+    """Turn what a database raises in the block into a `TrackingError`."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
     except (SQLAlchemyError, ImportError) as error:
         reason = redact_text(str(error.__cause__ or error))
         raise TrackingError(

@@ -142,6 +142,8 @@ def _outcome(record: Mapping[str, Any]) -> str:
     before, after, candidate = record["champion"]["before"], record["champion"]["after"], record["candidate"]
     if candidate and after == candidate and before != candidate:
         return f"Promoted: {candidate[:12]} is the champion."
+    if candidate and record.get("stage") == "staging":
+        return f"In staging: {candidate[:12]}. `emuflow promote {record['version']} --to champion` goes on from there."
     stays = f"{after[:12]} stays the champion" if after else "there is no champion yet"
     return f"Not promoted: {stays}."
 

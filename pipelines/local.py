@@ -150,7 +150,8 @@ def _close(record: RunRecord, home: Home, connection: Connection, tracking: RunT
     verdict_file = folder / "verdict" / "verdict.json"
     verdict = read_json(verdict_file) if _gate_has_judged(folder) else {}
     record.verdict, record.candidate = verdict or None, verdict.get("candidate_digest")
-    record.version = (_step_record(folder, "promote").get("result") or {}).get("version") if verdict else None
+    promoted = (_step_record(folder, "promote").get("result") or {}) if verdict else {}
+    record.version, record.stage = promoted.get("version"), promoted.get("stage")
     with contextlib.suppress(EmuflowError, OSError):
         record.champion["after"] = current_champion(connection.release_url)
     record.save(home)
@@ -217,9 +218,9 @@ def _new_record(settings: Settings, preset: str, parent: Parent) -> RunRecord:
 def _arguments(settings: Settings, record: RunRecord, parent: Parent, home: Home) -> dict[str, str]:
     """The pipeline's parameters: each section as JSON, what the run starts from, where this home keeps things."""
     from_weights = settings.training.initialize_from == "parent"
-    if settings.release.actor is None:  # in a container, everybody has the image's name
-        release = settings.release.model_copy(update={"actor": getpass.getuser()})
-        settings = settings.model_copy(update={"release": release})
+    if settings.promotion.actor is None:  # in a container, everybody has the image's name
+        promotion = settings.promotion.model_copy(update={"actor": getpass.getuser()})
+        settings = settings.model_copy(update={"promotion": promotion})
     return {
         **settings.section_parameters(),
         "champion": parent.digest or "",

@@ -32,6 +32,8 @@ class RunRecord:
     candidate: str | None = None
     version: str | None = None
     """The candidate's number in MLflow's registry."""
+    stage: str | None = None
+    """How far this run took it: candidate, staging or champion."""
     champion: dict[str, str | None] = field(default_factory=lambda: {"before": None, "after": None})
     paths: dict[str, str] = field(default_factory=dict)
     tracking: dict[str, Any] = field(default_factory=dict)

@@ -42,7 +42,7 @@ def pipeline(*, adapted: bool = False) -> Any:
         judge_settings: str,
         benchmark_settings: str,
         gate_settings: str,
-        release_settings: str,
+        promotion_settings: str,
         # What the retraining starts from (empty: from nothing).
         champion: str = "",
         parent_tokenizers: str = "",
@@ -132,7 +132,7 @@ def pipeline(*, adapted: bool = False) -> Any:
         decided = gate(settings=gate_settings, measurements=measured.outputs["measurements"])
 
         promoted = promote(
-            settings=release_settings,
+            settings=promotion_settings,
             package_store=package_store,
             key_folder=key_folder,
             serving=serving,

@@ -81,7 +81,7 @@ class SettingsTree(Section):
     judge: JudgeSettings = JudgeSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
     gate: GateSettings = GateSettings()
-    release: PromotionSettings = PromotionSettings()
+    promotion: PromotionSettings = PromotionSettings()
     platform: PlatformSettings = PlatformSettings()
 
 

@@ -11,11 +11,13 @@ from rich.text import Text
 
 from common.files import read_json
 from common.home import Home
-from pipelines.connection import connect, release_store
+from pipelines.connection import connect, nothing_released, release_store
 from pipelines.display import closing_table, duration
 from pipelines.lock import run_is_alive
 from pipelines.record import FILE_NAME
 from pipelines.steps import steps_of
+
+_STAGE_ORDER = ("champion", "staging", "candidate")
 
 
 def read_status(home: Home) -> dict[str, Any]:
@@ -23,9 +25,9 @@ def read_status(home: Home) -> dict[str, Any]:
     from serving.deployment import read_state
 
     state = read_state(home.serving)
-    releases = _releases(home)
+    champions = [release for release in _releases(home) if release["stage"] == "champion"]
     return {
-        "champion": releases[0] if releases else None,
+        "champion": champions[0] if champions else None,
         "last_run": _last_run(home),
         "serving": {
             "digest": state.digest,
@@ -37,11 +39,13 @@ def read_status(home: Home) -> dict[str, Any]:
 
 
 def read_history(home: Home) -> dict[str, Any]:
-    """`champions`: every release, the newest first; `runs`: every run's id, status, verdict and digests, likewise."""
+    """`releases`: every row of every stage, the newest first; `champions`: those of the champion; `runs`: every run's id,
+    status, verdict and digests, likewise."""
     files = sorted(home.last_run_file.parent.glob(f"*/{FILE_NAME}"), reverse=True)
-    champions = _releases(home)
-    digests = [release["digest"] for release in champions]
-    return {"champions": champions, "runs": [_summary(read_json(file), digests) for file in files]}
+    releases = _releases(home)
+    champions = [release for release in releases if release["stage"] == "champion"]
+    runs = [_summary(read_json(file), releases) for file in files]
+    return {"releases": releases, "champions": champions, "runs": runs}
 
 
 def status_table(found: Mapping[str, Any]) -> Group:
@@ -52,7 +56,7 @@ def status_table(found: Mapping[str, Any]) -> Group:
         Text(
             f"serving      {serving['digest'][:12]} at {serving['grpc_endpoint']}"
             if serving and serving["digest"]
-            else "serving      no server runs"
+            else f"serving      {'a package is being loaded' if serving else 'no server runs'}"
         )
     )
     if found["last_run"]:
@@ -66,11 +70,12 @@ def status_table(found: Mapping[str, Any]) -> Group:
 
 
 def history_tables(found: Mapping[str, Any]) -> Group:
-    champions = _table("Champions", "#", "package", "since", "by")
-    champions.add_column("why")
-    for release in found["champions"]:
+    releases = _table("Releases", "stage", "#", "package", "since", "by")
+    releases.add_column("why")
+    for release in found["releases"]:
         since = release["time"][:19].replace("T", " ")
-        champions.add_row(str(release["sequence"]), release["digest"][:12], since, release["actor"], release["reason"])
+        name = (release["stage"], str(release["sequence"]), release["digest"][:12])
+        releases.add_row(*name, since, release["actor"], _why(release))
     runs = _table("Runs", "run", "outcome", "package", "v", "stage", "time")
     for run in found["runs"]:
         runs.add_row(
@@ -81,7 +86,19 @@ def history_tables(found: Mapping[str, Any]) -> Group:
             run["stage"] or "–",
             duration(run["seconds"]),
         )
-    return Group(champions, runs)
+    return Group(releases, runs)
+
+
+def _why(release: Mapping[str, Any]) -> str:
+    """The reason, and what else a row knows of it: approval, evidence, its age."""
+    words = [f"rollback: {release['reason']}" if release["action"] == "rollback" else release["reason"]]
+    if release["approved_by"]:
+        words.append(f"approved by {release['approved_by']}: {release['approval_reason']}")
+    if release["evidence_digest"]:
+        words.append(f"evidence {release['evidence_digest'][:12]}")
+    if not release["audited"]:
+        words.append("older than the audit log")
+    return "\n".join(words)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -94,19 +111,23 @@ def _table(title: str, *columns: str) -> Table:
 
 def _releases(home: Home) -> list[dict[str, Any]]:
     connection = connect(home)
-    if connection.release_url == home.release_url and not (home.root / "mlflow" / "mlflow.db").is_file():
-        return []  # asking a store makes it, and looking must not leave anything behind
+    if nothing_released(home, connection):
+        return []
     with release_store(connection.release_url) as store:
-        return [asdict(release) for release in store.history()]
+        rows = [release for stage in _STAGE_ORDER for release in store.history(stage)]
+    described = [{**asdict(row), "audited": row.action is not None} for row in rows]
+    return sorted(described, key=lambda release: release["time"], reverse=True)
 
 
-def _stage(candidate: str | None, champions: Sequence[str]) -> str | None:
-    """What became of a run's package; `champions` are the digests of all champions, the newest first."""
+def _stage(candidate: str | None, releases: Sequence[Mapping[str, Any]]) -> str | None:
+    """What became of a run's package; `releases` has the newest first."""
     if candidate is None:
         return None
-    if candidate not in champions:
-        return "candidate"
-    return "champion" if candidate == champions[0] else "former champion"
+    for stage, former in (("champion", "former champion"), ("staging", "formerly staging")):
+        digests = [release["digest"] for release in releases if release["stage"] == stage]
+        if candidate in digests:
+            return stage if candidate == digests[0] else former
+    return "candidate"
 
 
 def _last_run(home: Home) -> dict[str, Any] | None:
@@ -118,12 +139,12 @@ def _last_run(home: Home) -> dict[str, Any] | None:
     return record
 
 
-def _summary(record: Mapping[str, Any], champions: Sequence[str]) -> dict[str, Any]:
+def _summary(record: Mapping[str, Any], releases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     verdict = record["verdict"]
     return {
         **{key: record[key] for key in ("run_id", "preset", "status", "started", "candidate", "champion")},
         "version": record.get("version"),
-        "stage": _stage(record["candidate"], champions),
+        "stage": _stage(record["candidate"], releases),
         "seconds": record["seconds"].get("total", 0.0),
         "verdict": verdict["result"] if verdict else None,
         "reasons": verdict["reasons"] if verdict else [],

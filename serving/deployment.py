@@ -56,7 +56,7 @@ class ServingState:
     metrics_port: int
     key_folder: str
     digest: str | None
-    """The package that serves; `None` before the first load."""
+    """The package that serves; `None` before the first load, and while another one takes its place."""
     follows_champion: bool = True
     """Whether a promotion is to reach it. One that was started for a package of its own keeps that."""
     network: str = field(default_factory=network_of_this_process)
@@ -118,8 +118,14 @@ class EmbeddedDeployment:
                 return False
             repository = ModelRepository(self._folder / "repository", Path(state.key_folder))
             package = self._package_store / desired_digest
-            with repository.replacing(package, PRODUCTION_NAME, expected_digest=desired_digest):
-                ModelControl(state.grpc_endpoint, timeout_s=self._load_timeout_s).load(PRODUCTION_NAME)
+            try:
+                with repository.replacing(package, PRODUCTION_NAME, expected_digest=desired_digest):
+                    # Whoever finds this process killed from here on must not believe that the old package serves.
+                    write_state(self._folder, replace(state, digest=None))
+                    ModelControl(state.grpc_endpoint, timeout_s=self._load_timeout_s).load(PRODUCTION_NAME)
+            except BaseException:
+                write_state(self._folder, state)
+                raise
             write_state(self._folder, replace(state, digest=desired_digest))
             return True
 

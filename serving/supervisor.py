@@ -141,10 +141,11 @@ class _Supervisor:
             self._refusals.keep((self._desire.digest, self._served))
 
     def _follow(self) -> None:
-        state = read_state(self._folder)
+        with locked(self._folder):  # not while a promotion changes what is served
+            state = read_state(self._folder)
         if state is None:
             return
-        if state.digest is None:  # a restarted server: first what is known to serve
+        if state.digest is None:  # a restarted server, or a promotion that broke off: first what is known to serve
             self._try(self._served)
         if state.digest != self._desire.digest:
             self._try(self._desire.digest)

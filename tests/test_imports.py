@@ -27,6 +27,7 @@ ALLOWED = {
         "benchmarks.gate",
         "benchmarks.int8",
         "benchmarks.modality_gate",
+        "benchmarks.release",
         "benchmarks.serving",
         "benchmarks.soak",
     },

@@ -14,7 +14,7 @@ def promote(
     verdict: Input[Artifact],
     exported: Input[Artifact],
 ):
-    """Register the candidate with its evidence; where the verdict is PASS, make it the champion."""
+    """Register the candidate with its evidence; where the verdict is PASS, promote it as far as the settings say."""
     from pathlib import Path
 
     from components.promote.promote import promote as run

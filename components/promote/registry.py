@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _LONGEST_TAG = 4000
 CANDIDATE_ALIAS = "candidate"
+EVIDENCE_FOLDER = "evidence"
 PACKAGE_TAG, EVIDENCE_TAG = "package_digest", "evidence_digest"
 
 
@@ -89,6 +90,32 @@ class Registry:
         with _reaching(self._uri):
             models = self._client.search_registered_models(f"name = '{self._model}'")
             return str(models[0].aliases[alias]) if models and alias in models[0].aliases else None
+
+    def version_with(self, package_digest: str, evidence_digest: str) -> str | None:
+        """The newest version of a package with just this evidence, `None` where there is none."""
+        with _reaching(self._uri):
+            found = self._find(package_digest, evidence_digest)
+            return str(found.version) if found else None
+
+    def package_of(self, version: str) -> str | None:
+        """The digest of the package that a version is, `None` where there is no such version."""
+        from mlflow.exceptions import MlflowException
+
+        with _reaching(self._uri):
+            try:
+                return self._client.get_model_version(self._model, version).tags.get(PACKAGE_TAG)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return None
+
+    def fetch_evidence(self, package_digest: str, folder: Path) -> Path | None:
+        """Fetch the evidence of a package's newest version into `folder`; the folder that it is in, `None` without one."""
+        with _reaching(self._uri):
+            found = self._find(package_digest)
+            if found is None or not found.run_id:
+                return None
+            return Path(self._client.download_artifacts(found.run_id, EVIDENCE_FOLDER, str(folder)))
 
     def _create(self, evidence: Evidence, run: str) -> "ModelVersion":
         for folder, files in evidence.files.items():

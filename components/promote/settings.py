@@ -1,4 +1,6 @@
-"""How a promotion is recorded."""
+"""How a promotion is recorded, how far the pipeline takes one, and whom it needs."""
+
+from typing import Literal
 
 from pydantic import Field
 
@@ -6,9 +8,21 @@ from common.settings import Section
 
 
 class PromotionSettings(Section):
-    """Where a candidate is registered, and in whose name it is promoted."""
+    """Where a candidate is registered, in whose name and how far it is promoted."""
 
     registered_model: str = Field(
         default="emuflow-generator", min_length=1, description="the registered model in MLflow"
     )
     actor: str | None = Field(default=None, description="who promotes; else the user that runs the step")
+    to: Literal["champion", "staging"] = Field(
+        default="champion", description="how far the pipeline takes a PASS; `emuflow promote` goes on from staging"
+    )
+    approval: Literal["none", "person"] = Field(
+        default="none",
+        description="person: a champion needs `emuflow promote --approve-by NAME --why TEXT`; the pipeline stops at staging",
+    )
+
+    @property
+    def pipeline_stage(self) -> Literal["champion", "staging"]:
+        """How far the pipeline goes by itself: nobody approves there."""
+        return "staging" if self.approval == "person" else self.to

@@ -1,78 +1,70 @@
 """The release store: which package each stage wants, and who decided it when, on what evidence.
 
-One append-only table. A stage's newest row is its desired state, the rows before it are the audit trail, and the
-unique (stage, sequence) makes a promotion a compare-and-swap: of two writers that saw the same newest row, one row
-goes in. By default the table lives in MLflow's own SQLite file, where MLflow's migrations do not look at it; any
-SQLAlchemy URL (a team's PostgreSQL) will do.
+One append-only table. A stage's newest row is its desired state, the rows before it are its history, and every write is
+a compare-and-swap against the champion that its writer saw: of two writers, one row goes in. What was decided, and what
+was refused, stands in the audit log (`audit.py`), written in the same transaction. By default the tables live in
+MLflow's own SQLite file, where MLflow's migrations do not look at them; any SQLAlchemy URL (a team's PostgreSQL) will do.
 """
 
-import datetime
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
-from common.errors import PromotionConflictError
+from common.errors import PromotionConflictError, UsageError
+from serving.release import audit, rules
+from serving.release.rows import CANDIDATE_STAGE, CHAMPION_STAGE, Approval, Release, ReleaseAction, history, newest
+from serving.release.tables import RELEASES, TABLE_NAME, open_database, writing
 
-CHAMPION_STAGE = "champion"
-TABLE_NAME = "emuflow_releases"
-_BUSY_TIMEOUT_MS = 15_000
-
-_metadata = sa.MetaData()
-_releases = sa.Table(
-    TABLE_NAME,
-    _metadata,
-    sa.Column("stage", sa.String(64), primary_key=True),
-    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("digest", sa.String(64), nullable=False),
-    sa.Column("previous_digest", sa.String(64)),
-    sa.Column("evidence_digest", sa.String(64)),
-    sa.Column("actor", sa.String(255), nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("time", sa.String(40), nullable=False),
-)
-
-
-@dataclass(frozen=True)
-class Release:
-    """One row: from `time` (UTC, ISO 8601) on, `stage` wants the package `digest` in the place of `previous_digest`.
-
-    `evidence_digest` is the sha256 of the `verdict.json` that it rests on.
-    """
-
-    stage: str
-    sequence: int
-    digest: str
-    previous_digest: str | None
-    evidence_digest: str | None
-    actor: str
-    reason: str
-    time: str
+__all__ = ["CHAMPION_STAGE", "TABLE_NAME", "Release", "ReleaseStore"]
 
 
 class ReleaseStore:
-    """Reads and appends releases at an SQLAlchemy `url`; the table is made on first use."""
+    """Reads and appends releases at an SQLAlchemy `url`; the tables are made on first use.
 
-    def __init__(self, url: str):
-        self._engine = _engine(url)
-        if not sa.inspect(self._engine).has_table(TABLE_NAME):
-            with self._writing() as connection:
-                _metadata.create_all(connection, checkfirst=True)
+    Whoever writes gives the `key_folder`, whose key signs the audit log's head.
+    """
+
+    def __init__(self, url: str, key_folder: Path | None = None):
+        self._engine = open_database(url)
+        self._key_folder = key_folder
 
     def current(self, stage: str = CHAMPION_STAGE) -> Release | None:
-        """What `stage` wants now, `None` where nothing was ever promoted to it."""
+        """What `stage` wants now, `None` where nothing ever came to it."""
         with self._engine.connect() as connection:
-            return _newest(connection, stage)
+            return newest(connection, stage)
 
     def history(self, stage: str = CHAMPION_STAGE) -> list[Release]:
         """Every release of `stage`, the newest first."""
-        query = sa.select(_releases).where(_releases.c.stage == stage).order_by(_releases.c.sequence.desc())
         with self._engine.connect() as connection:
-            return [Release(**row) for row in connection.execute(query).mappings()]
+            return history(connection, stage)
+
+    def audit_log(self) -> list[audit.Entry]:
+        """Every entry of the audit log, the oldest first."""
+        with self._engine.connect() as connection:
+            return list(audit.read_log(connection))
+
+    def register(
+        self, digest: str, *, evidence_digest: str, measured_against: str | None, actor: str, reason: str
+    ) -> Release:
+        """Record a candidate with its evidence, whatever the verdict; the same evidence again gives the same row."""
+        with self._writing() as desk:
+            for known in history(desk.connection, CANDIDATE_STAGE):
+                if (known.digest, known.evidence_digest) == (digest, evidence_digest):
+                    return known
+            return desk.append(
+                CANDIDATE_STAGE,
+                digest,
+                action="registration",
+                evidence_digest=evidence_digest,
+                measured_against=measured_against,
+                actor=actor,
+                reason=reason,
+            )
 
     def promote(
         self,
@@ -83,78 +75,130 @@ class ReleaseStore:
         evidence_digest: str | None,
         actor: str,
         reason: str,
+        approval: Approval | None = None,
     ) -> Release:
-        """Make `digest` the wanted package of `stage`, if the wanted one still is `expected_current` (`None`: none yet).
+        """Make `digest` the wanted package of `stage`, if the champion still is `expected_current` (`None`: there is none),
+        which the evidence was measured against. On its way to champion a package passes staging: both rows go in, or none.
 
-        Raises `PromotionConflictError`, with nothing written, where another promotion came first.
+        A promotion that is done already stands, and is returned. Raises `PromotionConflictError`, with the refusal in the
+        audit log, where another promotion came first, or this evidence has made it the champion once before.
         """
+        row: dict[str, Any] = {"evidence_digest": evidence_digest, "actor": actor, "reason": reason}
+        row |= {"action": "promotion", "measured_against": expected_current}
+        if approval is not None:
+            row |= {"approved_by": approval.by, "approval_reason": approval.reason}
+        conflict: PromotionConflictError | None = None
         try:
-            with self._writing() as connection:
-                newest = _newest(connection, stage)
-                found = newest.digest if newest else None
-                if found != expected_current:
-                    raise _conflict(stage, expected_current, found)
-                release = Release(
-                    stage=stage,
-                    sequence=newest.sequence + 1 if newest else 1,
-                    digest=digest,
-                    previous_digest=found,
-                    evidence_digest=evidence_digest,
+            with self._writing() as desk:
+                there = newest(desk.connection, stage)
+                if there and evidence_digest and (there.digest, there.evidence_digest) == (digest, evidence_digest):
+                    return there
+                conflict = rules.conflict(desk.connection, stage, digest, expected_current, evidence_digest)
+                if conflict is None:
+                    if approval is not None:
+                        desk.log.write(
+                            "approval", stage=stage, digest=digest, actor=approval.by, reason=approval.reason
+                        )
+                    return [
+                        desk.append(each, digest, **row)
+                        for each in rules.stages_to(desk.connection, stage, digest, evidence_digest)
+                    ][-1]
+                desk.refuse(stage, digest, evidence_digest, actor, str(conflict))
+        except IntegrityError:  # a writer that takes no notice of the audit log's lock
+            winner = self.current(CHAMPION_STAGE)
+            conflict = rules.another_champion(expected_current, winner.digest if winner else None)
+            self.refuse(stage, digest, evidence_digest=evidence_digest, actor=actor, reason=str(conflict))
+        raise conflict
+
+    def roll_back(self, digest: str, *, expected_current: str, actor: str, reason: str) -> Release:
+        """Make the earlier champion `digest` the wanted one again, if the champion still is `expected_current`.
+
+        Raises `PromotionConflictError` where it is not, `GateError` where `digest` was never the champion; the audit log
+        then has the refusal.
+        """
+        with self._writing() as desk:
+            champions = history(desk.connection, CHAMPION_STAGE)
+            refusal = rules.why_no_rollback(champions, digest, expected_current)
+            if refusal is None:
+                earlier = next(release for release in champions if release.digest == digest)
+                return desk.append(
+                    CHAMPION_STAGE,
+                    digest,
+                    action="rollback",
+                    evidence_digest=earlier.evidence_digest,
+                    measured_against=earlier.measured_against,
                     actor=actor,
                     reason=reason,
-                    time=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
                 )
-                connection.execute(_releases.insert().values(**vars(release)))
-                return release
-        except IntegrityError:
-            winner = self.current(stage)
-            raise _conflict(stage, expected_current, winner.digest if winner else None) from None
+            desk.refuse(CHAMPION_STAGE, digest, None, actor, str(refusal))
+        raise refusal
+
+    def complete_rollback(self, release: Release, **told: Any) -> None:
+        """Record that everything follows the rollback `release`. `told` goes into the audit log."""
+        with self._writing() as desk:
+            desk.log.write(
+                "rollback completed", stage=release.stage, digest=release.digest, of=release.sequence, **told
+            )
+
+    def unfinished_rollback(self) -> Release | None:
+        """The newest champion's row, where it is a rollback that nobody has seen to its end."""
+        with self._engine.connect() as connection:
+            champion = newest(connection, CHAMPION_STAGE)
+            if champion is None or champion.action != "rollback":
+                return None
+            for entry in audit.read_log(connection, newest_first=True):
+                content = entry.parsed()
+                if content.get("action") == "rollback completed" and content.get("of") == champion.sequence:
+                    return None
+                if content.get("action") == "rollback":
+                    break
+            return champion
+
+    def refuse(self, stage: str, digest: str, *, evidence_digest: str | None, actor: str, reason: str) -> None:
+        """Record in the audit log that `digest` did not come to `stage`, and why."""
+        with self._writing() as desk:
+            desk.refuse(stage, digest, evidence_digest, actor, reason)
 
     def close(self) -> None:
         self._engine.dispose()
 
     @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        """One transaction that takes SQLite's write lock at its start: reading first and locking later would fail at
-        once, without waiting, when another writer came between."""
-        with self._engine.connect() as connection:
-            if self._engine.dialect.name == "sqlite":
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.commit()
-            except BaseException:
-                connection.rollback()
-                raise
+    def _writing(self) -> Iterator["_Desk"]:
+        """One transaction over releases and audit log, of which there is only one at a time."""
+        if self._key_folder is None:
+            raise UsageError(
+                "this release store was opened for reading", fix="open it with the folder of the signing key"
+            )
+        with writing(self._engine) as connection:
+            desk = _Desk(connection, audit.Writer(connection, self._key_folder))
+            yield desk
+            head = desk.log.seal()
+        audit.Witness(self._key_folder, self._engine.url).keep(head)
 
 
-def _newest(connection: sa.Connection, stage: str) -> Release | None:
-    query = sa.select(_releases).where(_releases.c.stage == stage).order_by(_releases.c.sequence.desc()).limit(1)
-    row = connection.execute(query).mappings().one_or_none()
-    return Release(**row) if row else None
+@dataclass(frozen=True)
+class _Desk:
+    """Where rows are written within one transaction."""
 
+    connection: sa.Connection
+    log: audit.Writer
 
-def _conflict(stage: str, expected: str | None, found: str | None) -> PromotionConflictError:
-    return PromotionConflictError(
-        f"the evidence was measured against {expected or 'no champion'}, but the stage now holds {found or 'none'}",
-        where=f"stage '{stage}'",
-        fix="measure the candidate against the new champion: run the benchmark, the gate and the promotion again",
-    )
+    def append(self, stage: str, digest: str, *, action: ReleaseAction, **columns: Any) -> Release:
+        before = newest(self.connection, stage)
+        release = Release(
+            stage=stage,
+            sequence=before.sequence + 1 if before else 1,
+            digest=digest,
+            previous_digest=before.digest if before else None,
+            time=audit.now(),
+            action=action,
+            **columns,
+        )
+        self.connection.execute(RELEASES.insert().values(**vars(release)))
+        self.log.write(action, release=asdict(release))
+        return release
 
-
-def _engine(url: str) -> sa.Engine:
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True)  # a connection that the database dropped is replaced
-    if parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(url)
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection, _record) -> None:
-        # The driver would otherwise begin transactions by itself, deferred, at the first write.
-        connection.isolation_level = None
-        connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
-        connection.execute("PRAGMA journal_mode=WAL")
-
-    return engine
+    def refuse(self, stage: str, digest: str, evidence_digest: str | None, actor: str, reason: str) -> None:
+        self.log.write(
+            "refusal", stage=stage, digest=digest, evidence_digest=evidence_digest, actor=actor, reason=reason
+        )

@@ -42,7 +42,7 @@ def server(place: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tr
 
 
 def promote(home: Home, digest: str, expected: str | None) -> None:
-    store = ReleaseStore(home.release_url)
+    store = ReleaseStore(home.release_url, home.keys)
     store.promote("champion", digest, expected_current=expected, evidence_digest=None, actor="test", reason="PASS")
     store.close()
 

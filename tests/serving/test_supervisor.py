@@ -94,8 +94,8 @@ def promote(releases: ReleaseStore, digest: str, expected: str | None) -> None:
 
 
 @pytest.fixture
-def releases(tmp_path: Path) -> Iterator[ReleaseStore]:
-    store = ReleaseStore(f"sqlite:///{tmp_path / 'releases.db'}")
+def releases(tmp_path: Path, key_folder: Path) -> Iterator[ReleaseStore]:
+    store = ReleaseStore(f"sqlite:///{tmp_path / 'releases.db'}", key_folder)
     yield store
     store.close()
 

@@ -4,130 +4,16 @@ import queue
 import shutil
 import threading
 import traceback
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from common.errors import DigestMismatchError, GateError, PromotionConflictError, SignatureError, TrackingError
-from common.files import write_json
-from components.benchmark.measurements import CANDIDATE, CHAMPION, FULL_PRECISION, Arm, write_measurements
-from components.gate.gate import gate
-from components.gate.settings import GateSettings
-from components.promote.promote import PromotionResult, promote
 from components.promote.registry import Registry
-from components.promote.settings import PromotionSettings
 from emuflow_client import GeneratorClient
-from serving.release.store import ReleaseStore
 from serving.supervisor import serve
-from tests.engines import write_engine
-from tests.evidence import arm, measurements
-from tests.packages import build
+from tests.components.promote.place import SETTINGS
 
-SETTINGS = PromotionSettings(actor="tester")
 PASSWORD = "hunter2"
-GATE = GateSettings(bootstrap_resamples=200)
-
-
-@dataclass
-class Place:
-    """A home with MLflow, a release store, and as many packages as a test asks for."""
-
-    root: Path
-    engine: Path
-    url: str
-
-    def __post_init__(self) -> None:
-        from mlflow import MlflowClient
-
-        self.client = MlflowClient(tracking_uri=self.url, registry_uri=self.url)
-        experiment = self.client.create_experiment("emuflow", artifact_location=(self.root / "artifacts").as_uri())
-        self.run_id = self.client.create_run(experiment).info.run_id
-
-    @property
-    def store(self) -> ReleaseStore:
-        return ReleaseStore(self.url)
-
-    @property
-    def champion(self) -> str | None:
-        release = self.store.current()
-        return release.digest if release else None
-
-    def candidate(self, run_id: str) -> "Candidate":
-        int8, fp32 = (
-            build(self.engine, self.root / "packages", self.root / "keys", precision, run_id).name
-            for precision in ("int8", "fp32")
-        )
-        write_json(self.root / run_id / "exported" / "export.json", {"int8": int8, "fp32": fp32})
-        return Candidate(self, self.root / run_id, int8, fp32)
-
-    def version(self, number: str):
-        return self.client.get_model_version(SETTINGS.registered_model, number)
-
-    def alias(self) -> str | None:
-        return Registry(SETTINGS.registered_model, self.url).version_of("champion")
-
-
-@dataclass
-class Candidate:
-    """One export, and what becomes of it."""
-
-    place: Place
-    folder: Path
-    int8: str
-    fp32: str
-
-    def judged(self, *, accuracy: float = 0.95, champion: str | None = None, **changes: object) -> "Candidate":
-        """Measure and gate it; its arms carry its own digests."""
-        rival: Arm | None = None
-        if champion is not None:
-            rival = arm(CHAMPION, 0.94, 6.0, seed=3)
-        held_out = "2" * 64  # what the packages' manifests name
-        record = measurements(accuracy=accuracy, champion=rival, **{"evaluation_digest": held_out, **changes})
-        digests = {CANDIDATE: self.int8, FULL_PRECISION: self.fp32, CHAMPION: champion}
-        arms = {
-            name: each.model_copy(update={"digest": digests[name], "evaluation_digest": held_out})
-            for name, each in record.arms.items()
-        }
-        write_measurements(self.folder / "measurements", record.model_copy(update={"arms": arms}))
-        gate(GATE, self.folder / "measurements", self.folder / "verdict")
-        return self
-
-    def promoted(self, *, tracking_uri: str | None = None) -> PromotionResult:
-        return promote(
-            SETTINGS,
-            verdict=self.folder / "verdict",
-            exported=self.folder / "exported",
-            package_store=self.place.root / "packages",
-            key_folder=self.place.root / "keys",
-            release_url=self.place.url,
-            serving=self.place.root / "serving",
-            tracking_uri=tracking_uri or self.place.url,
-            run_id=self.place.run_id,
-        )
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_engine(tmp_path_factory.mktemp("engine") / "engine")
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables, made once: its migrations take seconds."""
-    from mlflow import MlflowClient
-
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    url = f"sqlite:///{file}"
-    MlflowClient(tracking_uri=url, registry_uri=url).search_registered_models()
-    return file
-
-
-@pytest.fixture
-def place(tmp_path: Path, engine: Path, empty_database: Path) -> Place:
-    (tmp_path / "mlflow").mkdir()
-    shutil.copyfile(empty_database, tmp_path / "mlflow" / "mlflow.db")
-    return Place(tmp_path, engine, f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}")
 
 
 def test_a_pass_becomes_the_champion_with_its_evidence_on_record(place):

@@ -1,0 +1,119 @@
+"""How soon does a rollback serve, does it lose a request, and does ever more than one of many promoters win?
+
+    emuflow bench release --json FILE [--quick]
+
+Two packages of the kept progressive checkpoint in INT8, as the pipeline exports them, behind `emuflow serve` with its
+real Triton server, asked by four clients without a pause. `emuflow rollback` runs as a process of its own, and its time
+counts from its start until the first answer of the package that was put back: importing Python's modules, verifying the
+package and loading it are all in it. Then twenty processes, each with its own connection to one SQLite file, race for
+the champion's place round by round, and the audit log that they left is checked.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks.races import Races, race
+from benchmarks.report import Announcer, Check, Report, Row, command_line
+from benchmarks.rollbacks import Rollbacks, measure
+from benchmarks.served_package import build
+from common.home import Home
+from components.export.export import runtime_options
+from components.export.settings import DecodingSettings, ExportSettings
+from serving.package.builder import build_package
+from serving.package.manifest import read_manifest
+from serving.release.verification import Verification, verify_audit_log
+
+_CLIENTS = 4
+_PROMOTERS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amount:
+    """How much is measured."""
+
+    rollbacks: int = 10
+    rounds: int = 50
+    """Of the race; each is twenty attempts."""
+
+
+QUICK = Amount(rollbacks=3, rounds=10)
+
+
+def run(
+    console: Console,
+    file: Path | None,
+    amount: Amount | None = None,
+    packages: Callable[[Home], tuple[str, str]] | None = None,
+) -> bool:
+    """Measure, print, write `file`; whether every bound holds. `packages` builds two packages in a home, in the place of
+    those of the kept checkpoint, and returns their digests."""
+    amount = amount or Amount()
+    report = Report("release", command_line(), columns=("largest_ms",))
+    announce = Announcer(console)
+    with TemporaryDirectory(prefix="emuflow-release-") as folder:
+        home = Home(Path(folder) / "runs")
+        announce("packaging two models")
+        old, new = (packages or _default_packages)(home)
+        announce(f"{amount.rollbacks} rollbacks while {_CLIENTS} clients ask")
+        rollbacks = measure(home, old, new, rollbacks=amount.rollbacks, clients=_CLIENTS)
+        logs = [verify_audit_log(home.release_url, home.keys)]
+        announce(f"{_PROMOTERS} promoters race in {amount.rounds} rounds")
+        arena = f"sqlite:///{Path(folder) / 'races.db'}"
+        races = race(arena, home.keys, promoters=_PROMOTERS, rounds=amount.rounds)
+        logs.append(verify_audit_log(arena, home.keys))
+    report.rows += rows(rollbacks, races)
+    report.checks += checks(rollbacks, races, logs)
+    report.notes |= {
+        "clients": _CLIENTS,
+        "promoters": _PROMOTERS,
+        "request_errors": rollbacks.errors[:20],
+        "race_errors": races.errors[:20],
+        "findings": [asdict(finding) for log in logs for finding in log.findings][:20],
+    }
+    return report.finish(console, file)
+
+
+def rows(rollbacks: Rollbacks, races: Races) -> list[Row]:
+    return [
+        _row("rollback, until the old version answers", rollbacks.answered_s),
+        _row("rollback, until the command ends", rollbacks.ended_s),
+        Row("race, an attempt", 1000 * races.seconds / races.attempts, n=races.attempts),
+    ]
+
+
+def checks(rollbacks: Rollbacks, races: Races, logs: list[Verification]) -> list[Check]:
+    findings, entries = sum(len(log.findings) for log in logs), sum(log.entries for log in logs)
+    failed = len(rollbacks.errors) + rollbacks.late
+    return [
+        Check("rollback_seconds", max(rollbacks.answered_s), 10, 2, len(rollbacks.answered_s), at_least=False),
+        Check("rollback_failed_requests", failed, 0, 0, rollbacks.requests, at_least=False),
+        Check("promotion_races_lost", races.lost, 0, 0, races.attempts, at_least=False),
+        Check("audit_findings", findings, 0, 0, entries, at_least=False),
+    ]
+
+
+def _row(name: str, seconds: list[float]) -> Row:
+    times_ms = 1000 * np.array(seconds)
+    more = {"largest_ms": float(times_ms.max())}
+    return Row(name, float(np.median(times_ms)), float(np.quantile(times_ms, 0.95)), n=len(times_ms), more=more)
+
+
+def _default_packages(home: Home) -> tuple[str, str]:
+    """The same engine twice: the second one draws its sketch in two steps."""
+    settings = ExportSettings()
+    first = build("progressive", "int8", DecodingSettings(), settings, home.root, home.keys)
+    second, _ = build_package(
+        home.root / "engine",
+        "int8",
+        decoding=asdict(DecodingSettings(coarse_steps=2).options()),
+        runtime=runtime_options(settings),
+        provenance=read_manifest(first).provenance,
+        key_folder=home.keys,
+        package_store=home.packages,
+    )
+    return first.name, second.name

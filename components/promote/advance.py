@@ -1,0 +1,120 @@
+"""Promote a registered version by hand, to staging or to champion, on the evidence that it was registered with."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from common.errors import GateError, PromotionConflictError
+from components.gate.verdict import Result, Verdict, evidence_digest, read_verdict
+from components.promote import follow
+from components.promote.evidence import refusals_recorded, verified
+from components.promote.follow import ServerState
+from components.promote.registry import Registry
+from components.promote.settings import PromotionSettings
+from serving.release.rows import CANDIDATE_STAGE, CHAMPION_STAGE, Approval, Release
+from serving.release.store import ReleaseStore
+
+_log = logging.getLogger(__name__)
+_MEASURE = "run the pipeline, which measures and judges it"
+
+
+@dataclass(frozen=True)
+class AdvanceResult:
+    """The row that stands, the version's number in the registry, and what became of the running server."""
+
+    release: Release
+    version: str
+    server: ServerState
+    already: bool
+    """Whether the row stood before."""
+
+
+def advance(
+    settings: PromotionSettings,
+    digest: str,
+    to: Literal["staging", "champion"],
+    verdict: Path,
+    *,
+    actor: str,
+    approval: Approval | None,
+    package_store: Path,
+    key_folder: Path,
+    release_url: str,
+    serving: Path,
+    tracking_uri: str | None = None,
+) -> AdvanceResult:
+    """Promote package `digest` to the stage `to` on the verdict of the folder `verdict`.
+
+    Raises `GateError` where the verdict is not a PASS about this package that was registered, or a person's approval is
+    wanted and missing; `SignatureError` or `DigestMismatchError` where the package does not verify; `TrackingError` where
+    MLflow does not answer; `PromotionConflictError` where the evidence was measured against another champion. Every
+    refusal goes into the audit log.
+    """
+    store = ReleaseStore(release_url, key_folder)
+    registry = Registry(settings.registered_model, tracking_uri)
+    try:
+        with refusals_recorded(store, to, digest, actor):
+            decided = read_verdict(verdict)
+            _check_verdict(decided, digest, verdict)
+            evidence = evidence_digest(verdict)
+            version = _registered_version(store, registry, digest, evidence, verdict)
+            verified(decided, package_store / digest, key_folder)
+            if to == CHAMPION_STAGE and settings.approval == "person" and approval is None:
+                raise GateError(
+                    "the policy (promotion.approval) wants a person's approval of a champion",
+                    where=f"package {digest}",
+                    fix="say who approves it, and why: --approve-by NAME --why TEXT",
+                )
+        before = store.current(to)
+        reason = f"{decided.result.value}: {'; '.join(decided.reasons)}"
+        try:
+            release = store.promote(
+                to,
+                digest,
+                expected_current=decided.champion_digest,
+                evidence_digest=evidence,
+                actor=actor,
+                reason=reason,
+                approval=approval,
+            )
+        except PromotionConflictError as conflict:
+            registry.tag(version, {"promotion": "refused", "promotion_reason": str(conflict)})
+            raise
+        follow.aliases(lambda: registry, store)
+    finally:
+        store.close()
+    server: ServerState = "left as it was"
+    if to == CHAMPION_STAGE:
+        server = follow.server(serving, package_store, digest)
+    _log.info("version %s, package %s, came to %s", version, digest, to)
+    return AdvanceResult(release, version, server, already=release == before)
+
+
+def _check_verdict(decided: Verdict, digest: str, verdict: Path) -> None:
+    if decided.candidate_digest != digest:
+        raise GateError(
+            f"the verdict is about package {decided.candidate_digest or 'none'}, not {digest}",
+            where=str(verdict),
+            fix=_MEASURE,
+        )
+    if decided.result is not Result.PASS:
+        raise GateError(
+            f"the verdict is {decided.result.value}, not PASS: {'; '.join(decided.reasons)}",
+            where=str(verdict),
+            fix="train a better candidate; a measurement that was disturbed can be made again",
+        )
+
+
+def _registered_version(store: ReleaseStore, registry: Registry, digest: str, evidence: str, verdict: Path) -> str:
+    """The version's number in the registry, which must have just this evidence. So must the release store, where it knows
+    the candidate: one from before the stages it does not."""
+    version = registry.version_with(digest, evidence)
+    known = {row.evidence_digest for row in store.history(CANDIDATE_STAGE) if row.digest == digest}
+    if version is None or (known and evidence not in known):
+        raise GateError(
+            f"this verdict (sha256 {evidence}) is not one that package {digest} was registered with",
+            where=str(verdict),
+            fix=_MEASURE,
+        )
+    return version

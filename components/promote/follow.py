@@ -1,0 +1,64 @@
+"""What follows the release store: MLflow's aliases and the running server.
+
+The store already holds the decision. What cannot follow now is made to by the next promotion or rollback, and by the
+server itself, which asks the store.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from common.errors import EmuflowError, TrackingError
+from components.promote.registry import Registry
+from serving.release.rows import CHAMPION_STAGE, STAGING_STAGE
+from serving.release.store import ReleaseStore
+
+_log = logging.getLogger(__name__)
+ServerState = Literal["not running", "updated", "left as it was", "failed"]
+_PAUSE_S = 0.05
+_PROMPT = "a"
+
+
+def aliases(registry: Callable[[], Registry], store: ReleaseStore) -> bool:
+    """Point the aliases `staging` and `champion` at the versions that the store wants; whether MLflow took that."""
+    try:
+        for stage in (STAGING_STAGE, CHAMPION_STAGE):
+            if release := store.current(stage):
+                registry().mirror(stage, release.digest, release.evidence_digest)
+        return True
+    except TrackingError as error:
+        _log.warning("the aliases do not follow yet: %s", error)
+        return False
+
+
+def server(serving: Path, package_store: Path, digest: str) -> ServerState:
+    """Make the running server of the folder `serving` serve the champion.
+
+    One that cannot keeps serving the old package and tries again by itself, so this does not undo the decision.
+    """
+    from serving.deployment import reconcile_if_running
+
+    try:
+        return reconcile_if_running(serving, package_store, digest)
+    except EmuflowError as error:
+        _log.error("the running server does not serve the champion yet: %s", error)
+        return "failed"
+
+
+def answers(serving: Path, digest: str, *, timeout_s: float = 30.0) -> bool:
+    """Ask the running server for images until one comes from package `digest`; whether one came in time."""
+    from emuflow_client import GeneratorClient, GeneratorError
+    from serving.deployment import read_state
+
+    deadline = time.monotonic() + timeout_s
+    while (state := read_state(serving)) is not None and time.monotonic() < deadline:
+        try:
+            with GeneratorClient(state.grpc_endpoint, timeout_s=timeout_s, retries=0) as client:
+                if client.generate(_PROMPT).version == digest:
+                    return True
+        except GeneratorError as error:
+            _log.warning("the server did not answer: %s", error)
+        time.sleep(_PAUSE_S)
+    return False

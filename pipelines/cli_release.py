@@ -1,0 +1,130 @@
+"""`emuflow promote`, `emuflow rollback` and `emuflow audit`."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from common.errors import UsageError
+from common.home import Home
+from pipelines.cli_options import DEFAULT_HOME, HomeOption, console
+
+if TYPE_CHECKING:
+    from components.promote.follow import ServerState
+    from components.promote.rollback import RollbackResult
+
+release_app = typer.Typer()
+audit_app = typer.Typer(no_args_is_help=True, help="Who released, refused, approved and took back what.")
+release_app.add_typer(audit_app, name="audit")
+
+WhyOption = Annotated[str | None, typer.Option("--why", metavar="TEXT", help="Recorded with it.")]
+_SERVER: dict["ServerState", str] = {
+    "not running": "No server runs here; `emuflow serve` will serve it.",
+    "updated": "The running server serves it.",
+    "left as it was": "The server that runs follows by itself, unless it was started for a package of its own.",
+    "failed": "The running server does not serve it yet, and tries again by itself: see its log.",
+}
+
+
+@release_app.command()
+def promote(
+    version: Annotated[
+        str, typer.Argument(help="A version number of the registry, or 8 or more characters of a digest.")
+    ],
+    to: Annotated[Literal["staging", "champion"], typer.Option("--to", help="The stage.")],
+    approve_by: Annotated[
+        str | None, typer.Option("--approve-by", metavar="NAME", help="The person who wants it; goes with --why.")
+    ] = None,
+    why: WhyOption = None,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Promote a measured candidate to a stage: its verdict must be a PASS against the champion of now."""
+    from pipelines.releasing import promote_version
+    from serving.release.rows import Approval
+
+    if (approve_by is None) != (why is None):
+        raise UsageError("--approve-by and --why go together", where="emuflow promote")
+    approval = Approval(approve_by, why) if approve_by and why else None
+    done = promote_version(Home(home), version, to, approval)
+    stands = "is in" if to == "staging" else "is the"
+    was = "already " if done.already else ""
+    _say(f"Version {done.version}, package {done.release.digest[:12]}, {was}{stands} {to}.")
+    if to == "champion":
+        _say(_SERVER[done.server])
+
+
+@release_app.command()
+def rollback(
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="VERSION", help="An earlier champion; else the one before.")
+    ] = None,
+    why: WhyOption = None,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Make an earlier champion the champion again, at once and without retraining."""
+    from pipelines.releasing import roll_back_to
+
+    done = roll_back_to(Home(home), to, why, _tell_rollback)
+    if done.resumed:
+        _say("This finished a rollback that had broken off. To go further back, call it again.")
+
+
+@audit_app.command()
+def verify(
+    home: HomeOption = DEFAULT_HOME, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False
+) -> None:
+    """Check that no row of the audit log or of the releases was altered, removed or inserted; exit code 1 where one was."""
+    from dataclasses import asdict
+
+    from pipelines.releasing import verify_log
+
+    found = verify_log(Home(home))
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(found), indent=2) + "\n")
+    else:
+        _say(f"{found.entries} entries, {found.releases} releases.")
+        if found.older:
+            _say(f"Older than the audit log, and as they were when it was opened: {', '.join(found.older)}.")
+        for finding in found.findings:
+            console.print(f"{finding.where}: {finding.what}", style="red", markup=False, soft_wrap=True)
+        if not found.findings:
+            _say("The audit log is whole.")
+    if found.findings:
+        sys.exit(1)
+
+
+@audit_app.command()
+def log(home: HomeOption = DEFAULT_HOME) -> None:
+    """Show every entry, the newest first."""
+    from pipelines.releasing import read_log
+
+    table = Table("#", "when", "what", "stage", "package", "by", "why", title="Audit log", title_justify="left")
+    for content in read_log(Home(home)):
+        about = content.get("release") or content
+        table.add_row(
+            str(content["sequence"]),
+            content["time"][:19].replace("T", " "),
+            content["action"],
+            about.get("stage", ""),
+            about.get("digest", "")[:12],
+            about.get("actor", ""),
+            about.get("reason", ""),
+        )
+    console.print(table)
+
+
+def _tell_rollback(done: "RollbackResult") -> None:
+    release = done.release
+    _say(
+        f"Rolled back: {release.digest[:12]} is the champion again, in the place of {str(release.previous_digest)[:12]}."
+    )
+    if done.answered:
+        _say(f"It answers, {done.seconds:.1f} s after the command.")
+    else:
+        _say(_SERVER[done.server])
+
+
+def _say(text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)

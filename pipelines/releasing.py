@@ -1,0 +1,179 @@
+"""`emuflow promote`, `rollback` and `audit`, for the command line: which package, which evidence, which policy."""
+
+import getpass
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import psutil
+
+from common.errors import GateError, UsageError
+from common.files import read_json
+from common.home import Home
+from components.promote.settings import PromotionSettings
+from pipelines.connection import Connection, connect, nothing_released, reaching_release_store, release_store
+from pipelines.run_folder import SETTINGS_FILE
+
+if TYPE_CHECKING:
+    from components.promote.advance import AdvanceResult
+    from components.promote.registry import Registry
+    from components.promote.rollback import RollbackResult
+    from serving.release.rows import Approval
+    from serving.release.verification import Verification
+
+_NUMBER = re.compile(r"[0-9]{1,7}")
+_DIGEST = re.compile(r"[0-9a-f]{8,64}")
+
+
+def promote_version(
+    home: Home, version: str, to: Literal["staging", "champion"], approval: "Approval | None"
+) -> "AdvanceResult":
+    """Promote a version of the registry, or a package by the beginning of its digest, on the verdict of its own run.
+
+    Raises `UsageError` where there is no such version or package, and what `components.promote.advance.advance` does.
+    """
+    from components.promote.advance import advance
+    from components.promote.registry import Registry
+
+    connection = _connect(home)
+    digest = _package(home, version, connection)
+    run_id = _run_of(home, digest)
+    settings = _policy(home, run_id)
+    registry = Registry(settings.registered_model, connection.tracking_uri)
+    with reaching_release_store(connection.release_url), _verdict_folder(home, run_id, digest, registry) as verdict:
+        return advance(
+            settings,
+            digest,
+            to,
+            verdict,
+            actor=getpass.getuser(),
+            approval=approval,
+            package_store=home.packages,
+            key_folder=home.keys,
+            release_url=connection.release_url,
+            serving=home.serving,
+            tracking_uri=connection.tracking_uri,
+        )
+
+
+def roll_back_to(
+    home: Home, version: str | None, reason: str | None, tell: Callable[["RollbackResult"], None]
+) -> "RollbackResult":
+    """Put back the champion before this one, or the earlier one that `version` names. Seconds count from the start of this
+    process. Errors as in `components.promote.rollback.roll_back`."""
+    from components.promote.rollback import roll_back
+
+    connection = _connect(home)
+    settings = _policy(home, None)
+    target = _former_champion(home, version, connection, settings) if version else None
+    with reaching_release_store(connection.release_url):
+        return roll_back(
+            settings,
+            target,
+            actor=getpass.getuser(),
+            reason=reason,
+            package_store=home.packages,
+            key_folder=home.keys,
+            release_url=connection.release_url,
+            serving=home.serving,
+            tracking_uri=connection.tracking_uri,
+            started=min(time.time(), psutil.Process().create_time()),
+            tell=tell,
+        )
+
+
+def verify_log(home: Home) -> "Verification":
+    """Check the audit log of this home's release store. Raises `TrackingError` where it does not answer."""
+    from serving.release.verification import verify_audit_log
+
+    connection = _connect(home)
+    with reaching_release_store(connection.release_url):
+        return verify_audit_log(connection.release_url, home.keys)
+
+
+def read_log(home: Home) -> list[dict[str, Any]]:
+    """The content of every entry of the audit log, the newest first."""
+    with release_store(_connect(home).release_url) as store:
+        return [entry.parsed() for entry in reversed(store.audit_log())]
+
+
+def _connect(home: Home) -> Connection:
+    connection = connect(home)
+    if nothing_released(home, connection):
+        raise UsageError("nothing was released here", where=str(home.root), fix="run the pipeline: emuflow run")
+    return connection
+
+
+def _package(home: Home, version: str, connection: Connection) -> str:
+    """The digest of the package that `version` names."""
+    if _NUMBER.fullmatch(version):
+        return _registered(version, _policy(home, None), connection)
+    names = [path.name for path in home.packages.iterdir()] if home.packages.is_dir() else []
+    return _only_match(version, names, str(home.packages))
+
+
+def _former_champion(home: Home, version: str, connection: Connection, settings: PromotionSettings) -> str:
+    if _NUMBER.fullmatch(version):
+        return _registered(version, settings, connection)
+    with release_store(connection.release_url) as store:
+        names = [release.digest for release in store.history()]
+    return _only_match(version, names, "the earlier champions")
+
+
+def _registered(version: str, settings: PromotionSettings, connection: Connection) -> str:
+    from components.promote.registry import Registry
+
+    digest = Registry(settings.registered_model, connection.tracking_uri).package_of(version)
+    if digest is None:
+        raise UsageError(f"there is no version {version}", where=settings.registered_model, fix="see `emuflow history`")
+    return digest
+
+
+def _only_match(beginning: str, names: list[str], where: str) -> str:
+    found = {name for name in names if _DIGEST.fullmatch(beginning) and name.startswith(beginning)}
+    if len(found) != 1:
+        raise UsageError(
+            f"{len(found)} packages match '{beginning}'",
+            where=where,
+            fix="name a version number, or the first 8 or more characters of a digest: see `emuflow history`",
+        )
+    return found.pop()
+
+
+def _run_of(home: Home, digest: str) -> str:
+    from serving.package.manifest import read_manifest
+
+    return read_manifest(home.packages / digest).provenance.run_id
+
+
+def _policy(home: Home, run_id: str | None) -> PromotionSettings:
+    """The policy of a package's own run, else that of the home's last run, else the default one."""
+    own = home.run(run_id) / SETTINGS_FILE if run_id else None
+    if own is not None and own.is_file():
+        return PromotionSettings.parse(read_json(own).get("promotion", {}), where=str(own))
+    if home.last_run_file.is_file():
+        settings = read_json(home.last_run_file)["settings"]
+        return PromotionSettings.parse(settings.get("promotion", {}), where=str(home.last_run_file))
+    return PromotionSettings()
+
+
+@contextmanager
+def _verdict_folder(home: Home, run_id: str, digest: str, registry: "Registry") -> Iterator[Path]:
+    """The verdict of a package's own run: from its folder, or, where another machine ran it, from the registry."""
+    own = home.run(run_id) / "verdict"
+    if own.is_dir():
+        yield own
+        return
+    with tempfile.TemporaryDirectory(prefix="emuflow-evidence-") as folder:
+        fetched = registry.fetch_evidence(digest, Path(folder))
+        if fetched is None:
+            raise GateError(
+                f"package {digest} has no verdict, neither here nor in the registry",
+                where=str(own),
+                fix="run the pipeline, which measures and judges it",
+            )
+        yield fetched

@@ -1,0 +1,126 @@
+"""The tables of the release store, and the database that they are in.
+
+A database from before the audit log is taken over: its tables get what they lack, and its rows stay as they are.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+
+TABLE_NAME = "emuflow_releases"
+EMPTY_LOG_HASH = "0" * 64
+"""What the first entry of the audit log follows."""
+_BUSY_TIMEOUT_MS = 30_000
+_PREPARING_TRIES = 3
+
+_metadata = sa.MetaData()
+RELEASES = sa.Table(
+    TABLE_NAME,
+    _metadata,
+    sa.Column("stage", sa.String(64), primary_key=True),
+    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("previous_digest", sa.String(64)),
+    sa.Column("evidence_digest", sa.String(64)),
+    sa.Column("actor", sa.String(255), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("time", sa.String(40), nullable=False),
+    # Empty in rows that are older than the audit log.
+    sa.Column("action", sa.String(16)),
+    sa.Column("measured_against", sa.String(64)),
+    sa.Column("approved_by", sa.String(255)),
+    sa.Column("approval_reason", sa.Text),
+)
+AUDIT = sa.Table(
+    "emuflow_audit",
+    _metadata,
+    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("previous_hash", sa.String(64), nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.Column("content", sa.Text, nullable=False),
+)
+HEAD = sa.Table(
+    "emuflow_audit_head",
+    _metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("entries", sa.Integer, nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.Column("signature", sa.String(128)),
+)
+HEAD_ID = 1
+
+
+def open_database(url: str) -> sa.Engine:
+    """Connect to an SQLAlchemy `url` and see to it that the tables are there."""
+    engine = _engine(url)
+    for attempt in range(1, _PREPARING_TRIES + 1):
+        if _is_ready(engine):
+            break
+        try:
+            _prepare(engine)
+        except (IntegrityError, OperationalError, ProgrammingError):  # another process does the same at this moment
+            if attempt == _PREPARING_TRIES:
+                raise
+    return engine
+
+
+@contextmanager
+def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """One transaction that takes SQLite's write lock at its start: reading first and locking later would fail at
+    once, without waiting, when another writer came between."""
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            yield connection
+            connection.commit()
+        except BaseException:
+            connection.rollback()
+            raise
+
+
+def _is_ready(engine: sa.Engine) -> bool:
+    inspector = sa.inspect(engine)
+    if not all(inspector.has_table(table.name) for table in _metadata.sorted_tables):
+        return False
+    if _missing_columns(inspector):
+        return False
+    with engine.connect() as connection:
+        return connection.execute(sa.select(HEAD.c.id)).first() is not None
+
+
+def _prepare(engine: sa.Engine) -> None:
+    with writing(engine) as connection:
+        _metadata.create_all(connection, checkfirst=True)
+        for column in _missing_columns(sa.inspect(connection)):
+            kind = column.type.compile(engine.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {TABLE_NAME} ADD COLUMN {column.name} {kind}")
+        if connection.execute(sa.select(HEAD.c.id)).first() is None:
+            connection.execute(HEAD.insert().values(id=HEAD_ID, entries=0, hash=EMPTY_LOG_HASH))
+
+
+def _missing_columns(inspector: sa.Inspector) -> list[sa.Column]:
+    present = {column["name"] for column in inspector.get_columns(TABLE_NAME)}
+    return [column for column in RELEASES.columns if column.name not in present]
+
+
+def _engine(url: str) -> sa.Engine:
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return sa.create_engine(url, pool_pre_ping=True)  # a connection that the database dropped is replaced
+    if parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(url)
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection, _record) -> None:
+        # The driver would otherwise begin transactions by itself, deferred, at the first write.
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+        connection.execute("PRAGMA journal_mode=WAL")
+
+    return engine

@@ -1,0 +1,181 @@
+"""Stages, promotion by hand and rollback, with a real MLflow store, a real release store and real signed packages."""
+
+from typing import Literal
+
+import pytest
+
+from common.errors import GateError, PromotionConflictError, SignatureError, UsageError
+from common.files import read_json, write_json
+from components.promote.advance import AdvanceResult, advance
+from components.promote.rollback import RollbackResult, roll_back
+from serving.release.rows import Approval
+from serving.release.verification import verify_audit_log
+from tests.components.promote.place import SETTINGS, Candidate, Place
+
+UNREACHABLE = "http://127.0.0.1:9"
+
+
+def moved(
+    candidate: Candidate, to: Literal["staging", "champion"], approval: Approval | None = None, policy: str = "none"
+) -> AdvanceResult:
+    place = candidate.place
+    return advance(
+        SETTINGS.model_copy(update={"approval": policy}),
+        candidate.int8,
+        to,
+        candidate.folder / "verdict",
+        actor="operator",
+        approval=approval,
+        package_store=place.home.packages,
+        key_folder=place.home.keys,
+        release_url=place.url,
+        serving=place.home.serving,
+        tracking_uri=place.url,
+    )
+
+
+def rolled_back(place: Place, to: str | None = None, *, tracking_uri: str | None = None) -> RollbackResult:
+    return roll_back(
+        SETTINGS,
+        to,
+        actor="operator",
+        reason="it draws ghosts",
+        package_store=place.home.packages,
+        key_folder=place.home.keys,
+        release_url=place.url,
+        serving=place.home.serving,
+        tracking_uri=tracking_uri or place.url,
+    )
+
+
+def damage(candidate: Candidate) -> None:
+    weights = candidate.place.home.packages / candidate.int8 / "1" / "engine" / "weights.bin"
+    weights.write_bytes(b"\0" + weights.read_bytes()[1:])
+
+
+@pytest.fixture
+def champions(place: Place) -> tuple[Candidate, Candidate]:
+    """Two, one after the other; the second one is the champion."""
+    first = place.candidate("run-1").judged()
+    first.promoted()
+    second = place.candidate("run-2").judged(champion=first.int8)
+    second.promoted()
+    return first, second
+
+
+def test_a_pass_is_a_row_of_each_stage_with_one_evidence(place):
+    candidate = place.candidate("run-1").judged()
+    assert candidate.promoted().stage == "champion"
+    rows = [place.store.current(stage) for stage in ("candidate", "staging", "champion")]
+    assert [row.action for row in rows] == ["registration", "promotion", "promotion"]
+    assert {row.digest for row in rows} == {candidate.int8} and len({row.evidence_digest for row in rows}) == 1
+    assert place.actions() == ["opened", "registration", "promotion", "promotion"]
+    assert place.alias() == place.alias("staging") == place.alias("candidate") == "1"
+
+
+def test_the_pipeline_stops_at_staging_where_the_settings_say_so(place):
+    candidate = place.candidate("run-1").judged()
+    result = candidate.promoted(to="staging")
+    assert (result.promoted, result.stage, result.champion) == (False, "staging", None)
+    assert place.champion is None and place.alias() is None and place.alias("staging") == result.version
+    done = moved(candidate, "champion")
+    assert (done.version, done.already, done.server) == (result.version, False, "not running")
+    assert place.champion == candidate.int8 and place.alias() == result.version
+    assert len(place.store.history("staging")) == 1
+    assert moved(candidate, "champion").already and len(place.store.history()) == 1
+
+
+def test_a_person_is_asked_where_the_policy_wants_one(place):
+    candidate = place.candidate("run-1").judged()
+    assert candidate.promoted(approval="person").stage == "staging"
+    with pytest.raises(GateError, match="--approve-by NAME --why TEXT"):
+        moved(candidate, "champion", policy="person")
+    assert place.champion is None and place.actions()[-1] == "refusal"
+    release = moved(candidate, "champion", Approval("Mara", "seen on the wall"), policy="person").release
+    assert (release.actor, release.approved_by, release.approval_reason) == ("operator", "Mara", "seen on the wall")
+    assert place.actions()[-2:] == ["approval", "promotion"]
+
+
+def test_a_fail_is_refused_by_hand_too(place):
+    worse = place.candidate("run-1").judged(accuracy=0.5)
+    assert worse.promoted().stage == "candidate"
+    with pytest.raises(GateError, match="FAIL, not PASS"):
+        moved(worse, "staging")
+    assert place.champion is None and place.store.current("staging") is None
+    assert place.actions() == ["opened", "registration", "refusal", "refusal"]
+
+
+def test_fault_19_evidence_against_another_champion_must_be_measured_again(place):
+    one, other = place.candidate("run-1").judged(), place.candidate("run-2").judged()
+    other.promoted(to="staging")
+    one.promoted()
+    with pytest.raises(PromotionConflictError, match="measure the candidate against the new champion"):
+        moved(other, "champion")
+    assert place.champion == one.int8 and place.actions()[-1] == "refusal"
+    assert place.version("1").tags["promotion"] == "refused"
+
+
+def test_a_verdict_that_was_edited_after_it_was_registered_is_refused(place):
+    candidate = place.candidate("run-1").judged()
+    candidate.promoted(to="staging")
+    file = candidate.folder / "verdict" / "verdict.json"
+    write_json(file, read_json(file) | {"reasons": ["better than ever"]})
+    with pytest.raises(GateError, match="was registered with"):
+        moved(candidate, "champion")
+    assert place.champion is None
+
+
+def test_a_verdict_about_another_package_is_no_evidence_for_this_one(place):
+    candidate, other = place.candidate("run-1").judged(), place.candidate("run-2").judged()
+    candidate.promoted(to="staging")
+    with pytest.raises(GateError, match="is about package"):
+        moved(Candidate(place, candidate.folder, other.int8, other.fp32), "champion")
+
+
+def test_fault_22_a_package_that_was_altered_in_staging_does_not_become_the_champion(place):
+    candidate = place.candidate("run-1").judged()
+    candidate.promoted(to="staging")
+    damage(candidate)
+    with pytest.raises(SignatureError):
+        moved(candidate, "champion")
+    assert place.champion is None and place.actions()[-1] == "refusal"
+
+
+def test_a_rollback_puts_the_champion_before_back(place, champions):
+    first, second = champions
+    done = rolled_back(place)
+    assert (done.release.digest, done.release.previous_digest, done.resumed) == (first.int8, second.int8, False)
+    assert (done.release.actor, done.release.reason, done.server) == ("operator", "it draws ghosts", "not running")
+    assert place.champion == first.int8 and place.alias() == "1"
+    assert place.actions()[-2:] == ["rollback", "rollback completed"]
+    with pytest.raises(GateError, match="no earlier champion"):
+        rolled_back(place)
+    with pytest.raises(UsageError, match="the champion already"):
+        rolled_back(place, first.int8)
+    assert rolled_back(place, second.int8).release.digest == second.int8 == place.champion
+    assert verify_audit_log(place.url, place.home.keys).findings == ()
+
+
+def test_a_step_that_is_repeated_after_a_rollback_does_not_undo_it(place, champions):
+    first, second = champions
+    rolled_back(place)
+    with pytest.raises(PromotionConflictError, match="it draws ghosts"):
+        second.promoted()
+    assert place.champion == first.int8
+
+
+def test_fault_22_nothing_goes_back_to_a_damaged_package(place, champions):
+    first, second = champions
+    damage(first)
+    with pytest.raises(SignatureError):
+        rolled_back(place)
+    assert place.champion == second.int8 and place.actions()[-1] == "refusal"
+
+
+def test_fault_21_a_rollback_does_not_wait_for_the_tracking_server(place, champions, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    first, _ = champions
+    assert rolled_back(place, tracking_uri=UNREACHABLE).release.digest == first.int8 == place.champion
+    assert place.alias() == "2"
+    again = rolled_back(place)  # it finishes the first one, and goes no further back
+    assert again.resumed and again.release.digest == first.int8 and place.alias() == "1"
