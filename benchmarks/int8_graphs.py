@@ -49,6 +49,7 @@ def part_bytes(graphs: Path, packaged: Path) -> dict[str, int]:
 
 
 def _part(name: str) -> str:
+    name = name.removesuffix("_half")
     if name.startswith("blocks.") and name.endswith(("norm.weight", "qk_norm", "turned_norm")):
         return "norms"
     return next((part for part, begins in _PARTS.items() if name.startswith(begins)), "scales, masks and constants")

@@ -18,7 +18,7 @@ UNPRIVILEGED = "nobody"
 
 
 @pytest.fixture
-def key_folder(tmp_path: Path) -> Path:
+def release_keys(tmp_path: Path) -> Path:
     return tmp_path / "keys"
 
 

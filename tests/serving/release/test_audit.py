@@ -24,9 +24,9 @@ def promote(store: ReleaseStore, digest: str, expected: str | None) -> None:
 
 
 @pytest.fixture
-def database(tmp_path: Path, url: str, key_folder: Path) -> Path:
+def database(tmp_path: Path, url: str, release_keys: Path) -> Path:
     """Entries: 1 opened, 2 and 3 of A, 4 and 5 of B, 6 a refusal, 7 and 8 of C."""
-    store = ReleaseStore(url, key_folder)
+    store = ReleaseStore(url, release_keys)
     promote(store, A, None)
     promote(store, B, A)
     with pytest.raises(PromotionConflictError):
@@ -43,8 +43,8 @@ def tamper(database: Path, change: Tamper) -> None:
     connection.close()
 
 
-def findings(url: str, key_folder: Path) -> list[str]:
-    return sorted({finding.where for finding in verify_audit_log(url, key_folder).findings})
+def findings(url: str, release_keys: Path) -> list[str]:
+    return sorted({finding.where for finding in verify_audit_log(url, release_keys).findings})
 
 
 def sql(*statements: str) -> Tamper:
@@ -96,48 +96,48 @@ CUT_OFF = ("DELETE FROM emuflow_audit WHERE sequence > 6", "DELETE FROM emuflow_
     ],
     ids=["altered", "removed", "last ones", "inserted", "rewritten", "unsigned", "release", "no release", "new release"],
 )  # fmt: skip
-def test_what_was_tampered_with_is_named(database, url, key_folder, change, named):
-    assert findings(url, key_folder) == []
+def test_what_was_tampered_with_is_named(database, url, release_keys, change, named):
+    assert findings(url, release_keys) == []
     tamper(database, change)
-    assert findings(url, key_folder) == named
+    assert findings(url, release_keys) == named
 
 
-def test_a_log_that_was_put_back_with_an_earlier_signed_head_is_found_where_it_was_written(database, url, key_folder):
+def test_a_log_that_was_put_back_with_an_earlier_signed_head_is_found_where_it_was_written(database, url, release_keys):
     earlier = database.with_suffix(".backup")
     shutil.copyfile(database, earlier)
-    store = ReleaseStore(url, key_folder)
+    store = ReleaseStore(url, release_keys)
     promote(store, D, C)
     store.close()
     for suffix in ("", "-wal", "-shm"):
         Path(f"{database}{suffix}").unlink(missing_ok=True)
     shutil.copyfile(earlier, database)
-    found = verify_audit_log(url, key_folder).findings
+    found = verify_audit_log(url, release_keys).findings
     assert [finding.where for finding in found] == ["entry 10"] and "this machine wrote it" in found[0].what
 
 
-def test_another_machines_key_must_be_trusted(database, url, key_folder, tmp_path):
+def test_another_machines_key_must_be_trusted(database, url, release_keys, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     store = ReleaseStore(url, elsewhere)
-    shutil.copyfile(key_folder / "signing.pub", tmp_path / "first.pub")
+    shutil.copyfile(release_keys / "signing.pub", tmp_path / "first.pub")
     elsewhere.mkdir()
     shutil.copyfile(tmp_path / "first.pub", elsewhere / "first.pub")
     promote(store, D, C)
-    assert findings(url, key_folder) == ["the head"]
-    shutil.copyfile(elsewhere / "signing.pub", key_folder / "elsewhere.pub")
-    assert findings(url, key_folder) == findings(url, elsewhere) == []
+    assert findings(url, release_keys) == ["the head"]
+    shutil.copyfile(elsewhere / "signing.pub", release_keys / "elsewhere.pub")
+    assert findings(url, release_keys) == findings(url, elsewhere) == []
 
 
-def test_a_promotion_on_a_broken_log_goes_on_and_does_not_cover_it_up(database, url, key_folder):
+def test_a_promotion_on_a_broken_log_goes_on_and_does_not_cover_it_up(database, url, release_keys):
     tamper(database, sql(*CUT_OFF, "UPDATE emuflow_audit_head SET entries = 6, signature = NULL"))
-    store = ReleaseStore(url, key_folder)
+    store = ReleaseStore(url, release_keys)
     promote(store, D, B)
     store.close()
-    (key_folder / "audit").rename(key_folder / "away")  # what this machine remembers would tell, too
-    (found,) = verify_audit_log(url, key_folder).findings
+    (release_keys / "audit").rename(release_keys / "away")  # what this machine remembers would tell, too
+    (found,) = verify_audit_log(url, release_keys).findings
     assert found.where == "entry 7" and "the log was not whole when it was written" in found.what
 
 
-def test_an_emptied_log_is_found_by_the_rows_that_it_told_of(database, url, key_folder):
-    (key_folder / "audit").rename(key_folder / "away")
+def test_an_emptied_log_is_found_by_the_rows_that_it_told_of(database, url, release_keys):
+    (release_keys / "audit").rename(release_keys / "away")
     tamper(database, sql("DROP TABLE emuflow_audit", "DROP TABLE emuflow_audit_head"))
-    assert "champion #3" in findings(url, key_folder)
+    assert "champion #3" in findings(url, release_keys)

@@ -15,10 +15,10 @@ PROMOTERS, ROUNDS = 20, 50
 
 @pytest.mark.parametrize("database", ["url", "postgresql_url"])
 def test_fault_19_of_twenty_concurrent_promoters_one_wins_each_round(
-    request: pytest.FixtureRequest, key_folder: Path, database: str
+    request: pytest.FixtureRequest, release_keys: Path, database: str
 ) -> None:
     url = request.getfixturevalue(database)
-    races = race(url, key_folder, promoters=PROMOTERS, rounds=ROUNDS)
+    races = race(url, release_keys, promoters=PROMOTERS, rounds=ROUNDS)
     assert not races.errors
     assert races.winners == dict.fromkeys(range(ROUNDS), 1) and races.lost == 0
     store = ReleaseStore(url)
@@ -30,5 +30,5 @@ def test_fault_19_of_twenty_concurrent_promoters_one_wins_each_round(
     actions = Counter(entry.parsed()["action"] for entry in store.audit_log())
     store.close()
     assert actions == {"opened": 1, "promotion": 2 * ROUNDS, "refusal": (PROMOTERS - 1) * ROUNDS}
-    found = verify_audit_log(url, key_folder)
+    found = verify_audit_log(url, release_keys)
     assert found.findings == () and found.entries == sum(actions.values())

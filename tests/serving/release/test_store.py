@@ -15,8 +15,8 @@ A, B, C, D = "a" * 64, "b" * 64, "c" * 64, "d" * 64
 
 
 @pytest.fixture
-def store(url: str, key_folder: Path) -> ReleaseStore:
-    return ReleaseStore(url, key_folder)
+def store(url: str, release_keys: Path) -> ReleaseStore:
+    return ReleaseStore(url, release_keys)
 
 
 def promote(
@@ -183,32 +183,32 @@ def older_database(file: Path) -> None:
             connection.execute("INSERT INTO emuflow_releases VALUES (?,?,?,?,?,'x','PASS','2026-01-01')", row)
 
 
-def test_a_database_from_before_the_audit_log_is_taken_over(url, key_folder, tmp_path):
+def test_a_database_from_before_the_audit_log_is_taken_over(url, release_keys, tmp_path):
     older_database(tmp_path / "mlflow" / "mlflow.db")
-    assert verify_audit_log(url, key_folder).older == ("champion #1", "champion #2")
-    store = ReleaseStore(url, key_folder)
+    assert verify_audit_log(url, release_keys).older == ("champion #1", "champion #2")
+    store = ReleaseStore(url, release_keys)
     assert store.current().digest == B and store.current().action is None
     promote(store, C, B)
     store.roll_back(A, expected_current=C, actor="x", reason="")
-    found = verify_audit_log(url, key_folder)
+    found = verify_audit_log(url, release_keys)
     assert found.older == ("champion #1", "champion #2") and found.findings == ()
     with sqlite3.connect(tmp_path / "mlflow" / "mlflow.db") as connection:
         connection.execute("UPDATE emuflow_releases SET digest = ? WHERE sequence = 1 AND stage = 'champion'", (D,))
-    assert [finding.where for finding in verify_audit_log(url, key_folder).findings] == ["champion #1"]
+    assert [finding.where for finding in verify_audit_log(url, release_keys).findings] == ["champion #1"]
 
 
 @pytest.mark.parametrize("store_first", [True, False])
-def test_the_tables_share_mlflows_database_without_disturbing_it(url, key_folder, tmp_path, store_first):
+def test_the_tables_share_mlflows_database_without_disturbing_it(url, release_keys, tmp_path, store_first):
     from mlflow import MlflowClient
     from mlflow.store.db.utils import _get_latest_schema_revision, _get_schema_version
     from sqlalchemy import create_engine
 
     if store_first:
-        promote(ReleaseStore(url, key_folder), A, None)
+        promote(ReleaseStore(url, release_keys), A, None)
     client = MlflowClient(tracking_uri=url, registry_uri=url)
     experiment = client.create_experiment("e", artifact_location=(tmp_path / "artifacts").as_uri())
     run = client.create_run(experiment)
-    store = ReleaseStore(url, key_folder)
+    store = ReleaseStore(url, release_keys)
     promote(store, B, A if store_first else None)
     client.log_metric(run.info.run_id, "accuracy", 0.9)
     assert client.get_run(run.info.run_id).data.metrics == {"accuracy": 0.9}
