@@ -79,7 +79,7 @@ class Writer:
         self._connection, self._key_folder = connection, key_folder
         signed = _read_head(connection, lock=True)
         last = next(read_log(connection, newest_first=True, limit=1), None)
-        self._found = signed.trouble(key_folder) or _mismatch(signed, last)
+        self._found = _what_was_found(signed, last, key_folder)
         self.head = Head(max(signed.entries, last.sequence if last else 0), last.hash if last else EMPTY_LOG_HASH, None)
         if self.head.entries == 0:
             self.write("opened", releases_before=_fingerprints(connection))
@@ -88,8 +88,8 @@ class Writer:
         """Append an entry about `content`, which must have a JSON form."""
         sequence = self.head.entries + 1
         described = {"sequence": sequence, "time": now(), "action": action, **content}
-        if self._found:
-            described["found"], self._found = self._found, None
+        described |= self._found
+        self._found = {}
         text = json.dumps(described, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         entry = Entry(sequence, self.head.hash, entry_hash(self.head.hash, text), text)
         self._connection.execute(AUDIT.insert().values(**vars(entry)))
@@ -163,11 +163,15 @@ def _read_head(connection: sa.Connection, *, lock: bool) -> Head:
     return Head(**row) if row else Head(-1, "", None)
 
 
-def _mismatch(head: Head, last: Entry | None) -> str | None:
+def _what_was_found(head: Head, last: Entry | None, key_folder: Path) -> dict[str, Any]:
+    """What the next entry says of the log that it is added to; nothing where that is whole.
+
+    A head that is only not trusted here is kept as it is: whoever has its signer's key can tell.
+    """
     found = (last.sequence, last.hash) if last else (0, EMPTY_LOG_HASH)
-    if found == (head.entries, head.hash):
-        return None
-    return f"the head names {head.entries} entries, but the last one was {found[0]}"
+    if found != (head.entries, head.hash):
+        return {"found": f"the head named {head.entries} entries, but the last one was {found[0]}"}
+    return {"found_head": vars(head)} if head.trouble(key_folder) else {}
 
 
 def _fingerprints(connection: sa.Connection) -> dict[str, str]:

@@ -48,7 +48,7 @@ def verify_audit_log(url: str, key_folder: Path) -> Verification:
         *_chain(entries, head),
         *_head(entries, head, key_folder),
         *_witness(entries, witnessed),
-        *_contents(entries),
+        *_contents(entries, key_folder),
         *_releases(entries, releases, older),
     ]
     return Verification(len(entries), len(releases), tuple(sorted(older.keys() & releases.keys())), tuple(findings))
@@ -94,16 +94,17 @@ def _witness(entries: Sequence[Entry], witnessed: Head | None) -> list[Finding]:
     return [] if there.hash == witnessed.hash else [Finding(name, "it is not the one that this machine wrote")]
 
 
-def _contents(entries: Sequence[Entry]) -> list[Finding]:
+def _contents(entries: Sequence[Entry], key_folder: Path) -> list[Finding]:
     found = []
     for entry in entries:
         content = entry.parsed()
         if content.get("sequence") != entry.sequence:
             found.append(Finding(f"entry {entry.sequence}", "its content is that of another entry"))
-        if "found" in content:
-            found.append(
-                Finding(f"entry {entry.sequence}", f"the log was not whole when it was written: {content['found']}")
-            )
+        trouble = content.get("found")
+        if "found_head" in content:
+            trouble = Head(**content["found_head"]).trouble(key_folder)
+        if trouble:
+            found.append(Finding(f"entry {entry.sequence}", f"the log was not whole when it was written: {trouble}"))
     return found
 
 

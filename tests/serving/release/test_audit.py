@@ -13,7 +13,7 @@ from serving.release.audit import entry_hash
 from serving.release.store import ReleaseStore
 from serving.release.verification import verify_audit_log
 
-A, B, C, D = (letter * 64 for letter in "abcd")
+A, B, C, D, E = (letter * 64 for letter in "abcde")
 Tamper = Callable[[sqlite3.Connection], object]
 
 
@@ -118,12 +118,14 @@ def test_a_log_that_was_put_back_with_an_earlier_signed_head_is_found_where_it_w
 def test_another_machines_key_must_be_trusted(database, url, release_keys, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     store = ReleaseStore(url, elsewhere)
-    shutil.copyfile(release_keys / "signing.pub", tmp_path / "first.pub")
     elsewhere.mkdir()
-    shutil.copyfile(tmp_path / "first.pub", elsewhere / "first.pub")
+    shutil.copyfile(release_keys / "signing.pub", elsewhere / "first.pub")
     promote(store, D, C)
     assert findings(url, release_keys) == ["the head"]
-    shutil.copyfile(elsewhere / "signing.pub", release_keys / "elsewhere.pub")
+    promote(ReleaseStore(url, release_keys), E, D)
+    assert findings(url, release_keys) == ["entry 11"], "it was added to a head that nobody here can check"
+    for folder, other in ((release_keys, elsewhere), (elsewhere, release_keys)):
+        shutil.copyfile(other / "signing.pub", folder / "other.pub")
     assert findings(url, release_keys) == findings(url, elsewhere) == []
 
 
