@@ -40,7 +40,6 @@ from components.judge.training import trained_judge
 
 NOISE = 0.24
 """Of the weights' standard deviation: about three points of accuracy, which each gate measures for itself."""
-_MEASURING = BenchmarkSettings(seeds_per_caption=5, examples=0)
 POLICY = GateSettings.model_validate({"champion": {"accuracy_margin": 0.01}})
 STRICT = GateSettings.model_validate({"champion": {"accuracy_margin": 0.01, "max_p50_ratio": 1.02}})
 _SEED = 0
@@ -53,6 +52,7 @@ class Amount:
     same: int = 20
     each: int = 10
     resampled: int = 1000
+    measuring: BenchmarkSettings = field(default_factory=lambda: BenchmarkSettings(seeds_per_caption=5, examples=0))
 
     def kinds(self) -> list[str]:
         """Every gate's kind, shuffled; the first is an A/A gate, which tells how long an image takes."""
@@ -80,10 +80,10 @@ class Gates:
 class Lab:
     """Everything that a live gate needs, in a folder."""
 
-    def __init__(self, work: Path, cache: Path):
+    def __init__(self, work: Path, cache: Path, measuring: BenchmarkSettings):
         from pipelines.settings import load as load_settings
 
-        self._work = work
+        self._work, self._measuring = work, measuring
         data = load_settings("quickstart").data
         evaluation = ingest(data, work / "source", work / "samples", work / "evaluation_set").evaluation
         self._judge = trained_judge(JudgeSettings(), cache).folder
@@ -110,7 +110,7 @@ class Lab:
         with TemporaryDirectory(dir=self._work) as folder, _hog(middle_s if kind in (HOG, HOG_SLOW) else None):
             measurements = Path(folder) / "measurements"
             benchmark(
-                _MEASURING,
+                self._measuring,
                 self.candidates[kind].write(Path(folder) / "exported"),
                 self.maker.store,
                 self.maker.key_folder,
@@ -156,7 +156,7 @@ def run(cache: Path, console: Console, file: Path | None, amount: Amount | None 
     announce, gates = Announcer(console), Gates()
     with TemporaryDirectory(prefix="emuflow-gates-") as work:
         announce("data, judge and packages")
-        lab = Lab(Path(work), cache)
+        lab = Lab(Path(work), cache, amount.measuring)
         kinds = amount.kinds()
         for number, kind in enumerate(kinds, start=1):
             same = gates.by_kind.get(SAME, [])

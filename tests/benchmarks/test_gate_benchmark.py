@@ -11,6 +11,7 @@ from benchmarks import gate
 from benchmarks.gate_checks import DAMAGED, HOG, HOG_SLOW, SAME, SLIGHTLY_SLOW, SLOW, Gate, all_checks
 from benchmarks.gate_resampling import resampled
 from components.benchmark.measurements import CHAMPION, Measurements
+from components.benchmark.settings import BenchmarkSettings
 from components.gate.gate import judge
 from components.gate.settings import GateSettings
 from components.gate.verdict import Result
@@ -69,10 +70,14 @@ def test_the_kinds_of_gates_are_as_many_as_asked_for_and_mixed() -> None:
 def test_live_gates_end_in_verdicts(tmp_path) -> None:
     """One of each kind, on real servers; what they decide on a machine that tests keep busy is not asserted."""
     file = tmp_path / "gate.json"
-    gate.run(tmp_path / "cache", Console(file=io.StringIO()), file, gate.Amount(same=1, each=1, resampled=20))
+    short = BenchmarkSettings.model_validate(
+        {"seeds_per_caption": 1, "examples": 0, "latency": {"min_rounds": 8, "max_rounds": 8}}
+    )
+    amount = gate.Amount(same=1, each=1, resampled=20, measuring=short)
+    gate.run(tmp_path / "cache", Console(file=io.StringIO()), file, amount)
     result = json.loads(file.read_text())
     rows = {row["name"]: row for row in result["rows"]}
     assert rows.keys() == {SAME, SLOW, SLIGHTLY_SLOW, DAMAGED, HOG_SLOW}
     assert rows[DAMAGED]["accuracy_lost"] > 0.015 > abs(rows[SAME]["accuracy_lost"])
-    assert rows[SAME]["accuracy"] > 0.9 and rows[SAME]["n"] == 3730
+    assert rows[SAME]["accuracy"] > 0.9 and rows[SAME]["n"] == 746
     assert sum(result["resampled"].values()) in (0, 20)
