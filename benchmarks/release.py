@@ -3,7 +3,8 @@
     emuflow bench release --json FILE [--quick]
 
 Two packages of the kept progressive checkpoint in INT8, as the pipeline exports them, behind `emuflow serve` with its
-real Triton server, asked by four clients without a pause. `emuflow rollback` runs as a process of its own, and its time
+real Triton server, which four clients ask twenty times a second; a second row has what that takes when they ask without
+a pause, and leave nothing of the machine to the rollback. `emuflow rollback` runs as a process of its own, and its time
 counts from its start until the first answer of the package that was put back: importing Python's modules, verifying the
 package and loading it are all in it. Then twenty processes, each with its own connection to one SQLite file, race for
 the champion's place round by round, and the audit log that they left is checked.
@@ -19,7 +20,7 @@ from rich.console import Console
 
 from benchmarks.races import Races, race
 from benchmarks.report import Announcer, Check, Report, Row, command_line
-from benchmarks.rollbacks import Rollbacks, measure
+from benchmarks.rollbacks import Rollbacks, Stream, measure, register, serving
 from benchmarks.served_package import build
 from common.home import Home
 from components.export.export import runtime_options
@@ -29,6 +30,7 @@ from serving.package.manifest import read_manifest
 from serving.release.verification import Verification, verify_audit_log
 
 _CLIENTS = 4
+_PAUSE_S = 0.2
 _PROMOTERS = 20
 
 
@@ -37,11 +39,12 @@ class Amount:
     """How much is measured."""
 
     rollbacks: int = 10
+    rollbacks_saturated: int = 5
     rounds: int = 50
     """Of the race; each is twenty attempts."""
 
 
-QUICK = Amount(rollbacks=3, rounds=10)
+QUICK = Amount(rollbacks=3, rollbacks_saturated=1, rounds=10)
 
 
 def run(
@@ -59,39 +62,47 @@ def run(
         home = Home(Path(folder) / "runs")
         announce("packaging two models")
         old, new = (packages or _default_packages)(home)
-        announce(f"{amount.rollbacks} rollbacks while {_CLIENTS} clients ask")
-        rollbacks = measure(home, old, new, rollbacks=amount.rollbacks, clients=_CLIENTS)
+        register(home, old, new)
+        with serving(home) as state:
+            announce(f"{amount.rollbacks} rollbacks while {_CLIENTS} clients ask")
+            asked = Stream(state.grpc_endpoint, _CLIENTS, _PAUSE_S)
+            rollbacks = measure(home, asked, old, new, rollbacks=amount.rollbacks)
+            announce(f"{amount.rollbacks_saturated} rollbacks while they ask without a pause")
+            busy = Stream(state.grpc_endpoint, _CLIENTS, 0)
+            saturated = measure(home, busy, old, new, rollbacks=amount.rollbacks_saturated)
         logs = [verify_audit_log(home.release_url, home.keys)]
         announce(f"{_PROMOTERS} promoters race in {amount.rounds} rounds")
         arena = f"sqlite:///{Path(folder) / 'races.db'}"
         races = race(arena, home.keys, promoters=_PROMOTERS, rounds=amount.rounds)
         logs.append(verify_audit_log(arena, home.keys))
-    report.rows += rows(rollbacks, races)
-    report.checks += checks(rollbacks, races, logs)
+    report.rows += rows(rollbacks, saturated, races)
+    report.checks += checks(rollbacks, saturated, races, logs)
     report.notes |= {
         "clients": _CLIENTS,
         "promoters": _PROMOTERS,
-        "request_errors": rollbacks.errors[:20],
+        "request_errors": [*rollbacks.errors, *saturated.errors][:20],
         "race_errors": races.errors[:20],
         "findings": [asdict(finding) for log in logs for finding in log.findings][:20],
     }
     return report.finish(console, file)
 
 
-def rows(rollbacks: Rollbacks, races: Races) -> list[Row]:
+def rows(rollbacks: Rollbacks, saturated: Rollbacks, races: Races) -> list[Row]:
     return [
         _row("rollback, until the old version answers", rollbacks.answered_s),
         _row("rollback, until the command ends", rollbacks.ended_s),
+        _row("rollback of a saturated server, until it answers", saturated.answered_s),
         Row("race, an attempt", 1000 * races.seconds / races.attempts, n=races.attempts),
     ]
 
 
-def checks(rollbacks: Rollbacks, races: Races, logs: list[Verification]) -> list[Check]:
+def checks(rollbacks: Rollbacks, saturated: Rollbacks, races: Races, logs: list[Verification]) -> list[Check]:
     findings, entries = sum(len(log.findings) for log in logs), sum(log.entries for log in logs)
-    failed = len(rollbacks.errors) + rollbacks.late
+    failed = sum(len(each.errors) + each.late for each in (rollbacks, saturated))
+    requests = rollbacks.requests + saturated.requests
     return [
         Check("rollback_seconds", max(rollbacks.answered_s), 10, 2, len(rollbacks.answered_s), at_least=False),
-        Check("rollback_failed_requests", failed, 0, 0, rollbacks.requests, at_least=False),
+        Check("rollback_failed_requests", failed, 0, 0, requests, at_least=False),
         Check("promotion_races_lost", races.lost, 0, 0, races.attempts, at_least=False),
         Check("audit_findings", findings, 0, 0, entries, at_least=False),
     ]

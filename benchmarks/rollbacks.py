@@ -36,10 +36,11 @@ class Answer:
 
 @dataclass
 class Stream:
-    """Clients that ask one after another without a pause until they are stopped."""
+    """Clients that ask until they are stopped; each waits `pause_s` between an answer and its next question."""
 
     endpoint: str
     clients: int
+    pause_s: float
     answers: list[Answer] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
@@ -77,6 +78,7 @@ class Stream:
                 except GeneratorError as error:
                     self.errors.append(str(error))
                 turn += self.clients
+                stop.wait(self.pause_s)
 
 
 @dataclass
@@ -93,20 +95,16 @@ class Rollbacks:
     errors: list[str] = field(default_factory=list)
 
 
-def measure(home: Home, old: str, new: str, *, rollbacks: int, clients: int) -> Rollbacks:
-    """Promote package `new` over `old` and roll back, so many times, while `clients` ask the server of `home`."""
+def measure(home: Home, stream: Stream, old: str, new: str, *, rollbacks: int) -> Rollbacks:
+    """Promote package `new` over the champion `old` and roll back, so many times, while the `stream` asks the server."""
     measured = Rollbacks()
-    _release_both(home, old, new)
-    with _serving(home) as state:
-        stream = Stream(state.grpc_endpoint, clients)
-        with stream.running():
-            for turn in range(rollbacks):
-                if turn:
-                    _promote(home, new, old, f"turn {turn}")
-                    reconcile_if_running(home.serving, home.packages, new)
-                stream.first(new, time.perf_counter())
-                _roll_back(home, stream, old, new, measured)
-        measured.requests, measured.errors = len(stream.answers) + len(stream.errors), stream.errors
+    with stream.running():
+        for _ in range(rollbacks):
+            _promote(home, new, old)
+            reconcile_if_running(home.serving, home.packages, new)
+            stream.first(new, time.perf_counter())
+            _roll_back(home, stream, old, new, measured)
+    measured.requests, measured.errors = len(stream.answers) + len(stream.errors), stream.errors
     return measured
 
 
@@ -120,35 +118,32 @@ def _roll_back(home: Home, stream: Stream, old: str, new: str, measured: Rollbac
     measured.late += sum(answer.asked > ended and answer.version == new for answer in list(stream.answers))
 
 
-def _release_both(home: Home, old: str, new: str) -> None:
-    """Both are registered in MLflow; `old` was the champion before `new`."""
+def register(home: Home, old: str, new: str) -> None:
+    """Register both packages in MLflow; `old` is the champion."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=home.tracking_uri, registry_uri=home.tracking_uri)
     experiment = client.create_experiment("emuflow", artifact_location=home.mlflow_artifacts.as_uri())
     run = client.create_run(experiment).info.run_id
     registry = Registry(PromotionSettings().registered_model, home.tracking_uri)
-    for digest, before in ((old, None), (new, old)):
-        registry.register(Evidence(digest, _evidence(digest, "turn 0"), {}, {}), run)
-        _promote(home, digest, before, "turn 0")
+    for digest in (old, new):
+        registry.register(Evidence(digest, sha256_bytes(digest.encode()), {}, {}), run)
+    _promote(home, old, None)
 
 
-def _promote(home: Home, digest: str, before: str | None, measured: str) -> None:
+def _promote(home: Home, digest: str, before: str | None) -> None:
+    """With another evidence each time: a package that was rolled back needs new one."""
     store = ReleaseStore(home.release_url, home.keys)
-    evidence = _evidence(digest, measured)
+    evidence = sha256_bytes(f"{digest} {time.time_ns()}".encode())
     store.promote(
         "champion", digest, expected_current=before, evidence_digest=evidence, actor="benchmark", reason="PASS"
     )
     store.close()
 
 
-def _evidence(digest: str, measured: str) -> str:
-    """Another one for each promotion: a package that was rolled back needs new evidence."""
-    return sha256_bytes(f"{digest} {measured}".encode())
-
-
 @contextmanager
-def _serving(home: Home) -> Iterator[ServingState]:
+def serving(home: Home) -> Iterator[ServingState]:
+    """`emuflow serve` on that home, once it answers."""
     ports = [argument for name in ("grpc", "http", "metrics") for argument in (f"--{name}-port", "0")]
     log = (home.root / "serve.log").open("w")
     process = subprocess.Popen(

@@ -8,8 +8,9 @@ from typing import Literal
 from common.errors import GateError, PromotionConflictError
 from components.gate.verdict import Result, Verdict, evidence_digest, read_verdict
 from components.promote import follow
-from components.promote.evidence import refusals_recorded, verified
+from components.promote.evidence import verified
 from components.promote.follow import ServerState
+from components.promote.refusals import refusals_recorded
 from components.promote.registry import Registry
 from components.promote.settings import PromotionSettings
 from serving.release.rows import CANDIDATE_STAGE, CHAMPION_STAGE, Approval, Release

@@ -1,10 +1,8 @@
 """What a promotion demands as evidence: a verdict about this very package, and a package that is what it says."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from common.errors import DigestMismatchError, GateError, SignatureError
+from common.errors import DigestMismatchError, GateError
 from common.files import read_json
 from components.gate import report
 from components.gate import verdict as verdict_module
@@ -12,7 +10,6 @@ from components.gate.verdict import Verdict
 from components.promote.registry import EVIDENCE_FOLDER, Evidence
 from serving.package.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
 from serving.package.verify import verify
-from serving.release.store import ReleaseStore
 
 
 def exported_digest(exported: Path) -> str:
@@ -72,13 +69,3 @@ def to_register(decided: Verdict, manifest: Manifest, package: Path, verdict: Pa
             "package": [package / MANIFEST_NAME, package / SIGNATURE_NAME],
         },
     )
-
-
-@contextmanager
-def refusals_recorded(store: ReleaseStore, stage: str, digest: str, actor: str) -> Iterator[None]:
-    """Whatever is wrong with the evidence or the package goes into the audit log as the reason of the refusal."""
-    try:
-        yield
-    except (GateError, SignatureError, DigestMismatchError) as refusal:
-        store.refuse(stage, digest, evidence_digest=None, actor=actor, reason=str(refusal))
-        raise

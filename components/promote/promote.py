@@ -13,8 +13,9 @@ from pathlib import Path
 from common.errors import PromotionConflictError
 from components.gate.verdict import Result, evidence_digest, read_verdict
 from components.promote import follow
-from components.promote.evidence import check_exported, exported_digest, refusals_recorded, to_register, verified
+from components.promote.evidence import check_exported, exported_digest, to_register, verified
 from components.promote.follow import ServerState
+from components.promote.refusals import refusals_recorded
 from components.promote.registry import Registry
 from components.promote.settings import PromotionSettings
 from serving.release.rows import CANDIDATE_STAGE, CHAMPION_STAGE

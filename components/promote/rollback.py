@@ -12,8 +12,8 @@ from pathlib import Path
 
 from common.errors import GateError, UsageError
 from components.promote import follow
-from components.promote.evidence import refusals_recorded
 from components.promote.follow import ServerState
+from components.promote.refusals import refusals_recorded
 from components.promote.registry import Registry
 from components.promote.settings import PromotionSettings
 from serving.package.verify import verify
