@@ -10,12 +10,13 @@ Latency is judged twice: by the gate's default bounds, and by strict ones (p50 w
 the default ones and is meant to.
 """
 
+import math
 import os
 import random
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from benchmarks.gate_checks import DAMAGED, HOG, HOG_SLOW, SAME, SLIGHTLY_SLOW, 
 from benchmarks.gate_packages import Candidate, PackageMaker
 from benchmarks.gate_resampling import resampled
 from benchmarks.report import Announcer, Report, Row, command_line
+from common.errors import GateError
 from components.benchmark.benchmark import benchmark
 from components.benchmark.measurements import CANDIDATE, CHAMPION, Measurements, read_measurements, rounds
 from components.benchmark.settings import BenchmarkSettings
@@ -97,7 +99,12 @@ class Lab:
         }
 
     def slow_down(self, image_ms: float) -> None:
-        """Make the slower candidates, by shares of the time that an image takes over gRPC."""
+        """Make the slower candidates, by shares of the time that an image takes over gRPC.
+
+        Raises `GateError` where nobody knows how long that is: work for no time would be no slow-down.
+        """
+        if not math.isfinite(image_ms):
+            raise GateError("the first gate timed no image", fix="see its reasons above, and run the benchmark again")
         slow = self.maker.slower(self._same, 0.15 * image_ms)
         self.candidates |= {
             SLOW: slow,
@@ -176,38 +183,42 @@ def run(cache: Path, console: Console, file: Path | None, amount: Amount | None 
 
 
 def _row(kind: str, gates: list[Gate]) -> Row:
-    """What was measured of a kind: medians over its gates."""
-    medians = [_p50_ms(gate.measured, CANDIDATE) for gate in gates]
-    ratios = [ours / _p50_ms(gate.measured, CHAMPION) for ours, gate in zip(medians, gates, strict=True)]
-    losses = [_accuracy(gate.measured, CHAMPION) - _accuracy(gate.measured, CANDIDATE) for gate in gates]
+    """What was measured of a kind: medians over its gates, without those that could not measure it."""
+    measured = [gate.measured for gate in gates]
     verdicts = [gate.verdict.result.value for gate in gates]
+    ratios = [_p50_ms(each, CANDIDATE) / _p50_ms(each, CHAMPION) for each in measured]
+    losses = [_accuracy(each, CHAMPION) - _accuracy(each, CANDIDATE) for each in measured]
     more = {
         "verdicts": ", ".join(f"{verdicts.count(name)} {name}" for name in sorted(set(verdicts))),
         "strict_verdicts": [gate.strict.result.value for gate in gates],
-        "p50_ratio": float(np.median(ratios)),
-        "accuracy_lost": float(np.median(losses)),
-        "seconds": float(np.median([gate.measured.seconds for gate in gates])),
+        "p50_ratio": _median(ratios),
+        "accuracy_lost": _median(losses),
+        "seconds": _median([each.seconds for each in measured]),
         "reasons": [gate.verdict.reasons for gate in gates],
-        "machine": [gate.measured.machine.model_dump() for gate in gates],
+        "machine": [each.machine.model_dump() for each in measured],
     }
-    accuracy = float(np.median([_accuracy(gate.measured, CANDIDATE) for gate in gates]))
-    answered = len(gates[0].measured.captions) * gates[0].measured.seeds_per_caption
-    return Row(kind, float(np.median(medians)), _p95_ms(gates), accuracy, answered, more)
+    p50_ms, p95_ms = (_median([_latency_ms(each, CANDIDATE, q) for each in measured]) for q in (0.5, 0.95))
+    accuracy = _median([_accuracy(each, CANDIDATE) for each in measured])
+    return Row(kind, p50_ms, p95_ms, accuracy, len(measured[0].captions) * measured[0].seeds_per_caption, more)
 
 
-def _times(measured: Measurements, arm: str) -> list[float]:
-    return [value for block in rounds(measured.arms[arm].latency_blocks) for value in block if value is not None]
+def _median(values: Sequence[float]) -> float | None:
+    """Of the numbers among them; None where there is none."""
+    numbers = [value for value in values if math.isfinite(value)]
+    return float(np.median(numbers)) if numbers else None
 
 
 def _p50_ms(measured: Measurements, arm: str) -> float:
-    times = _times(measured, arm)
-    return float(np.median(times)) if times else float("nan")
+    return _latency_ms(measured, arm, 0.5)
 
 
-def _p95_ms(gates: list[Gate]) -> float:
-    return float(np.median([np.quantile(_times(gate.measured, CANDIDATE) or [np.nan], 0.95) for gate in gates]))
+def _latency_ms(measured: Measurements, arm: str, quantile: float) -> float:
+    """NaN where the arm was not timed."""
+    times = [value for block in rounds(measured.arms[arm].latency_blocks) for value in block if value is not None]
+    return float(np.quantile(times, quantile)) if times else math.nan
 
 
 def _accuracy(measured: Measurements, arm: str) -> float:
+    """NaN where nobody read the arm's images."""
     correctness = measured.arms[arm].correctness
-    return float(np.mean(correctness.correct)) if correctness else float("nan")
+    return float(np.mean(correctness.correct)) if correctness else math.nan

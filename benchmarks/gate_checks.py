@@ -80,6 +80,9 @@ def _rate(
 
 
 def _share(name: str, hits: int, of: int, bound: float | None, aim: float, *, at_least: bool = True) -> Check:
-    """With its Clopper-Pearson interval at 95%."""
+    """With its Clopper-Pearson interval at 95%. Where nothing was counted that is all from 0 to 1, and the value its bad end,
+    which keeps no bound."""
+    if not of:
+        return Check(name, 0.0 if at_least else 1.0, bound, aim, 0, at_least, 0.0, 1.0)
     interval = binomtest(hits, of).proportion_ci(method="exact")
     return Check(name, hits / of, bound, aim, of, at_least, float(interval.low), float(interval.high))

@@ -9,24 +9,16 @@ from pathlib import Path
 import torch
 
 from benchmarks import checkpoints
-from benchmarks.decode_rows import calibration_prompts
-from benchmarks.precision import export
-from benchmarks.report import commit
+from benchmarks.served_package import provenance, write_engine
 from common.files import write_json
-from components.calibrate.engine import block_sizes, generator_description
 from components.export.export import PRECISIONS, runtime_options
 from components.export.settings import DecodingSettings, ExportSettings
-from model.quantization.export_onnx import engine_graphs, transformer_graphs
-from model.quantization.fuse import DRAW
-from model.quantization.split import split_prefill
-from model.quantization.weights_pool import pool_weights
 from model.transformer.model import Generator
 from serving.package.builder import build_package
-from serving.package.manifest import MANIFEST_NAME, SIGNATURE_NAME, Provenance, parse_manifest, write_manifest
+from serving.package.manifest import MANIFEST_NAME, SIGNATURE_NAME, parse_manifest, write_manifest
 from serving.package.signing import sign
 
 _CHECKPOINT = "progressive"
-_UNKNOWN = "0" * 64
 _EXTRA_WORK = '''
 
 _draw_without_extra_work = Generator.draw
@@ -64,24 +56,12 @@ class PackageMaker:
     def __init__(self, work: Path, evaluation_digest: str):
         self.store, self.key_folder = work / "packages", work / "keys"
         self._work, self._evaluation_digest = work, evaluation_digest
-        self._provenance = Provenance(
-            run_id="benchmark",
-            preset="quickstart",
-            git_commit=commit(),
-            image_digest=None,
-            data_digest=_UNKNOWN,
-            evaluation_digest=evaluation_digest,
-            tokenizers_digest=checkpoints.load_tokenizers().digest,
-            settings_digest=_UNKNOWN,
-            parent_package=None,
-        )
 
     def model(self, run_id: str, *, noise: float = 0.0) -> Candidate:
         """The checkpoint, with Gaussian noise of `noise` times their standard deviation on the blocks' matrices."""
         engine = self._work / f"engine-{noise}"
         if not engine.exists():
-            _write_engine(_damaged(checkpoints.load(_CHECKPOINT), noise), engine)
-        provenance = Provenance(**vars(self._provenance) | {"run_id": run_id})
+            write_engine(_damaged(checkpoints.load(_CHECKPOINT), noise), engine, PRECISIONS)
         decoding = DecodingSettings(previews=False).model_dump()
         digests = {}
         for precision in PRECISIONS:
@@ -90,7 +70,7 @@ class PackageMaker:
                 precision,
                 decoding=decoding,
                 runtime=runtime_options(ExportSettings()),
-                provenance=provenance,
+                provenance=provenance(run_id, self._evaluation_digest),
                 key_folder=self.key_folder,
                 package_store=self.store,
             )
@@ -128,18 +108,3 @@ def _damaged(generator: Generator, noise: float) -> Generator:
             for weight in (parameter for parameter in block.parameters() if parameter.dim() == 2):
                 weight += noise * weight.std() * torch.randn(weight.shape, generator=random)
     return damaged
-
-
-def _write_engine(generator: Generator, engine: Path) -> None:
-    tokenizers, config = checkpoints.load_tokenizers(), generator.config
-    prompts, graphs = calibration_prompts(tokenizers, config.text_length), engine_graphs(len(config.grids) - 1)
-    for precision in PRECISIONS:
-        folder = engine / precision
-        folder.mkdir(parents=True)
-        given = prompts if precision == "int8" else ()
-        export(generator, tokenizers.visual, folder, next_token=False, prompts=given)
-        pool_weights(folder, (*graphs, DRAW, *split_prefill(folder)))
-    sizes = block_sizes(engine / "fp32", engine / "int8", transformer_graphs(len(config.grids) - 1))
-    write_json(engine / "generator.json", generator_description(config, tokenizers))
-    write_json(engine / "calibration.json", {"block_bytes": sizes.describe(), **tokenizers.metrics})
-    shutil.copytree(checkpoints.STORE / "tokenizers" / "text", engine / "tokenizers" / "text")

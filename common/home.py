@@ -19,6 +19,11 @@ class Home:
         return f"sqlite:///{self.root.resolve() / 'mlflow' / 'mlflow.db'}"
 
     @property
+    def has_database(self) -> bool:
+        """Whether that file is there: asking a store makes it, and looking must not leave anything behind."""
+        return (self.root / "mlflow" / "mlflow.db").is_file()
+
+    @property
     def mlflow_artifacts(self) -> Path:
         return self.root.resolve() / "mlflow" / "artifacts"
 

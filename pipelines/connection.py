@@ -48,8 +48,8 @@ def connect(home: Home, platform: PlatformSettings | None = None) -> Connection:
 
 
 def nothing_released(home: Home, connection: Connection) -> bool:
-    """Whether the release store has not been made yet: asking it makes it, and looking must not leave anything behind."""
-    return connection.release_url == home.release_url and not (home.root / "mlflow" / "mlflow.db").is_file()
+    """Whether the release store has not been made yet."""
+    return connection.release_url == home.release_url and not home.has_database
 
 
 @contextlib.contextmanager

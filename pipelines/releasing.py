@@ -1,7 +1,6 @@
 """`emuflow promote`, `rollback` and `audit`, for the command line: which package, which evidence, which policy."""
 
 import getpass
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from common.home import Home
 from components.promote.settings import PromotionSettings
 from pipelines.connection import Connection, connect, nothing_released, reaching_release_store, release_store
 from pipelines.run_folder import SETTINGS_FILE
+from pipelines.versions import is_digest, is_number
 
 if TYPE_CHECKING:
     from components.promote.advance import AdvanceResult
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from components.promote.rollback import RollbackResult
     from serving.release.rows import Approval
     from serving.release.verification import Verification
-
-_NUMBER = re.compile(r"[0-9]{1,7}")
-_DIGEST = re.compile(r"[0-9a-f]{8,64}")
 
 
 def promote_version(
@@ -110,14 +107,14 @@ def _connect(home: Home) -> Connection:
 
 def _package(home: Home, version: str, connection: Connection) -> str:
     """The digest of the package that `version` names."""
-    if _NUMBER.fullmatch(version):
+    if is_number(version):
         return _registered(version, _policy(home, None), connection)
     names = [path.name for path in home.packages.iterdir()] if home.packages.is_dir() else []
     return _only_match(version, names, str(home.packages))
 
 
 def _former_champion(home: Home, version: str, connection: Connection, settings: PromotionSettings) -> str:
-    if _NUMBER.fullmatch(version):
+    if is_number(version):
         return _registered(version, settings, connection)
     with release_store(connection.release_url) as store:
         names = [release.digest for release in store.history()]
@@ -134,7 +131,7 @@ def _registered(version: str, settings: PromotionSettings, connection: Connectio
 
 
 def _only_match(beginning: str, names: list[str], where: str) -> str:
-    found = {name for name in names if _DIGEST.fullmatch(beginning) and name.startswith(beginning)}
+    found = {name for name in names if is_digest(beginning) and name.startswith(beginning)}
     if len(found) != 1:
         raise UsageError(
             f"{len(found)} packages match '{beginning}'",

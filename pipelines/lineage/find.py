@@ -1,13 +1,10 @@
 """Which package is meant."""
 
-import re
-
 from common.errors import TrackingError, UsageError
 from pipelines.lineage.sources import Away, Sources
+from pipelines.versions import is_digest, is_number
 from serving.release.store import CHAMPION_STAGE
 
-_NUMBER = re.compile(r"\d{1,7}")
-_DIGEST = re.compile(r"[0-9a-f]{8,64}")
 _MOST_LISTED = 10
 
 
@@ -19,9 +16,9 @@ def find_package(sources: Sources, wanted: str) -> str:
     """
     if wanted == CHAMPION_STAGE:
         return _champion(sources)
-    if _NUMBER.fullmatch(wanted):
+    if is_number(wanted):
         return _of_version(sources, wanted)
-    if not _DIGEST.fullmatch(wanted):
+    if not is_digest(wanted):
         raise _nothing(sources, f"'{wanted}' is no version, no digest's beginning of 8 characters, and no .json file")
     found = sorted(digest for digest in known_packages(sources) if digest.startswith(wanted))
     if not found:
@@ -36,7 +33,7 @@ def find_package(sources: Sources, wanted: str) -> str:
 def known_packages(sources: Sources) -> set[str]:
     """The digests of all packages that are there or that a record names."""
     folder = sources.home.packages
-    known = {path.name for path in folder.iterdir() if _DIGEST.fullmatch(path.name)} if folder.is_dir() else set()
+    known = {path.name for path in folder.iterdir() if is_digest(path.name)} if folder.is_dir() else set()
     known |= {record.candidate for record in sources.records.values() if record.candidate}
     if not isinstance(sources.versions, Away):
         known |= {version.package for version in sources.versions if version.package}

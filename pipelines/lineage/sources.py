@@ -8,13 +8,14 @@ from pathlib import Path
 from common.errors import EmuflowError, UsageError
 from common.home import Home
 from common.redaction import redact_text
-from pipelines.connection import Connection, connect, release_store
+from components.promote.settings import PromotionSettings
+from pipelines.connection import Connection, connect, nothing_released, release_store
 from pipelines.record import FILE_NAME, RunRecord
-from serving.release.store import CHAMPION_STAGE, Release
+from serving.release.rows import CANDIDATE_STAGE, CHAMPION_STAGE, STAGING_STAGE, Release
 
-STAGES = (CHAMPION_STAGE, "staging", "candidate")
+STAGES = (CHAMPION_STAGE, STAGING_STAGE, CANDIDATE_STAGE)
+"""The furthest one first."""
 _RUN_ID = re.compile(r"[A-Za-z0-9][\w.-]*")
-_DEFAULT_MODEL = "emuflow-generator"
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,11 @@ def _model(records: Mapping[str, RunRecord]) -> str:
         for section in ("promotion", "release"):
             if name := (run.settings.get(section) or {}).get("registered_model"):
                 return name
-    return _DEFAULT_MODEL
+    return PromotionSettings().registered_model
 
 
 def _releases(home: Home, connection: Connection) -> tuple[Release, ...] | Away:
-    if connection.release_url == home.release_url and not _has_database(home):
+    if nothing_released(home, connection):
         return Away("this home has no release store yet")
     try:
         with release_store(connection.release_url) as store:
@@ -116,7 +117,7 @@ def _releases(home: Home, connection: Connection) -> tuple[Release, ...] | Away:
 
 
 def _versions(home: Home, connection: Connection, model: str) -> tuple[Version, ...] | Away:
-    if connection.local and not _has_database(home):
+    if connection.local and not home.has_database:
         return Away("this home has no registry yet")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -140,8 +141,3 @@ def _versions(home: Home, connection: Connection, model: str) -> tuple[Version, 
         return tuple(sorted(found, key=lambda version: -int(version.number)))
     except (MlflowException, SQLAlchemyError, OSError) as error:
         return Away(f"MLflow at {redact_text(connection.tracking_uri)} does not answer ({type(error).__name__})")
-
-
-def _has_database(home: Home) -> bool:
-    """Asking a store makes it, and looking must not leave anything behind."""
-    return (home.root / "mlflow" / "mlflow.db").is_file()

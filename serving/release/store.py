@@ -17,8 +17,9 @@ from sqlalchemy.exc import IntegrityError
 
 from common.errors import PromotionConflictError, UsageError
 from serving.release import audit, rules
+from serving.release.database import writing
 from serving.release.rows import CANDIDATE_STAGE, CHAMPION_STAGE, Approval, Release, ReleaseAction, history, newest
-from serving.release.tables import RELEASES, TABLE_NAME, open_database, writing
+from serving.release.tables import RELEASES, TABLE_NAME, open_database
 
 __all__ = ["CHAMPION_STAGE", "TABLE_NAME", "Release", "ReleaseStore"]
 

@@ -3,18 +3,14 @@
 A database from before the audit log is taken over: its tables get what they lack, and its rows stay as they are.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+
+from serving.release.database import connect, writing
 
 TABLE_NAME = "emuflow_releases"
 EMPTY_LOG_HASH = "0" * 64
 """What the first entry of the audit log follows."""
-_BUSY_TIMEOUT_MS = 30_000
 _PREPARING_TRIES = 3
 
 _metadata = sa.MetaData()
@@ -56,7 +52,7 @@ HEAD_ID = 1
 
 def open_database(url: str) -> sa.Engine:
     """Connect to an SQLAlchemy `url` and see to it that the tables are there."""
-    engine = _engine(url)
+    engine = connect(url)
     for attempt in range(1, _PREPARING_TRIES + 1):
         if _is_ready(engine):
             break
@@ -66,21 +62,6 @@ def open_database(url: str) -> sa.Engine:
             if attempt == _PREPARING_TRIES:
                 raise
     return engine
-
-
-@contextmanager
-def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """One transaction that takes SQLite's write lock at its start: reading first and locking later would fail at
-    once, without waiting, when another writer came between."""
-    with engine.connect() as connection:
-        if engine.dialect.name == "sqlite":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        try:
-            yield connection
-            connection.commit()
-        except BaseException:
-            connection.rollback()
-            raise
 
 
 def _is_ready(engine: sa.Engine) -> bool:
@@ -106,21 +87,3 @@ def _prepare(engine: sa.Engine) -> None:
 def _missing_columns(inspector: sa.Inspector) -> list[sa.Column]:
     present = {column["name"] for column in inspector.get_columns(TABLE_NAME)}
     return [column for column in RELEASES.columns if column.name not in present]
-
-
-def _engine(url: str) -> sa.Engine:
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True)  # a connection that the database dropped is replaced
-    if parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(url)
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection, _record) -> None:
-        # The driver would otherwise begin transactions by itself, deferred, at the first write.
-        connection.isolation_level = None
-        connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
-        connection.execute("PRAGMA journal_mode=WAL")
-
-    return engine

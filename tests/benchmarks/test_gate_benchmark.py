@@ -10,6 +10,8 @@ from rich.console import Console
 from benchmarks import gate
 from benchmarks.gate_checks import DAMAGED, HOG, HOG_SLOW, SAME, SLIGHTLY_SLOW, SLOW, Gate, all_checks
 from benchmarks.gate_resampling import resampled
+from common.errors import GateError
+from common.files import write_json
 from components.benchmark.measurements import CHAMPION, Measurements
 from components.benchmark.settings import BenchmarkSettings
 from components.gate.gate import judge
@@ -40,6 +42,28 @@ def test_an_invalid_launch_is_not_drawn() -> None:
     invalid = launch(8.0, slower=2).model_copy(update={"status": "INVALID", "reasons": ["it died"]})
     assert resampled([launch(4.0), invalid], POLICY, 20)[Result.FAIL] == 0
     assert resampled([invalid], POLICY, 20).total() == 0
+
+
+def test_what_could_not_be_measured_keeps_no_bound_and_can_be_written(tmp_path) -> None:
+    """Not one gate was valid: an hour's result is written all the same, and says so."""
+    measured = launch(5.0)
+    untimed = {
+        name: each.model_copy(update={"latency_blocks": [], "correctness": None})
+        for name, each in measured.arms.items()
+    }
+    invalid = live(measured.model_copy(update={"status": "INVALID", "reasons": ["it died"], "arms": untimed}))
+    gates = {kind: [invalid] for kind in (SAME, SLOW, SLIGHTLY_SLOW, DAMAGED, HOG, HOG_SLOW)}
+    found = {check.name: check for check in all_checks(gates, resampled([invalid.measured], POLICY, 20))}
+    assert not any(found[f"{name}_resampled"].reached for name in ("aa_pass_rate", "aa_false_verdict_rate"))
+    assert not found["aa_false_verdict_rate_resampled"].ok and not found["aa_pass_rate"].ok
+    row = gate._row(SAME, [invalid])
+    assert (row.median_ms, row.accuracy, row.more["p50_ratio"]) == (None, None, None)
+    write_json(tmp_path / "gate.json", [row.describe(), *(check.describe() for check in found.values())])
+
+
+def test_a_slow_down_of_no_time_is_refused() -> None:
+    with pytest.raises(GateError, match="timed no image"):
+        gate.Lab.slow_down(None, float("nan"))
 
 
 def test_rates_count_what_their_names_say() -> None:

@@ -95,6 +95,23 @@ def test_records_hold_the_prompt_and_the_codes_of_both_scales(inputs, tmp_path):
     assert shards.sample_id(5) == row(5)["id"]
 
 
+def test_several_stages_have_a_grid_each_of_the_image_at_its_own_scale(inputs, tmp_path):
+    import torch.nn.functional as F
+
+    run(inputs, tmp_path / "out", settings=SETTINGS.model_copy(update={"detail_stages": 2}))
+    shards, bundle = Shards(tmp_path / "out/shards", "train"), TokenizerBundle.load(tmp_path / "out/tokenizers")
+    assert shards.layout.grids == ((2, 2), (4, 4), (8, 8))
+    image = _float(np.asarray(Image.open(io.BytesIO(png(5)))).transpose(2, 0, 1))
+    for codes, factor in zip(shards.batch([5]).codes, (4, 2, 1), strict=True):
+        assert codes[0].tolist() == bundle.visual.encode(F.avg_pool2d(image, factor)).flatten().tolist()
+
+
+def test_an_image_that_has_no_whole_cells_after_so_many_stages_is_refused(inputs, tmp_path):
+    with pytest.raises(DataError, match=r"image_size 32 is not a multiple of 64.*\n.*lower tokenizer\.detail_stages"):
+        run(inputs, tmp_path / "out", settings=SETTINGS.model_copy(update={"detail_stages": 4}))
+    assert not (tmp_path / "out/shards").exists()
+
+
 def _float(image):
     import torch
 
