@@ -14,6 +14,7 @@ RUNTIME = RuntimeOptions(
     provider="auto",
     instances=1,
     largest_group=4,
+    largest_queue=64,
     prefix_cache_bytes=64 << 10,
     warmup_requests=1,
     limits=Limits(
@@ -36,13 +37,20 @@ def provenance(run_id: str = "run-1") -> Provenance:
     )
 
 
-def build(engine: Path, package_store: Path, key_folder: Path, precision: str = "int8", run_id: str = "run-1") -> Path:
+def build(
+    engine: Path,
+    package_store: Path,
+    key_folder: Path,
+    precision: str = "int8",
+    run_id: str = "run-1",
+    runtime: RuntimeOptions = RUNTIME,
+) -> Path:
     """A package of `engine` that draws in two coarse steps."""
     return build_package(
         engine,
         precision,
         decoding={"coarse_steps": 2},
-        runtime=RUNTIME,
+        runtime=runtime,
         provenance=provenance(run_id),
         key_folder=key_folder,
         package_store=package_store,

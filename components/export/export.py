@@ -87,6 +87,7 @@ def runtime_options(settings: ExportSettings) -> RuntimeOptions:
         provider=settings.provider,
         instances=settings.instances,
         largest_group=settings.largest_group,
+        largest_queue=settings.largest_queue,
         prefix_cache_bytes=settings.prefix_cache_bytes,
         warmup_requests=settings.warmup_requests,
         limits=limits,

@@ -58,6 +58,8 @@ class ExportSettings(Section):
     """Copies of the model that answer at the same time."""
     largest_group: int = Field(default=8, ge=1, le=64)
     """Waiting requests that one copy draws together."""
+    largest_queue: int = Field(default=256, ge=1, le=65536)
+    """Requests that wait for one copy; one more is refused as unavailable, and the client tries it again."""
     prefix_cache_bytes: int = Field(default=32 << 20, ge=0, le=1 << 40)
     """What each copy keeps of the prompts that it read, so that one which comes again is not read again; 0: nothing."""
     warmup_requests: int = Field(default=3, ge=1, le=100)

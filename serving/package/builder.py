@@ -37,6 +37,8 @@ class RuntimeOptions:
     """Copies of the model that answer at the same time."""
     largest_group: int
     """Requests that one of them draws together."""
+    largest_queue: int
+    """Requests that wait for one of them; one more is refused as unavailable."""
     prefix_cache_bytes: int
     """What each instance keeps of the prompts that it read."""
     warmup_requests: int
@@ -124,6 +126,7 @@ def _write_generator_config(
         "threads": runtime.threads,
         "provider": runtime.provider,
         "largest_group": runtime.largest_group,
+        "largest_queue": runtime.largest_queue,
         "prefix_cache_bytes": runtime.prefix_cache_bytes,
         "limits": asdict(runtime.limits),
     }

@@ -1,8 +1,9 @@
 """The Triton model of a package (Python backend, decoupled): this file is copied to `1/model.py`.
 
 One request gives a response after each stage: previews, then the final image. Requests that wait while others are drawn
-are drawn together. One that cannot be answered gets a typed error and harms no other; one that its caller cancelled or
-whose deadline has passed gets no further stage, and a group that nobody waits for stops before its next one.
+are drawn together; where too many wait already, one more is refused at once as UNAVAILABLE. One that cannot be answered
+gets a typed error and harms no other; one that its caller cancelled or whose deadline has passed gets no further stage,
+and a group that nobody waits for stops before its next one.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingI
 from .runtime.bls import asking
 from .runtime.generator import Generator, Image, Prepared
 from .runtime.graphs import graph_models
-from .runtime.grouping import Groups
+from .runtime.grouping import Groups, QueueFull
 from .runtime.outbox import Outbox
 from .runtime.png import png
 from .runtime.requests import Request, RequestError, parse
@@ -38,12 +39,12 @@ class _Caller:
         self._gone = False
         self._sending, self._answered = threading.Lock(), False
 
-    def look(self) -> None:
+    def look(self) -> bool:
         """Ask Triton whether the caller has gone, never after the last answer, with which Triton forgets the request; and
-        tell one whose time is up, also while others are drawn."""
+        tell one whose time is up, also while others are drawn. Returns whether an answer is still wanted."""
         with self._sending:
             self._gone = self._gone or (not self._answered and bool(self._sender.is_cancelled()))
-        self.still_waits()
+        return self.still_waits()
 
     def still_waits(self) -> bool:
         """Whether an answer is still wanted; tells a caller that has gone or whose time is up so, once."""
@@ -102,7 +103,11 @@ class TritonPythonModel:
         self._outbox = Outbox()
         self._watch = Watch(_Caller.look, every_s=_LOOK_S)
         self._groups = Groups(
-            self._answer, lambda caller: caller.prepared.options, largest=self._generator.largest_group
+            self._answer,
+            lambda caller: caller.prepared.options,
+            largest=self._generator.largest_group,
+            largest_queue=self._generator.largest_queue,
+            wanted=lambda caller: caller.waits,
         )
 
     def execute(self, requests: list[Any]) -> None:
@@ -113,10 +118,12 @@ class TritonPythonModel:
                 fields = {name: _tensor(request, name) for name in INPUTS}
                 asked = parse(fields, self._generator.limits, json.loads(request.parameters() or "{}"))
                 caller = _Caller(asked, self._generator.prepare(asked), sender, self._outbox)
-                self._watch.add(caller)
                 self._groups.add(caller)
+                self._watch.add(caller)
             except RequestError as error:
                 _fail(sender, str(error), pb_utils.TritonError.INVALID_ARG)
+            except QueueFull as error:
+                _fail(sender, f"UNAVAILABLE: {error}", pb_utils.TritonError.UNAVAILABLE)
             except Exception as error:  # noqa: BLE001 - whatever a request causes, the model goes on serving the others
                 _fail(sender, _internal(error), pb_utils.TritonError.INTERNAL)
 

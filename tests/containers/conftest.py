@@ -1,7 +1,7 @@
 """What the tests of this folder share: the engine, the images, and runs of the same settings in and out of containers."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import docker
@@ -13,6 +13,7 @@ from tests.pipelines.chain import Chain
 
 IN_CONTAINERS = ("run", "--preset", "smoke", "--set", "platform.runner=containers")
 IMAGES = {name: f"localhost/{name}:{VERSION}" for name in ("emuflow", "emuflow-triton")}
+_LONGEST_COMMAND_S = 120
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +39,22 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     chain = Chain(tmp_path_factory.mktemp("local") / "runs")
     chain.call("run", "--preset", "smoke")
     return chain
+
+
+def output(engine: DockerClient, image: str, command: Sequence[str], **options: Any) -> str:
+    """What a command prints in a container of its own, to its end.
+
+    docker-py's `containers.run` follows the log, and podman's log is followed for ever where the end comes first.
+    """
+    container = engine.containers.create(image, list(command), **options)
+    try:
+        container.start()
+        code = container.wait(timeout=_LONGEST_COMMAND_S)["StatusCode"]
+        printed = container.logs(stderr=False).decode()
+        assert code == 0, container.logs().decode()
+        return printed
+    finally:
+        container.remove(force=True)
 
 
 def containers_of_runs(engine: DockerClient) -> list[Any]:

@@ -9,7 +9,7 @@ import pytest
 from pipelines.containers.engine import HOME_LABEL, remove_containers
 from pipelines.containers.step import read_end, run_step
 from pipelines.steps import STEPS
-from tests.containers.conftest import IMAGES, IN_CONTAINERS, containers_of_runs
+from tests.containers.conftest import IMAGES, IN_CONTAINERS, containers_of_runs, output
 from tests.pipelines.chain import Chain, end, wait_until
 
 pytestmark = pytest.mark.containers
@@ -62,8 +62,8 @@ def test_a_step_sees_that_one_of_its_processes_was_killed_for_memory(engine):
         "import subprocess, sys; from common.processes import memory_kills;"
         "done = subprocess.run([sys.executable, '-c', 'bytearray(300 << 20)']); print(done.returncode, memory_kills())"
     )
-    options = {"mem_limit": "60m", "memswap_limit": "60m", "network_mode": "none", "remove": True}
-    assert engine.containers.run(IMAGES["emuflow"], ["python", "-c", code], **options).split() == [b"-9", b"1"]
+    options = {"mem_limit": "60m", "memswap_limit": "60m", "network_mode": "none"}
+    assert output(engine, IMAGES["emuflow"], ["python", "-c", code], **options).split() == ["-9", "1"]
 
 
 @pytest.mark.parametrize("exit_code", [0, 3])

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from infra.images.build import ROOT
-from tests.containers.conftest import IMAGES, health_check
+from tests.containers.conftest import IMAGES, health_check, output
 
 pytestmark = pytest.mark.containers
 
@@ -26,7 +26,7 @@ def name(request):
 def inside(engine, name: str, *command: str, **options: str) -> str:
     """What a command prints in a container of the image, with nothing mounted."""
     options |= {"network_mode": "none", "read_only": True, "tmpfs": {"/tmp": "mode=1777"}}
-    return engine.containers.run(IMAGES[name], list(command), remove=True, **options).decode()
+    return output(engine, IMAGES[name], command, **options)
 
 
 def test_an_image_is_not_too_large(engine, name):
@@ -77,7 +77,7 @@ def test_its_environment_is_the_pinned_one(engine, name):
 
 
 def test_the_servers_image_learns_nothing(engine):
-    code = "import importlib.util as u; print([name for name in ('torch', 'deepspeed', 'onnx') if u.find_spec(name)])"
+    code = "import importlib.util as u; print([name for name in ('torch', 'deepspeed', 'onnxscript') if u.find_spec(name)])"
     assert inside(engine, "emuflow-triton", "python", "-c", code).strip() == "[]"
 
 

@@ -1,14 +1,17 @@
-"""On a real server: requests that come together are drawn together, and get the images that they get alone."""
+"""On a real server: requests that come together are drawn together, and get the images that they get alone; those that
+are too many are told so."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from emuflow_client import GeneratorClient, InvalidRequest, Result
+from emuflow_client import GeneratorClient, InvalidRequest, Result, Unavailable
 from serving.server import TritonServer
+from tests.packages import RUNTIME, build
 
 NAME = "grouped"
 PROMPTS = ["a red seven", "a blue nine above a yellow four", "a purple six", "a yellow eight"]
@@ -57,3 +60,28 @@ def test_one_that_is_cancelled_or_refused_takes_no_other_with_it(client: Generat
 
     with ThreadPoolExecutor(12) as pool:
         assert all(pool.map(ask, range(48)))
+
+
+def test_where_too_many_wait_one_more_is_refused_at_once_and_tried_again(
+    server: TritonServer, engine: Path, package_store: Path, key_folder: Path
+) -> None:
+    narrow = build(engine, package_store, key_folder, runtime=replace(RUNTIME, largest_group=1, largest_queue=2))
+    server.load(narrow, "narrow", expected_digest=narrow.name)
+
+    def ask(client: GeneratorClient, number: int) -> str:
+        try:
+            client.generate("a red seven", seed=number, coarse_steps=64)
+        except Unavailable as error:
+            return str(error)
+        return "answered"
+
+    def ask_at_once(retries: int) -> list[str]:
+        with (
+            GeneratorClient(server.grpc_endpoint, timeout_s=60, model="narrow", retries=retries) as client,
+            ThreadPoolExecutor(24) as pool,
+        ):
+            return list(pool.map(lambda number: ask(client, number), range(24)))
+
+    once = ask_at_once(retries=0)
+    assert set(once) == {"answered", "UNAVAILABLE: 2 requests wait already"} and once.count("answered") >= 3
+    assert set(ask_at_once(retries=12)) == {"answered"}

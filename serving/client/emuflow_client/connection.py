@@ -1,5 +1,6 @@
 """How a server is reached, and how patient a client is: what both clients are built on."""
 
+import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ _OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
 ]
-_FIRST_PAUSE_S = 0.1
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _FORBIDDEN = "triton_grpc_error"
 """With this header Triton 2.51 can die of a segmentation fault at an error."""
 
@@ -56,6 +57,9 @@ class ClientBase(ABC, Generic[Channel]):
         """A channel, in the clear without `credentials`."""
 
     def _pause_s(self, attempt: int, deadline: float) -> float | None:
-        """Seconds until a request is tried again after so many earlier tries; None where it is not, or not in time."""
-        pause_s = _FIRST_PAUSE_S * 2**attempt
+        """Seconds until a request is tried again after so many earlier tries; None where it is not, or not in time.
+
+        Each is up to a half shorter by chance: those whom a full server refused together do not come back together.
+        """
+        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt) * random.uniform(0.5, 1)
         return pause_s if attempt < self._retries and time.monotonic() + pause_s < deadline else None

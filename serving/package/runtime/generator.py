@@ -55,6 +55,7 @@ class Generator:
         runtime = config["runtime"]
         self.limits = Limits(**runtime["limits"])
         self.largest_group: int = runtime["largest_group"]
+        self.largest_queue: int = runtime["largest_queue"]
         self.options = DecodingOptions(**config["decoding"])
         self._text_length: int = config["text_length"]
         self._special: dict[str, int] = config["special"]

@@ -1,4 +1,4 @@
-"""Looks at what is under way from time to time, in a thread of its own.
+"""Looks at what is under way from time to time, in a thread of its own, until there is nothing more to see.
 
 Asking Triton whether a caller has gone takes a tenth of a millisecond and more, each time: too much for those who draw,
 at each of whose images nearly every caller is still there.
@@ -14,8 +14,8 @@ Job = TypeVar("Job", bound=Hashable)
 class Watch(Generic[Job]):
     """Jobs that are looked at every `every_s` seconds until they are removed; safe to use from any thread."""
 
-    def __init__(self, look: Callable[[Job], None], *, every_s: float):
-        """`look` must not raise."""
+    def __init__(self, look: Callable[[Job], bool], *, every_s: float):
+        """`look` says whether to look again, and must not raise."""
         self._look, self._every_s = look, every_s
         self._jobs: set[Job] = set()
         self._changed, self._closed = threading.Condition(), threading.Event()
@@ -46,5 +46,5 @@ class Watch(Generic[Job]):
             if self._closed.wait(self._every_s):
                 return
             for job in jobs:
-                if job in self._jobs:  # it may be done since
-                    self._look(job)
+                if job in self._jobs and not self._look(job):  # it may be done since
+                    self.remove(job)

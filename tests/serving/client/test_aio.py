@@ -65,7 +65,7 @@ def test_no_server_is_unavailable_and_a_silent_one_times_out() -> None:
         start = time.monotonic()
         with pytest.raises(Unavailable):
             asyncio.run(ask(f"127.0.0.1:{nobody.getsockname()[1]}", 10))
-        assert 0.3 <= time.monotonic() - start < 5
+        assert 0.15 <= time.monotonic() - start < 5  # pauses of .1 and .2 s, each up to a half shorter
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

@@ -24,7 +24,7 @@ def test_no_server_is_unavailable_after_the_retries() -> None:
             start = time.monotonic()
             with pytest.raises(Unavailable):
                 client.generate("a red seven")
-            assert 0.3 <= time.monotonic() - start < 5
+            assert 0.15 <= time.monotonic() - start < 5  # pauses of .1 and .2 s, each up to a half shorter
 
 
 def test_a_server_that_never_answers_times_out() -> None:

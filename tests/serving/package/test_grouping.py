@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from serving.package.runtime.grouping import Groups
+from serving.package.runtime.grouping import Groups, QueueFull
 
 
 class Held:
@@ -23,7 +23,7 @@ class Held:
 def answered(jobs: list[int], largest: int) -> list[list[int]]:
     """The groups of jobs that came while the first one was being answered; their kind is whether they are odd."""
     held = Held()
-    groups = Groups(held, lambda job: job % 2, largest=largest)
+    groups = Groups(held, lambda job: job % 2, largest=largest, largest_queue=8)
     groups.add(jobs[0])
     assert held.taken.acquire(timeout=10)
     for job in jobs[1:]:
@@ -43,7 +43,7 @@ def test_a_group_has_a_largest_size_and_the_rest_keep_their_order():
 
 def test_every_job_of_many_threads_is_answered_once():
     seen: list[int] = []
-    groups = Groups(seen.extend, lambda job: job % 3, largest=4)
+    groups = Groups(seen.extend, lambda job: job % 3, largest=4, largest_queue=1600)
     threads = [
         threading.Thread(target=lambda first=first: [groups.add(first * 200 + job) for job in range(200)])
         for first in range(8)
@@ -56,8 +56,26 @@ def test_every_job_of_many_threads_is_answered_once():
     assert sorted(seen) == list(range(1600))
 
 
+def test_no_more_wait_than_may_and_who_no_longer_waits_makes_room():
+    held, gone = Held(), set[int]()
+    groups = Groups(held, lambda job: 0, largest=8, largest_queue=3, wanted=lambda job: job not in gone)
+    groups.add(0)
+    assert held.taken.acquire(timeout=10)
+    for job in (1, 2, 3):
+        groups.add(job)
+    with pytest.raises(QueueFull, match="3 requests wait"):
+        groups.add(4)
+    gone |= {2}
+    groups.add(5)
+    with pytest.raises(QueueFull):
+        groups.add(6)
+    held.go.set()
+    groups.close()
+    assert held.groups == [[0], [1, 3, 5]]
+
+
 def test_nothing_is_taken_once_closed():
-    groups = Groups(lambda group: None, lambda job: 0, largest=1)
+    groups = Groups(lambda group: None, lambda job: 0, largest=1, largest_queue=1)
     groups.close()
     with pytest.raises(RuntimeError, match="closed"):
         groups.add(1)

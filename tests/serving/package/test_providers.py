@@ -1,5 +1,6 @@
 """Who computes a package's graphs. The onnxruntime of the tests has the CPU alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
@@ -43,10 +44,10 @@ def test_a_provider_that_nobody_knows_is_refused(graph: Path) -> None:
 
 
 @pytest.mark.skipif(HAS_GPU, reason="this onnxruntime has a GPU")
-def test_a_package_is_computed_by_what_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_is_computed_by_what_it_names(tmp_path: Path) -> None:
     engine = write_engine(tmp_path / "engine")
     Generator(build(engine, tmp_path / "packages", tmp_path / "keys") / "1").check()
-    monkeypatch.setattr("tests.packages.RUNTIME", type(RUNTIME)(**vars(RUNTIME) | {"provider": "cuda"}))
-    package = build(engine, tmp_path / "packages", tmp_path / "keys")
+    runtime = replace(RUNTIME, provider="cuda")
+    package = build(engine, tmp_path / "packages", tmp_path / "keys", runtime=runtime)
     with pytest.raises(ValueError, match="no CUDAExecutionProvider here"):
         Generator(package / "1")

@@ -9,9 +9,10 @@ def test_a_job_is_looked_at_again_and_again_until_it_is_removed():
     looks: list[str] = []
     often = threading.Semaphore(0)
 
-    def look(job: str) -> None:
+    def look(job: str) -> bool:
         looks.append(job)
         often.release()
+        return True
 
     watch = Watch(look, every_s=0.001)
     watch.add("a")
@@ -28,9 +29,28 @@ def test_a_job_is_looked_at_again_and_again_until_it_is_removed():
     assert len(looks) == seen
 
 
+def test_a_job_with_nothing_more_to_see_is_looked_at_once():
+    looks: list[str] = []
+    often = threading.Semaphore(0)
+
+    def look(job: str) -> bool:
+        looks.append(job)
+        often.release()
+        return job != "gone"
+
+    watch = Watch(look, every_s=0.001)
+    watch.add("gone")
+    assert often.acquire(timeout=10)
+    watch.add("here")
+    for _ in range(3):
+        assert often.acquire(timeout=10)
+    watch.close()
+    assert looks.count("gone") == 1
+
+
 def test_a_job_that_ends_within_the_pause_is_never_looked_at():
     looks: list[str] = []
-    watch = Watch(looks.append, every_s=0.2)
+    watch = Watch(lambda job: not looks.append(job), every_s=0.2)
     watch.add("short")
     watch.remove("short")
     watch.close()
@@ -39,7 +59,7 @@ def test_a_job_that_ends_within_the_pause_is_never_looked_at():
 
 def test_it_closes_at_once_whether_there_is_a_job_or_none():
     for jobs in ([], ["a"]):
-        watch = Watch(lambda job: None, every_s=60)
+        watch = Watch(lambda job: True, every_s=60)
         for job in jobs:
             watch.add(job)
         watch.close()
