@@ -20,7 +20,7 @@ from benchmarks.decode_checks import Measured, equal_one_scale, quality_checks, 
 from benchmarks.decode_plot import Shown, plot
 from benchmarks.decode_rows import BEST_AR_INT8, NAIVE, ONE_SCALE, OURS, RASTER, open_decoders, open_engines
 from benchmarks.decoders import Decoder, first_and_warm_ms
-from benchmarks.image_quality import Gaussian, Questions, paired_difference, variety
+from benchmarks.image_quality import Questions, paired_difference, seen_by, variety
 from benchmarks.report import Announcer, Report, Row, command_line
 from components.judge.reading import GRAPH_NAME
 from components.judge.settings import JudgeSettings
@@ -89,7 +89,7 @@ class Bench:
         self.shown = np.linspace(0, len(questions.scenes) - 1, _SHOWN).round().astype(int)
         real = questions.real(amount.seeds)
         self.real_variety = variety(real, len(questions.scenes))
-        self.real = Gaussian.of(judge, real[: amount.frechet_images])
+        self.real = seen_by(judge, real[: amount.frechet_images])
 
     def draw(self, decoder: Decoder, series: int = 0) -> np.ndarray:
         """All images of a decoder, seed by seed: uint8 [seeds * captions, height, width, 3]. Each series has other seeds."""
@@ -126,7 +126,7 @@ class Bench:
         )
 
     def frechet(self, images: np.ndarray) -> float:
-        return Gaussian.of(self.judge, images[: self.amount.frechet_images]).distance(self.real)
+        return seen_by(self.judge, images[: self.amount.frechet_images]).distance(self.real)
 
     def frechet_spread(self, decoder: Decoder) -> float:
         """Largest minus smallest Fréchet distance of one decoder under three series of seeds."""

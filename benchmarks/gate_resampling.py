@@ -36,8 +36,11 @@ def _redrawn(launch: Measurements, random: np.random.Generator) -> Measurements:
 
 
 def _redrawn_arm(arm: Arm, captions: np.ndarray, order: np.ndarray, seeds: int) -> Arm:
-    times = rounds(arm.latency_blocks)
-    blocks = [LatencyBlock(round=place, samples_ms=times[number]) for place, number in enumerate(order)]
+    images, previews = rounds(arm.latency_blocks), rounds(arm.latency_blocks, "preview_ms")
+    blocks = [
+        LatencyBlock(round=place, samples_ms=images[number], preview_ms=previews[number])
+        for place, number in enumerate(order)
+    ]
     update: dict[str, object] = {"latency_blocks": blocks}
     if arm.correctness is not None:
         given = {

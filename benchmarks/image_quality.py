@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from components.benchmark.distance import Gaussian
 from components.benchmark.statistics import Bootstrap, Interval
 from components.ingest.digit_world.digits import load_split
 from components.ingest.digit_world.holdout import is_evaluation_caption
@@ -83,24 +84,6 @@ def variety(images: np.ndarray, captions: int) -> float:
     return total / pairs
 
 
-@dataclass(frozen=True)
-class Gaussian:
-    """Mean and covariance of images' features."""
-
-    mean: np.ndarray
-    covariance: np.ndarray
-
-    @classmethod
-    def of(cls, judge: Path, images: np.ndarray) -> "Gaussian":
-        seen = features(judge, images).astype(np.float64)
-        return cls(seen.mean(0), np.cov(seen, rowvar=False))
-
-    def distance(self, other: "Gaussian") -> float:
-        """The Fréchet distance |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al. 2017, equation 6)."""
-        # tr((C1 C2)^(1/2)) = sum of the roots of the eigenvalues of C1^(1/2) C2 C1^(1/2), which is symmetric.
-        values, vectors = np.linalg.eigh(self.covariance)
-        root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-        product = np.linalg.eigvalsh(root @ other.covariance @ root)
-        between = np.sum((self.mean - other.mean) ** 2)
-        spread = np.trace(self.covariance) + np.trace(other.covariance) - 2 * np.sqrt(product.clip(min=0)).sum()
-        return float(between + spread)
+def seen_by(judge: Path, images: np.ndarray) -> Gaussian:
+    """Where the judge sees images, uint8 [n, 64, 64, 3]: the mean and the covariance of its features."""
+    return Gaussian.of(features(judge, images))

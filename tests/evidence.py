@@ -5,14 +5,17 @@ import numpy as np
 from components.benchmark.measurements import (
     CANDIDATE,
     CHAMPION,
+    CONTROL,
     FULL_PRECISION,
     Arm,
     BlockBytes,
     Correctness,
+    Frechet,
     JudgeReport,
     LatencyBlock,
     Machine,
     Measurements,
+    OpenLoad,
     ThroughputChunk,
     Warmup,
 )
@@ -33,7 +36,11 @@ def latency(p50_ms: float, *, seed: int = 0, rounds: int = 12, noise: float = 0.
     """Two blocks of 12 requests a round, log-normal around `p50_ms`."""
     random = np.random.default_rng(seed)
     return [
-        LatencyBlock(round=index // 2, samples_ms=(p50_ms * random.lognormal(0, noise, 12)).tolist())
+        LatencyBlock(
+            round=index // 2,
+            samples_ms=(p50_ms * random.lognormal(0, noise, 12)).tolist(),
+            preview_ms=(0.8 * p50_ms * random.lognormal(0, noise, 3)).tolist(),
+        )
         for index in range(2 * rounds)
     ]
 
@@ -46,20 +53,43 @@ def arm(name: str, accuracy: float, p50_ms: float, *, seed: int = 0, package_byt
         warmup=Warmup(requests=40, window_p50_ms=[p50_ms, p50_ms], stable=True),
         latency_blocks=latency(p50_ms, seed=seed),
         throughput_chunks=[ThroughputChunk(images=64, seconds=0.3 + 0.01 * (index % 5)) for index in range(20)],
+        open_load=OpenLoad(offered_per_s=100, seconds=2, image_ms=[2 * p50_ms] * 200, errors=0),
+        memory_mb=150.0,
         correctness=correctness(accuracy),
+        frechet=frechet(4.0, seed=seed),
     )
 
 
+def frechet(value: float, *, seed: int = 0, space: str = "judge:0123") -> Frechet:
+    """A distance whose draws scatter by 4% for all arms alike, and by 2% for each alone."""
+    common, own = np.random.default_rng(0), np.random.default_rng(100 + seed)
+    scatter = 0.04 * common.standard_normal(50) + 0.02 * own.standard_normal(50)
+    return Frechet(space=space, value=value, draws=(value * np.exp(scatter)).tolist())
+
+
 def measurements(
-    *, accuracy: float = 0.94, p50_ms: float = 6.0, champion: Arm | None = None, **changes: object
+    *,
+    accuracy: float = 0.94,
+    p50_ms: float = 6.0,
+    champion: Arm | None = None,
+    control_ms: float | None = None,
+    **changes: object,
 ) -> Measurements:
-    """A good candidate's measurements; `changes` replace fields of the record."""
+    """A good candidate's measurements; a second load of the champion takes as long as the first, or `control_ms`;
+    `changes` replace fields of the record."""
     arms = {
         CANDIDATE: arm(CANDIDATE, accuracy, p50_ms, seed=1),
         FULL_PRECISION: arm(FULL_PRECISION, accuracy + 0.004, 1.3 * p50_ms, seed=2, package_bytes=4_100_000),
     }
     if champion is not None:
         arms[CHAMPION] = champion
+        again = latency(control_ms or _median(champion.latency_blocks), seed=7)
+        arms[CONTROL] = Arm(
+            digest=champion.digest,
+            evaluation_digest=champion.evaluation_digest,
+            package_bytes=champion.package_bytes,
+            latency_blocks=again,
+        )
     record = Measurements(
         status="VALID",
         reasons=[],
@@ -81,6 +111,10 @@ def measurements(
         seconds=30.0,
     )  # fmt: skip
     return record.model_copy(update=changes)
+
+
+def _median(blocks: list[LatencyBlock]) -> float:
+    return float(np.median([value for block in blocks for value in block.samples_ms if value is not None]))
 
 
 def with_candidate(record: Measurements, **changes: object) -> Measurements:

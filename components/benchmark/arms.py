@@ -13,7 +13,7 @@ from common.errors import DigestMismatchError
 from common.files import files_under
 from components.benchmark.measurements import Warmup
 from components.benchmark.settings import WarmupSettings
-from emuflow_client import GeneratorClient, InvalidRequest
+from emuflow_client import AsyncGeneratorClient, GeneratorClient, InvalidRequest, Result
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,16 @@ class Question:
 
     caption: str
     seed: int
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Milliseconds of one request."""
+
+    image_ms: float
+    """From the request to the final image in this process."""
+    server_ms: float
+    """From its coming to the final image, as the package says."""
 
 
 Images = list[np.ndarray | None]
@@ -33,22 +43,32 @@ class ArmClient:
 
     def __init__(self, name: str, package: Path, digest: str, endpoint: str, timeout_s: float):
         self.name, self.package, self.digest = name, package, digest
+        self._endpoint, self._timeout_s = endpoint, timeout_s
         self._client = GeneratorClient(endpoint, model=name, timeout_s=timeout_s, retries=0)
 
     def ask(self, question: Question) -> np.ndarray:
         """The image, uint8 [H, W, 3]. Raises `DigestMismatchError` where another package answered."""
-        result = self._client.generate(question.caption, seed=question.seed)
-        if result.version != self.digest:
-            raise DigestMismatchError(
-                f"package {result.version} answered for {self.digest}", where=f"model '{self.name}'"
-            )
-        return result.image
+        return self.check(self._client.generate(question.caption, seed=question.seed)).image
 
-    def time_ms(self, question: Question) -> float:
-        """Milliseconds from the request to the final image in this process."""
+    def timed(self, question: Question) -> Timed:
+        """One request for the image alone."""
         started = time.perf_counter()
-        self.ask(question)
-        return (time.perf_counter() - started) * 1000
+        answer = self.check(self._client.generate(question.caption, seed=question.seed))
+        return Timed(1000 * (time.perf_counter() - started), answer.timings["final"])
+
+    def preview_ms(self, question: Question) -> float:
+        """Milliseconds from a request with previews to its first stage in this process."""
+        started = time.perf_counter()
+        stages = self._client.stream(question.caption, seed=question.seed, previews=True)
+        self.check(next(stages))
+        first_ms = 1000 * (time.perf_counter() - started)
+        for _ in stages:  # to its end: the server is idle when the next request comes
+            pass
+        return first_ms
+
+    def refuses(self, prompt: str) -> bool:
+        """Whether the package refuses to draw this prompt at all."""
+        return self._ask_or_none(Question(prompt, seed=0)) is None
 
     def ask_all(self, questions: Sequence[Question], clients: Executor) -> Images:
         """Every question, by as many at the same time as `clients` has threads."""
@@ -61,13 +81,25 @@ class ArmClient:
         while not stable and len(medians) < settings.max_windows:
             start = len(medians) * settings.window_requests
             window = [questions[i % len(questions)] for i in range(start, start + settings.window_requests)]
-            medians.append(median(self.time_ms(question) for question in window))
+            medians.append(median(self.timed(question).image_ms for question in window))
             stable = len(medians) > 1 and abs(medians[-1] / medians[-2] - 1) <= settings.tolerance
         return Warmup(requests=len(medians) * settings.window_requests, window_p50_ms=medians, stable=stable)
 
     @property
     def package_bytes(self) -> int:
         return sum(path.stat().st_size for path in files_under(self.package))
+
+    def asynchronous(self) -> AsyncGeneratorClient:
+        """A client of the same model for many requests at once; its answers are for `check`."""
+        return AsyncGeneratorClient(self._endpoint, model=self.name, timeout_s=self._timeout_s, retries=0)
+
+    def check(self, result: Result) -> Result:
+        """The result itself. Raises `DigestMismatchError` where another package answered."""
+        if result.version != self.digest:
+            raise DigestMismatchError(
+                f"package {result.version} answered for {self.digest}", where=f"model '{self.name}'"
+            )
+        return result
 
     def close(self) -> None:
         self._client.close()

@@ -10,6 +10,7 @@ import numpy as np
 from common.errors import GateError
 from common.files import atomic_path, read_json
 from components.benchmark.arms import Question
+from components.benchmark.embedding import embedder
 from components.benchmark.evaluation import load_evaluation
 from components.benchmark.machine import MachineWatch
 from components.benchmark.measurements import (
@@ -20,8 +21,10 @@ from components.benchmark.measurements import (
     Measurements,
     write_measurements,
 )
+from components.benchmark.own_metrics import load_metrics
 from components.benchmark.package_quality import block_bytes
-from components.benchmark.session import Session, run_session
+from components.benchmark.quality import read_images
+from components.benchmark.session import Session, report_phase, run_session
 from components.benchmark.settings import BenchmarkSettings
 from components.judge.reading import load_judge
 
@@ -61,13 +64,17 @@ def benchmark(
     evaluation = load_evaluation(evaluation_set, settings.unjudged_captions)
     packages = _packages(exported, package_store, champion_digest)
     judge = load_judge(judge_folder) if evaluation.expected is not None else None
+    metrics, seen_by = load_metrics(settings.metrics), embedder(settings.embedder, judge, tokenizers)
     asked = evaluation.captions * settings.seeds_per_caption
     questions = [Question(caption, settings.seed + index) for index, caption in enumerate(asked)]
     with atomic_path(measurements) as folder:
         folder.mkdir()
         watch = MachineWatch.start()
-        session = run_session(settings, questions, evaluation, judge, packages, key_folder, folder)
+        session = run_session(settings, questions, packages, key_folder, folder)
         machine = watch.finish()
+        report_phase("reading the images")
+        read_images(session, settings, evaluation, questions, judge, seen_by, metrics, evaluation_set)
+        report_phase("done")
         if machine.steal_share is not None and machine.steal_share > settings.max_steal_share:
             session.reasons.append(f"other guests took {machine.steal_share:.0%} of the machine's CPU time")
         described = read_json(tokenizers / "tokenizers.json")
@@ -79,6 +86,8 @@ def benchmark(
             quality_metric="heldout_loss" if judge is None else "judge",
             captions=evaluation.captions,
             seeds_per_caption=settings.seeds_per_caption,
+            safety_prompts=len(settings.safety_prompts),
+            metrics=list(metrics),
             tokenizers_digest=described["digest"],
             tokenizer_ssim=described["metrics"].get("ssim"),
             block_bytes=block_bytes(packages[CANDIDATE]),

@@ -5,7 +5,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.benchmark.measurements import Machine
+from components.benchmark.measurements import Machine, MachineState
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,26 @@ class MachineWatch:
         )
 
 
+class MachineStates:
+    """The machine's state again and again; each call tells what was stolen since the one before."""
+
+    def __init__(self) -> None:
+        self._steal_s, self._cpu_s = _cpu_times()
+
+    def now(self) -> MachineState:
+        steal_s, cpu_s = _cpu_times()
+        stolen = None
+        if steal_s is not None and self._steal_s is not None and cpu_s > self._cpu_s:
+            stolen = round((steal_s - self._steal_s) / (cpu_s - self._cpu_s), 4)
+        self._steal_s, self._cpu_s = steal_s, cpu_s
+        return MachineState(
+            load=round(os.getloadavg()[0], 2),
+            steal_share=stolen,
+            frequency_mhz=_frequency_mhz(),
+            temperature_c=_temperature_c(),
+        )
+
+
 def _cpu_times() -> tuple[float | None, float]:
     """Seconds that other guests took from this machine (`None` where unknown), and of all CPU time."""
     import psutil
@@ -59,3 +79,12 @@ def _frequency_mhz() -> float | None:
 
     frequency = psutil.cpu_freq()
     return round(frequency.current, 1) if frequency and frequency.current else None
+
+
+def _temperature_c() -> float | None:
+    """The hottest of the machine's sensors; virtual machines have none."""
+    import psutil
+
+    sensors = getattr(psutil, "sensors_temperatures", dict)()
+    degrees = [reading.current for readings in sensors.values() for reading in readings if reading.current]
+    return round(max(degrees), 1) if degrees else None

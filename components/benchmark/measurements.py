@@ -18,20 +18,49 @@ from components.record import Record
 
 FILE_NAME = "measurements.json"
 CANDIDATE, FULL_PRECISION, CHAMPION = "candidate", "candidate_fp32", "champion"
+CONTROL = "champion_again"
+"""A second load of the champion: two equal arms, whose difference is what the server and the machine do."""
+
+
+class MachineState(Record):
+    """The machine at the end of a block; `None` where this machine does not tell.
+
+    `load` is the mean of the last minute's running processes, `steal_share` the part of all CPU time since the block
+    before that other guests of the machine took.
+    """
+
+    load: float
+    steal_share: float | None
+    frequency_mhz: float | None
+    temperature_c: float | None
 
 
 class LatencyBlock(Record):
-    """Consecutive requests of one client to one arm, inside a round that holds two blocks of every arm."""
+    """Consecutive requests of one client to one arm, inside a round that holds two blocks of every arm.
+
+    `samples_ms` are the client's times to the image, of requests for the image alone; `server_ms` what the package says
+    of the same requests, from their coming to the image. `preview_ms` are the client's times to the first stage, of
+    further requests with previews. `triton_queue_ms` and `triton_compute_ms` are Triton's own means for a request of
+    the block: the time in Triton's queue, and in the call that hands it to the package.
+    """
 
     round: int
     samples_ms: list[float | None]
+    server_ms: list[float | None] = Field(default_factory=list)
+    preview_ms: list[float | None] = Field(default_factory=list)
+    triton_queue_ms: float | None = None
+    triton_compute_ms: float | None = None
+    machine: MachineState | None = None
 
 
-def rounds(blocks: Sequence[LatencyBlock]) -> list[list[float | None]]:
+Times = Literal["samples_ms", "server_ms", "preview_ms"]
+
+
+def rounds(blocks: Sequence[LatencyBlock], times: Times = "samples_ms") -> list[list[float | None]]:
     """Milliseconds of one arm, one list for each round, in the rounds' order."""
     by_round: defaultdict[int, list[float | None]] = defaultdict(list)
     for block in blocks:
-        by_round[block.round] += block.samples_ms
+        by_round[block.round] += getattr(block, times)
     return [by_round[index] for index in sorted(by_round)]
 
 
@@ -40,6 +69,18 @@ class ThroughputChunk(Record):
 
     images: int = Field(ge=0)
     seconds: float = Field(gt=0)
+
+
+class OpenLoad(Record):
+    """Requests at random times, whether or not earlier ones were answered; a latency counts from when one was due.
+
+    `errors` are the requests without an image, such as those that a full queue refused.
+    """
+
+    offered_per_s: float
+    seconds: float
+    image_ms: list[float]
+    errors: int
 
 
 class Warmup(Record):
@@ -68,6 +109,17 @@ class HeldoutLoss(Record):
     loss_per_sample: list[float | None]
 
 
+class Frechet(Record):
+    """Fréchet distance of the arm's images to the evaluation set's own, in `space`.
+
+    `draws` are the distances of resampled captions, the same captions for every arm: for the error of a ratio.
+    """
+
+    space: str
+    value: float
+    draws: list[float]
+
+
 class BlockBytes(Record):
     """Bytes of the transformer blocks' weights."""
 
@@ -79,6 +131,9 @@ class Arm(Record):
     """One package behind the server, and everything that was seen of it.
 
     `evaluation_digest` names the evaluation set that the package's own training held out, from its manifest.
+    `memory_mb` is what the processes that hold it take alone, once everything has been asked. `scores` are those of the
+    user's own metrics, in the order of `Correctness`. `safety_refused` says of each prompt that must be refused whether
+    it was.
     """
 
     digest: str
@@ -87,8 +142,13 @@ class Arm(Record):
     warmup: Warmup | None = None
     latency_blocks: list[LatencyBlock] = Field(default_factory=list)
     throughput_chunks: list[ThroughputChunk] = Field(default_factory=list)
+    open_load: OpenLoad | None = None
+    memory_mb: float | None = None
     correctness: Correctness | None = None
     heldout: HeldoutLoss | None = None
+    frechet: Frechet | None = None
+    scores: dict[str, list[float | None]] = Field(default_factory=dict)
+    safety_refused: list[bool] = Field(default_factory=list)
 
 
 class Machine(Record):
@@ -127,6 +187,8 @@ class Measurements(Record):
     quality_metric: Literal["judge", "heldout_loss"]
     captions: list[str]
     seeds_per_caption: int = Field(ge=1)
+    safety_prompts: int = Field(default=0, ge=0)
+    metrics: list[str] = Field(default_factory=list)
     tokenizers_digest: str
     tokenizer_ssim: float | None
     block_bytes: BlockBytes | None

@@ -5,26 +5,21 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from common.errors import DigestMismatchError
+from common.errors import DigestMismatchError, ServerError
 from common.progress import report
 from components.benchmark.arms import ArmClient, Images, Question
-from components.benchmark.evaluation import Evaluation
 from components.benchmark.latency import measure_latency
-from components.benchmark.measurements import Arm
+from components.benchmark.measurements import CHAMPION, CONTROL, Arm
+from components.benchmark.open_load import measure_open_load
 from components.benchmark.package_quality import evaluation_digest, heldout_loss
+from components.benchmark.server_watch import ServerWatch
 from components.benchmark.settings import BenchmarkSettings
-from components.benchmark.throughput import answer_in_turns, answered_by_all, first_answerable
+from components.benchmark.throughput import Chunks, answer_in_turns, answered_by_all, first_answerable
 from emuflow_client import GeneratorError
 
-if TYPE_CHECKING:
-    from components.judge.reading import Judge
-
 LOG_NAME = "triton.log"
-_PHASES = ("loading", "warming up", "answering the captions", "timing", "done")
+_PHASES = ("loading", "warming up", "answering the captions", "timing", "open load", "reading the images", "done")
 
 
 @dataclass
@@ -42,8 +37,6 @@ class Session:
 def run_session(
     settings: BenchmarkSettings,
     questions: list[Question],
-    evaluation: Evaluation,
-    judge: "Judge | None",
     packages: dict[str, Path],
     key_folder: Path,
     folder: Path,
@@ -59,21 +52,23 @@ def run_session(
     with tempfile.TemporaryDirectory(prefix="emuflow-benchmark-") as work:
         server = TritonServer(Path(work), key_folder)
         try:
-            _report("loading")
+            report_phase("loading")
             server.start()
-            for name, package in packages.items():
+            loaded = packages | ({CONTROL: packages[CHAMPION]} if CHAMPION in packages else {})
+            for name, package in loaded.items():
                 server.load(package, name, expected_digest=package.name)
             with ExitStack() as stack:
+                watch = stack.enter_context(ServerWatch(server.grpc_endpoint, server.pid))
                 clients = [
                     ArmClient(name, package, package.name, server.grpc_endpoint, settings.request_timeout_s)
-                    for name, package in packages.items()
+                    for name, package in loaded.items()
                 ]
                 for client in clients:
                     stack.callback(client.close)
                     session.arms[client.name] = _arm(client)
                 try:
-                    _measure(session, settings, clients, questions)
-                except (GeneratorError, DigestMismatchError) as error:
+                    _measure(session, settings, clients, questions, watch)
+                except (GeneratorError, DigestMismatchError, ServerError) as error:
                     session.reasons.append(f"an arm did not answer as it must: {type(error).__name__}: {error}")
             if not server.alive:
                 session.reasons.append("the server ended during the measurement")
@@ -81,8 +76,6 @@ def run_session(
             server.stop()
             if server.log_file.is_file():
                 shutil.copyfile(server.log_file, folder / LOG_NAME)
-    _judge_answers(session, evaluation, judge)
-    _report("done")
     return session
 
 
@@ -96,8 +89,16 @@ def _arm(client: ArmClient) -> Arm:
     )
 
 
-def _measure(session: Session, settings: BenchmarkSettings, arms: list[ArmClient], questions: list[Question]) -> None:
-    _report("warming up")
+def _measure(
+    session: Session,
+    settings: BenchmarkSettings,
+    arms: list[ArmClient],
+    questions: list[Question],
+    watch: ServerWatch,
+) -> None:
+    """The control is timed and no more: its answers are the champion's."""
+    asked = [arm for arm in arms if arm.name != CONTROL]
+    report_phase("warming up")
     answerable = first_answerable(arms, questions, settings.warmup.window_requests)
     if not answerable:
         session.reasons.append("no caption was answered by every arm")
@@ -110,28 +111,28 @@ def _measure(session: Session, settings: BenchmarkSettings, arms: list[ArmClient
             session.reasons.append(f"the {arm.name} was not warmed up: {moved}")
     if session.reasons:
         return
-    _report("answering the captions")
-    session.answers, chunks = answer_in_turns(arms, questions, settings.chunk_questions, settings.concurrent_clients)
+    report_phase("answering the captions")
+    session.answers, chunks = answer_in_turns(asked, questions, settings.chunk_questions, settings.concurrent_clients)
     for name, each in chunks.items():
         session.add(name, throughput_chunks=each)
-    _report("timing")
-    for name, blocks in measure_latency(settings.latency, arms, answered_by_all(questions, session.answers)).items():
+    report_phase("timing")
+    answered = answered_by_all(questions, session.answers)
+    for name, blocks in measure_latency(settings.latency, arms, answered, watch, settings.seed).items():
         session.add(name, latency_blocks=blocks)
+    report_phase("open load")
+    for name, load in measure_open_load(settings.open_load, asked, answered, _least(chunks), settings.seed).items():
+        session.add(name, open_load=load)
+    for arm in arms:
+        session.add(arm.name, memory_mb=watch.memory_mb(arm.name))
+    for arm in asked if settings.safety_prompts else ():
+        session.add(arm.name, safety_refused=[arm.refuses(prompt) for prompt in settings.safety_prompts])
 
 
-def _judge_answers(session: Session, evaluation: Evaluation, judge: "Judge | None") -> None:
-    """Read every image outside the timed part. A caption that was refused counts as wrong."""
-    if judge is None or evaluation.expected is None:
-        return
-    from components.judge.reading import IMAGE_SIZE, compare, read
-
-    blank = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
-    seeds = max(map(len, session.answers.values()), default=0) // len(evaluation.captions)
-    expected = np.tile(evaluation.expected, (seeds, 1, 1))
-    for name, answers in session.answers.items():
-        images = np.stack([blank if image is None else image for image in answers])
-        session.add(name, correctness=compare(read(judge.graph, images), expected))
+def _least(chunks: Chunks) -> float:
+    """Images a second of the slowest arm."""
+    return min(sum(c.images for c in each) / sum(c.seconds for c in each) for each in chunks.values())
 
 
-def _report(phase: str) -> None:
+def report_phase(phase: str) -> None:
+    """Tell which of the benchmark's phases begins."""
     report(_PHASES.index(phase), len(_PHASES) - 1, phase)

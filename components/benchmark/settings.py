@@ -1,5 +1,6 @@
 """How a benchmark measures: the warm-up, the rounds, the clients."""
 
+from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -19,6 +20,7 @@ class LatencySettings(Section):
     """Rounds of blocks: every arm once, then once more in the opposite order."""
 
     block_requests: int = Field(default=10, ge=1)
+    block_previews: int = Field(default=2, ge=0, description="further requests of a block, with previews")
     min_rounds: int = Field(default=16, ge=2)
     max_rounds: int = Field(default=48, ge=2, description="more rounds than the least are for a noisy machine")
     ratio_half_width: float = Field(
@@ -32,11 +34,20 @@ class LatencySettings(Section):
         return self
 
 
+class OpenLoadSettings(Section):
+    """Requests at random times, at a rate that every arm can bear."""
+
+    share: float = Field(default=0.5, gt=0, lt=1, description="of the images a second that the slowest arm gave")
+    chunks: int = Field(default=2, ge=0, description="turns of each arm, in mirrored order; 0: no open load")
+    chunk_seconds: float = Field(default=2.0, gt=0)
+
+
 class BenchmarkSettings(Section):
     """One benchmark of a candidate beside the champion."""
 
     warmup: WarmupSettings = WarmupSettings()
     latency: LatencySettings = LatencySettings()
+    open_load: OpenLoadSettings = OpenLoadSettings()
     seed: int = Field(default=1000, ge=0, description="of the first question; each next one has the next seed")
     seeds_per_caption: int = Field(
         default=3, ge=1, le=64, description="more of them tell a small loss of accuracy from chance"
@@ -48,4 +59,17 @@ class BenchmarkSettings(Section):
     unjudged_captions: int = Field(default=64, ge=1, description="captions answered where no judge reads the images")
     examples: int = Field(default=12, ge=0, description="captions whose images are kept")
     request_timeout_s: float = Field(default=30.0, gt=0)
+    embedder: Path | None = Field(
+        default=None,
+        description="an ONNX graph of uint8 images [n, height, width, 3] whose last output are their features; without "
+        "one the Fréchet distance is taken where the judge, or else the tokenizer, sees images",
+    )
+    frechet_resamples: int = Field(default=50, ge=20, le=1000, description="for the standard error of a distance")
+    metrics: dict[str, str] = Field(
+        default_factory=dict,
+        description="own measures of quality, `name: module:function`: images and captions in, a score of each out",
+    )
+    safety_prompts: list[str] = Field(
+        default_factory=list, description="prompts that the package must refuse (export.blocked_patterns)"
+    )
     max_steal_share: float = Field(default=0.3, gt=0, le=1, description="CPU time taken by other guests of the machine")

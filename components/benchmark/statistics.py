@@ -5,8 +5,10 @@ round, not by request: requests of one round share the machine's mood, and each 
 See Efron & Tibshirani, "An Introduction to the Bootstrap", chapters 8 and 13.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -58,6 +60,12 @@ class Bootstrap:
         top = _resampled_quantiles(numerator, indices, quantile)
         bottom = _resampled_quantiles(denominator, indices, quantile)
         return self._interval(top / bottom)
+
+    def normal_ratio(self, value: float, log_error: float) -> Interval:
+        """Interval of a ratio whose logarithm has this standard error: normal, not drawn."""
+        tail = (1 - self.confidence) / 2
+        reach = [NormalDist().inv_cdf(1 - part) * log_error for part in (tail, tail / self.family)]
+        return Interval(*(value * math.exp(sign * each) for each in reach for sign in (-1, 1)))
 
     def _indices(self, count: int) -> np.ndarray:
         """[resamples, count] indices, drawn with replacement."""

@@ -81,6 +81,7 @@ def runtime_options(settings: ExportSettings) -> RuntimeOptions:
         max_temperature=settings.max_temperature,
         max_guidance=settings.max_guidance,
         max_deadline_ms=settings.max_deadline_ms,
+        blocked_patterns=settings.blocked_patterns,
     )
     return RuntimeOptions(
         threads=settings.threads,

@@ -1,8 +1,9 @@
 """Settings of the export step and of the decoding that a package answers with."""
 
+import re
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from common.settings import Section
 from model.decoding.loop import DecodingOptions
@@ -58,7 +59,7 @@ class ExportSettings(Section):
     """Copies of the model that answer at the same time."""
     largest_group: int = Field(default=8, ge=1, le=64)
     """Waiting requests that one copy draws together."""
-    largest_queue: int = Field(default=256, ge=1, le=65536)
+    largest_queue: int = Field(default=512, ge=1, le=65536)
     """Requests that wait for one copy; one more is refused as unavailable, and the client tries it again."""
     prefix_cache_bytes: int = Field(default=32 << 20, ge=0, le=1 << 40)
     """What each copy keeps of the prompts that it read, so that one which comes again is not read again; 0: nothing."""
@@ -69,7 +70,20 @@ class ExportSettings(Section):
     max_temperature: float = Field(default=2.0, gt=0, le=10)
     max_guidance: float = Field(default=20.0, ge=1, le=100)
     max_deadline_ms: int = Field(default=600_000, ge=1, le=86_400_000)
+    blocked_patterns: tuple[str, ...] = Field(
+        default=(), description="regular expressions; a prompt in which one is found is refused (docs/serving.md)"
+    )
     load_timeout_s: float = Field(default=120.0, gt=0)
     """For the load check: the server must have loaded and warmed up the package by then."""
     answer_timeout_s: float = Field(default=30.0, gt=0)
     """For the load check: the image must be there by then."""
+
+    @field_validator("blocked_patterns")
+    @classmethod
+    def _are_patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"'{pattern}' is no regular expression: {error}") from None
+        return patterns

@@ -6,10 +6,11 @@ from typing import Literal
 
 import numpy as np
 
+from components.benchmark.measurements import Frechet
 from components.benchmark.statistics import Bootstrap, Interval
 from components.gate.verdict import Check, Result
 
-Kind = Literal["quality", "latency", "size"]
+Kind = Literal["quality", "latency", "size", "safety"]
 Comparison = Literal[">=", "<="]
 Samples = Sequence[float | None]
 Rounds = Sequence[Sequence[float | None]]
@@ -109,6 +110,25 @@ def latency_ratio(
     value = _quantile(top, quantile) / _quantile(bottom, quantile)
     interval = bootstrap.quantile_ratio(top, bottom, quantile)
     return _judged_by_interval(name, "latency", value, "<=", bound, n, interval)
+
+
+def distance_ratio(
+    name: str, first: Frechet | None, second: Frechet | None, bound: float, *, bootstrap: Bootstrap
+) -> Check:
+    """Ratio of two arms' Fréchet distances to the same real images against a bound; the interval decides.
+
+    The interval is normal on the logarithm, with the standard error of the paired draws: few draws are enough for it.
+    """
+    if first is None or second is None:
+        return _refused(name, "quality", "<=", bound, 0, _MISSING)
+    n = min(len(first.draws), len(second.draws))
+    if first.space != second.space:
+        return incomparable(name, "quality", "<=", bound, f"{first.space} and {second.space} are other spaces")
+    if not all(math.isfinite(each) and each > 0 for arm in (first, second) for each in (arm.value, *arm.draws)):
+        return _refused(name, "quality", "<=", bound, n, _NOT_FINITE)
+    value = first.value / second.value
+    spread = float(np.std(np.log(first.draws) - np.log(second.draws), ddof=1))
+    return _judged_by_interval(name, "quality", value, "<=", bound, n, bootstrap.normal_ratio(value, spread))
 
 
 def incomparable(name: str, kind: Kind, comparison: Comparison, bound: float, reason: str) -> Check:

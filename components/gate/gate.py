@@ -7,7 +7,8 @@ from pathlib import Path
 
 from common.files import sha256_file
 from components.benchmark.measurements import CANDIDATE, FILE_NAME, FULL_PRECISION, Measurements, read_measurements
-from components.gate.policy import all_checks, reported
+from components.gate.policy import all_checks, unfit
+from components.gate.reported import reported
 from components.gate.settings import GateSettings
 from components.gate.verdict import Check, Result, Verdict, evidence_digest, overall, write_verdict
 
@@ -42,7 +43,9 @@ def gate(settings: GateSettings, measurements: Path, verdict: Path) -> GateOutco
 
 def judge(settings: GateSettings, measured: Measurements, measurements_digest: str) -> Verdict:
     """The verdict on `measured`. Invalid measurements give INVALID, with their checks shown but not counted."""
-    checks = all_checks(settings, measured)
+    checks, unusable = all_checks(settings, measured), unfit(settings, measured)
+    if unusable is not None:
+        measured = measured.model_copy(update={"status": "INVALID", "reasons": [*measured.reasons, unusable]})
     valid = measured.status == "VALID" and CANDIDATE in measured.arms
     result = overall(checks) if valid else Result.INVALID
     full = measured.arms.get(FULL_PRECISION)

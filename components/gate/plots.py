@@ -7,13 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.benchmark.measurements import CANDIDATE, CHAMPION, FULL_PRECISION, Arm, Measurements, rounds
+from components.benchmark.measurements import (
+    CANDIDATE,
+    CHAMPION,
+    CONTROL,
+    FULL_PRECISION,
+    LatencyBlock,
+    Measurements,
+    Times,
+    rounds,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TITLES = {CANDIDATE: "candidate (INT8)", FULL_PRECISION: "candidate (full precision)", CHAMPION: "champion (INT8)"}
-_COLOURS = {CANDIDATE: "#2563eb", FULL_PRECISION: "#94a3b8", CHAMPION: "#d97706"}
+TITLES = {
+    CANDIDATE: "candidate (INT8)",
+    FULL_PRECISION: "candidate (full precision)",
+    CHAMPION: "champion (INT8)",
+    CONTROL: "champion, loaded again",
+}
+_COLOURS = {CANDIDATE: "#2563eb", FULL_PRECISION: "#94a3b8", CHAMPION: "#d97706", CONTROL: "#a16207"}
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -31,9 +45,25 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def latency_distributions(measured: Measurements, bound_ms: float) -> str | None:
-    """Cumulative distribution of each arm's latency, with the bound on the 95th percentile. `None` without samples."""
-    samples = {name: _finite(arm) for name, arm in measured.arms.items()}
+def latency_distributions(measured: Measurements, times: Times, what: str, bound_ms: float | None) -> str | None:
+    """Cumulative distribution of each arm's times in the rounds, with the bound on the 95th percentile. `None` without
+    samples."""
+    samples = {name: [v for r in rounds(arm.latency_blocks, times) for v in r] for name, arm in measured.arms.items()}
+    return _distributions(samples, f"milliseconds from request to {what}", bound_ms)
+
+
+def open_load(measured: Measurements) -> str | None:
+    """The same for requests at random times."""
+    loads = {name: arm.open_load for name, arm in measured.arms.items() if arm.open_load}
+    if not loads:
+        return None
+    rate = next(iter(loads.values())).offered_per_s
+    label = f"milliseconds from when a request was due to the final image, {rate:.0f} requests/s"
+    return _distributions({name: load.image_ms for name, load in loads.items()}, label, None)
+
+
+def _distributions(given: dict[str, list[Any]], label_of_axis: str, bound_ms: float | None) -> str | None:
+    samples = {name: _finite(values) for name, values in given.items()}
     samples = {name: values for name, values in samples.items() if len(values)}
     if not samples:
         return None
@@ -47,12 +77,12 @@ def latency_distributions(measured: Measurements, bound_ms: float) -> str | None
         axes.axhline(0.95, color="#cbd5e1", lw=0.8)
         slowest = max(float(np.quantile(values, 0.995)) for values in samples.values())
         fastest = min(float(values[0]) for values in samples.values())
-        near = bound_ms < 1.6 * slowest  # a bound far away would squeeze the curves
-        right = max(slowest, bound_ms) if near else slowest
-        if near:
+        near = bound_ms is not None and bound_ms < 1.6 * slowest  # a bound far away would squeeze the curves
+        right = max(slowest, bound_ms) if bound_ms is not None and near else slowest
+        if bound_ms is not None and near:
             axes.axvline(bound_ms, color="#dc2626", lw=1, ls="--", label=f"bound on p95: {bound_ms:g} ms")
         axes.set_xlim(fastest - 0.05 * (right - fastest), right * 1.04)
-        axes.set_xlabel("milliseconds from request to final image")
+        axes.set_xlabel(label_of_axis)
         axes.set_ylabel("share of requests")
         _legend(axes)
 
@@ -60,9 +90,10 @@ def latency_distributions(measured: Measurements, bound_ms: float) -> str | None
 
 
 def paired_ratios(measured: Measurements, bound: float) -> str | None:
-    """Each round's median latency of the candidate over the other arms' in the same round."""
+    """Each round's median latency of the candidate over the other arms' in the same round, and of the champion's second
+    load over its first, which shows how far equal arms differ here."""
     by_arm = {name: rounds(arm.latency_blocks) for name, arm in measured.arms.items()}
-    ours = by_arm.pop(CANDIDATE, [])
+    ours, control = by_arm.pop(CANDIDATE, []), by_arm.pop(CONTROL, [])
     others = {name: theirs for name, theirs in by_arm.items() if len(theirs) == len(ours) and ours}
     if not others:
         return None
@@ -80,6 +111,10 @@ def paired_ratios(measured: Measurements, bound: float) -> str | None:
                 label=f"over {TITLES[name]}",
             )
         axes.axhline(1, color="#64748b", lw=0.8)
+        if CHAMPION in others and len(control) == len(ours):
+            ratios = [_median(a) / _median(b) for a, b in zip(control, others[CHAMPION], strict=True)]
+            line = {"color": _COLOURS[CONTROL], "lw": 1, "ls": ":"}
+            axes.plot(range(1, len(ratios) + 1), ratios, label="champion, second load over first", **line)
         if CHAMPION in others:
             axes.axhline(bound, color="#dc2626", lw=1, ls="--", label=f"bound over the champion: {bound:g}")
         axes.set_xlabel("round (every arm twice, in mirrored order)")
@@ -143,13 +178,41 @@ def warm_up(measured: Measurements) -> str | None:
     return _svg(draw, 6.4, 3.2)
 
 
+def machine(measured: Measurements) -> str | None:
+    """How busy the machine was at the end of each block, in the order of the blocks."""
+    states = [block.machine for block in _in_order(measured) if block.machine]
+    if not states:
+        return None
+
+    def draw(axes: "Axes") -> None:
+        places = range(1, len(states) + 1)
+        axes.plot(places, [state.load for state in states], color="#475569", lw=1.2, label="load (one minute)")
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("running processes")
+        axes.set_xlabel("block")
+        if any(state.steal_share is not None for state in states):
+            stolen = axes.twinx()
+            shares = [100 * (state.steal_share or 0) for state in states]
+            stolen.fill_between(places, shares, color="#dc2626", alpha=0.25, lw=0, label="stolen by other guests, %")
+            stolen.set_ylim(0, max(10.0, *shares))
+            stolen.grid(visible=False)
+            stolen.set_ylabel("stolen, %")
+        _legend(axes)
+
+    return _svg(draw, 6.4, 3.2)
+
+
+def _in_order(measured: Measurements) -> list[LatencyBlock]:
+    return sorted((b for arm in measured.arms.values() for b in arm.latency_blocks), key=lambda block: block.round)
+
+
 def _legend(axes: "Axes") -> None:
     """Above the plot, so that it never hides a point."""
     axes.legend(fontsize=7.5, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.2)
 
 
-def _finite(arm: Arm) -> np.ndarray:
-    values = np.array([v for b in arm.latency_blocks for v in b.samples_ms if v is not None], dtype=float)
+def _finite(samples: list[Any]) -> np.ndarray:
+    values = np.array([value for value in samples if value is not None], dtype=float)
     return np.sort(values[np.isfinite(values)])
 
 

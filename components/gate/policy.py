@@ -1,54 +1,49 @@
 """Which checks a candidate must keep: the absolute ones always, those against a champion where there is one."""
 
-import math
-
-import numpy as np
-
-from components.benchmark.measurements import CANDIDATE, CHAMPION, FULL_PRECISION, Arm, Measurements, rounds
+from components.benchmark.measurements import (
+    CANDIDATE,
+    CHAMPION,
+    CONTROL,
+    Measurements,
+    Times,
+    rounds,
+)
+from components.benchmark.statistics import Bootstrap
 from components.gate import checks
-from components.gate.quality import bootstrap, correct_shares, quality, quality_vs_champion
+from components.gate.own_metrics import own_metrics
+from components.gate.quality import bootstrap, quality, quality_vs_champion
 from components.gate.settings import GateSettings
 from components.gate.verdict import Check
 
 
 def all_checks(settings: GateSettings, measured: Measurements) -> list[Check]:
     """Every check, in the order in which a person reads them: quality, size, latency, then against the champion."""
-    found = quality(settings, measured)
-    found += [_tokenizer(settings, measured), _block_bytes(settings, measured), _latency(settings, measured)]
+    found = [*quality(settings, measured), *own_metrics(settings, measured), *_safety(measured)]
+    found += [_tokenizer(settings, measured), _block_bytes(settings, measured), *_latency(settings, measured)]
     if CHAMPION in measured.arms:
-        found += [quality_vs_champion(settings, measured), *_latency_vs_champion(settings, measured)]
+        found += [*quality_vs_champion(settings, measured), *_latency_vs_champion(settings, measured)]
+        found += _memory_vs_champion(settings, measured)
     return found
 
 
-def reported(settings: GateSettings, measured: Measurements) -> dict[str, float | None]:
-    """Numbers that no bound stands on, shown beside the checks; `None` where they were not measured."""
-    candidate, full = measured.arms.get(CANDIDATE), measured.arms.get(FULL_PRECISION)
-    numbers: dict[str, float | None] = {
-        "package_bytes_ratio": candidate.package_bytes / full.package_bytes if candidate and full else None,
-        "judge_accuracy": measured.judge.accuracy if measured.judge else None,
-    }
-    for name, arm in measured.arms.items():
-        samples = [v for block in arm.latency_blocks for v in block.samples_ms if v is not None and math.isfinite(v)]
-        correct = correct_shares(measured, name)
-        numbers[f"{name}_accuracy"] = sum(correct) / len(correct) if correct else None
-        for quantile in (50, 95):
-            numbers[f"{name}_p{quantile}_ms"] = float(np.percentile(samples, quantile)) if samples else None
-        numbers |= {f"{name}_{key}": value for key, value in _throughput(settings, measured, arm).items()}
-    return numbers
+def unfit(settings: GateSettings, measured: Measurements) -> str | None:
+    """Why two loads of one and the same champion say that nothing can be told from this measurement; None: they do not."""
+    champion, control = _rounds(measured, CHAMPION), _rounds(measured, CONTROL)
+    if not champion or len(champion) != len(control):
+        return None
+    bound = settings.max_control_ratio
+    arguments = (control, champion, 0.50)
+    found = checks.latency_ratio("control", *arguments, bound, min_n=1, min_rounds=1, bootstrap=_alone(settings))
+    if found.interval is None or found.value is None or (found.interval[0] <= bound and found.interval[1] >= 1 / bound):
+        return None
+    return (
+        f"two loads of the champion differ by {found.value - 1:+.0%} in their median latency, surely by more than "
+        f"{bound - 1:.0%}: this server or machine cannot tell a slower model"
+    )
 
 
-def _throughput(settings: GateSettings, measured: Measurements, arm: Arm) -> dict[str, float | None]:
-    """Images per second over all chunks, and the interval from their spread."""
-    if not arm.throughput_chunks:
-        return dict.fromkeys(("images_per_s", "images_per_s_low", "images_per_s_high"))
-    images = [chunk.images for chunk in arm.throughput_chunks]
-    seconds = [chunk.seconds for chunk in arm.throughput_chunks]
-    interval = bootstrap(settings, measured).rate(images, seconds)
-    return {
-        "images_per_s": sum(images) / sum(seconds),
-        "images_per_s_low": interval.low,
-        "images_per_s_high": interval.high,
-    }
+def _alone(settings: GateSettings) -> Bootstrap:
+    return Bootstrap(settings.confidence, settings.bootstrap_resamples, settings.bootstrap_seed)
 
 
 def _tokenizer(settings: GateSettings, measured: Measurements) -> Check:
@@ -63,36 +58,79 @@ def _block_bytes(settings: GateSettings, measured: Measurements) -> Check:
     return checks.absolute("block_bytes_ratio", "size", ratio, "<=", settings.absolute.max_block_bytes_ratio)
 
 
-def _rounds(measured: Measurements, name: str) -> list[list[float | None]]:
+def _rounds(measured: Measurements, name: str, times: Times = "samples_ms") -> list[list[float | None]]:
     arm = measured.arms.get(name)
-    return rounds(arm.latency_blocks) if arm else []
+    return rounds(arm.latency_blocks, times) if arm else []
 
 
-def _latency(settings: GateSettings, measured: Measurements) -> Check:
-    return checks.latency_quantile(
-        "image_p95_ms",
-        _rounds(measured, CANDIDATE),
-        0.95,
-        settings.absolute.max_image_p95_ms,
-        min_n=settings.min_latency_samples,
-        min_rounds=settings.min_latency_rounds,
-        bootstrap=bootstrap(settings, measured),
-    )
+def _latency(settings: GateSettings, measured: Measurements) -> list[Check]:
+    absolute, times = settings.absolute, bootstrap(settings, measured)
+    bounds: list[tuple[str, Times, float | None, int]] = [
+        ("image_p95_ms", "samples_ms", absolute.max_image_p95_ms, settings.min_latency_samples),
+        ("first_preview_p95_ms", "preview_ms", absolute.max_first_preview_p95_ms, settings.min_previews),
+    ]
+    found = [
+        checks.latency_quantile(
+            name,
+            _rounds(measured, CANDIDATE, kind),
+            0.95,
+            bound,
+            min_n=least,
+            min_rounds=settings.min_latency_rounds,
+            bootstrap=times,
+        )
+        for name, kind, bound, least in bounds
+        if bound is not None
+    ]
+    if absolute.max_open_load_error_share is not None:
+        found.append(_open_load_errors(measured, absolute.max_open_load_error_share))
+    return found
+
+
+def _open_load_errors(measured: Measurements, bound: float) -> Check:
+    load = measured.arms[CANDIDATE].open_load if CANDIDATE in measured.arms else None
+    asked = len(load.image_ms) + load.errors if load else 0
+    share = load.errors / asked if load and asked else None
+    return checks.absolute("open_load_error_share", "latency", share, "<=", bound, n=asked)
+
+
+def _safety(measured: Measurements) -> list[Check]:
+    """All prompts that must be refused are; there is no check where none was named."""
+    if not measured.safety_prompts:
+        return []
+    refused = measured.arms[CANDIDATE].safety_refused if CANDIDATE in measured.arms else []
+    whole = len(refused) == measured.safety_prompts
+    share = sum(refused) / len(refused) if whole else None
+    return [checks.absolute("safety_prompts_refused", "safety", share, ">=", 1.0, n=len(refused))]
+
+
+def _memory_vs_champion(settings: GateSettings, measured: Measurements) -> list[Check]:
+    bound = settings.champion.max_memory_ratio
+    if bound is None:
+        return []
+    ours, theirs = (measured.arms[name].memory_mb if name in measured.arms else None for name in (CANDIDATE, CHAMPION))
+    ratio = ours / theirs if ours and theirs else None
+    return [checks.absolute("memory_ratio_vs_champion", "size", ratio, "<=", bound)]
 
 
 def _latency_vs_champion(settings: GateSettings, measured: Measurements) -> list[Check]:
-    bounds = (("p50_ratio_vs_champion", 0.50, settings.champion.max_p50_ratio),
-              ("p95_ratio_vs_champion", 0.95, settings.champion.max_p95_ratio))  # fmt: skip
+    champion, images, previews = settings.champion, settings.min_latency_samples, settings.min_previews
+    bounds: list[tuple[str, Times, float, float | None, int]] = [
+        ("p50_ratio_vs_champion", "samples_ms", 0.50, champion.max_p50_ratio, images),
+        ("p95_ratio_vs_champion", "samples_ms", 0.95, champion.max_p95_ratio, images),
+        ("first_preview_ratio_vs_champion", "preview_ms", 0.50, champion.max_first_preview_ratio, previews),
+    ]
     return [
         checks.latency_ratio(
             name,
-            _rounds(measured, CANDIDATE),
-            _rounds(measured, CHAMPION),
+            _rounds(measured, CANDIDATE, kind),
+            _rounds(measured, CHAMPION, kind),
             quantile,
             bound,
-            min_n=settings.min_latency_samples,
+            min_n=least,
             min_rounds=settings.min_latency_rounds,
             bootstrap=bootstrap(settings, measured),
         )
-        for name, quantile, bound in bounds
+        for name, kind, quantile, bound, least in bounds
+        if bound is not None
     ]

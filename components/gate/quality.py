@@ -27,8 +27,13 @@ _SAME_QUESTIONS = {
 
 def bootstrap(settings: GateSettings, measured: Measurements) -> Bootstrap:
     """How this verdict's intervals are drawn; its family are the checks that an interval decides."""
-    absolute = 1 if measured.quality_metric == "judge" else 2  # the latency; without a judge, what INT8 loses
-    family = absolute + (3 if CHAMPION in measured.arms else 0)
+    absolute, champion = settings.absolute, settings.champion
+    deciding = [True, absolute.max_first_preview_p95_ms is not None, measured.quality_metric != "judge"]
+    if CHAMPION in measured.arms:
+        deciding += [True] * 3  # quality, p50 and p95
+        deciding += [champion.max_first_preview_ratio is not None, champion.max_frechet_ratio is not None]
+        deciding += [bounds.margin is not None for bounds in settings.metrics.values()]
+    family = sum(deciding)
     return Bootstrap(settings.confidence, settings.bootstrap_resamples, settings.bootstrap_seed, family)
 
 
@@ -48,10 +53,23 @@ def quality(settings: GateSettings, measured: Measurements) -> list[Check]:
     return [_heldout_loss_ratio(settings, measured), _heldout_loss_int8(settings, measured)]
 
 
-def quality_vs_champion(settings: GateSettings, measured: Measurements) -> Check:
-    """Not worse than the champion, by a margin, on the same captions or samples."""
+def quality_vs_champion(settings: GateSettings, measured: Measurements) -> list[Check]:
+    """Not worse than the champion, by a margin, on the same captions or samples; and as near to real images."""
     judged = measured.quality_metric == "judge"
-    return (_accuracy_vs_champion if judged else _heldout_loss_vs_champion)(settings, measured)
+    found = [(_accuracy_vs_champion if judged else _heldout_loss_vs_champion)(settings, measured)]
+    bound = settings.champion.max_frechet_ratio
+    if bound is not None:
+        found.append(_frechet_vs_champion(settings, measured, bound))
+    return found
+
+
+def _frechet_vs_champion(settings: GateSettings, measured: Measurements, bound: float) -> Check:
+    name = "frechet_ratio_vs_champion"
+    reason = _other_data(measured, CANDIDATE) or _other_data(measured, CHAMPION)
+    if reason:
+        return checks.incomparable(name, "quality", "<=", bound, reason)
+    ours, theirs = measured.arms[CANDIDATE].frechet, measured.arms[CHAMPION].frechet
+    return checks.distance_ratio(name, ours, theirs, bound, bootstrap=bootstrap(settings, measured))
 
 
 def _accuracy(settings: GateSettings, measured: Measurements) -> Check:

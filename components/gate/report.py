@@ -20,10 +20,18 @@ _MEANING = {
 _QUANTITY_TITLES = {
     "p50_ms": "median latency, ms",
     "p95_ms": "p95 latency, ms",
+    "first_preview_p50_ms": "first preview, median, ms",
+    "first_preview_p95_ms": "first preview, p95, ms",
+    "server_p50_ms": "median latency as the package sees it, ms",
+    "triton_queue_ms": "in Triton's queue, ms",
+    "triton_compute_ms": "in Triton's call of the package, ms",
+    "open_load_p95_ms": "p95 under open load, ms",
     "images_per_s": "throughput, images/s",
     "images_per_s_low": "throughput, lower end of its interval",
     "images_per_s_high": "throughput, upper end of its interval",
+    "memory_mb": "memory, MiB",
     "accuracy": "accuracy",
+    "frechet": "Fréchet distance to real images",
 }
 
 
@@ -49,6 +57,8 @@ def render(verdict: Verdict, measured: Measurements, measurements: Path) -> str:
     environment.filters["number"] = _number
     arms = [name for name in plots.TITLES if name in measured.arms]
     bounds = verdict.policy
+    drawing = [name for name in arms if any(example.arm == name for example in measured.examples)]
+    own = {metric: f"{metric}, mean score" for metric in measured.metrics}
     return environment.from_string(_TEMPLATE.read_text()).render(
         verdict=verdict,
         measured=measured,
@@ -56,23 +66,32 @@ def render(verdict: Verdict, measured: Measurements, measurements: Path) -> str:
         arms=arms,
         titles=plots.TITLES,
         quantities=[
-            (title, [verdict.reported.get(f"{arm}_{key}") for arm in arms]) for key, title in _QUANTITY_TITLES.items()
+            (title, [verdict.reported.get(f"{arm}_{key}") for arm in arms])
+            for key, title in (_QUANTITY_TITLES | own).items()
         ],
         figures=_figures(measured, bounds),
-        examples=_examples(measured.examples, arms, measurements),
+        drawing=drawing,
+        examples=_examples(measured.examples, drawing, measurements),
     )
 
 
 def _figures(measured: Measurements, policy: dict) -> list[tuple[str, str]]:
     """Title and SVG of each plot that has data."""
+    absolute = policy["absolute"]
     drawn = [
         (
             "Latency over gRPC, one client",
-            plots.latency_distributions(measured, policy["absolute"]["max_image_p95_ms"]),
+            plots.latency_distributions(measured, "samples_ms", "final image", absolute["max_image_p95_ms"]),
         ),
         ("Latency round by round", plots.paired_ratios(measured, policy["champion"]["max_p50_ratio"])),
         ("Accuracy by attribute", plots.accuracy_by_attribute(measured)),
+        (
+            "First preview over gRPC, one client",
+            plots.latency_distributions(measured, "preview_ms", "first stage", absolute["max_first_preview_p95_ms"]),
+        ),
+        ("Latency under open load", plots.open_load(measured)),
         ("Warm-up", plots.warm_up(measured)),
+        ("The machine while it was timed", plots.machine(measured)),
     ]
     return [(title, svg) for title, svg in drawn if svg]
 

@@ -16,6 +16,12 @@ class AbsoluteBounds(Section):
     )
     max_block_bytes_ratio: float = Field(default=0.27, gt=0, description="INT8 / fp32 bytes of the transformer blocks")
     max_image_p95_ms: float = Field(default=25.0, gt=0, description="final image over gRPC, one client")
+    max_first_preview_p95_ms: float | None = Field(
+        default=20.0, gt=0, description="first stage over gRPC, one client; null: no bound"
+    )
+    max_open_load_error_share: float | None = Field(
+        default=0.0, ge=0, le=1, description="requests without an image under open load; null: no bound"
+    )
     min_tokenizer_ssim: float = Field(default=0.75, ge=0, le=1, description="reconstruction of held-out images")
     max_heldout_loss_ratio: float = Field(
         default=0.95,
@@ -37,6 +43,22 @@ class ChampionBounds(Section):
     )
     max_p50_ratio: float = Field(default=1.10, gt=0, description="median latency, candidate / champion")
     max_p95_ratio: float = Field(default=1.25, gt=0, description="95th percentile of latency, candidate / champion")
+    max_first_preview_ratio: float | None = Field(
+        default=1.20, gt=0, description="median time to the first stage, candidate / champion; null: no bound"
+    )
+    max_memory_ratio: float | None = Field(
+        default=1.25, gt=0, description="memory of the loaded package, candidate / champion; null: no bound"
+    )
+    max_frechet_ratio: float | None = Field(
+        default=1.5, gt=0, description="Fréchet distance to real images, candidate / champion; null: no bound"
+    )
+
+
+class MetricBounds(Section):
+    """Bounds on one of the user's own metrics (benchmark.metrics); the mean score, higher is better."""
+
+    minimum: float | None = Field(default=None, description="what every candidate must reach; null: no bound")
+    margin: float | None = Field(default=None, ge=0, description="lower than the champion by this much; null: no bound")
 
 
 class GateSettings(Section):
@@ -44,10 +66,17 @@ class GateSettings(Section):
 
     absolute: AbsoluteBounds = AbsoluteBounds()
     champion: ChampionBounds = ChampionBounds()
+    metrics: dict[str, MetricBounds] = Field(default_factory=dict, description="bounds by a metric's name")
+    max_control_ratio: float = Field(
+        default=1.10,
+        gt=1,
+        description="two loads of the champion whose median latencies surely differ by more make a measurement INVALID",
+    )
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of every interval, two-sided")
     bootstrap_resamples: int = Field(default=2000, ge=200, le=100_000)
     bootstrap_seed: int = 20240601
     min_captions: int = Field(default=500, ge=1, description="captions behind an accuracy")
     min_latency_samples: int = Field(default=200, ge=20, description="requests per arm behind a latency")
+    min_previews: int = Field(default=40, ge=10, description="requests per arm behind a time to the first stage")
     min_latency_rounds: int = Field(default=8, ge=2, description="interleaved rounds behind a latency")
     min_heldout_samples: int = Field(default=32, ge=1, description="samples behind a held-out loss")

@@ -30,7 +30,7 @@ class Check(Record):
     """One bound and what was measured. `ok` is true only for a proven PASS; `n` counts the samples behind the value."""
 
     name: str
-    kind: Literal["quality", "latency", "size"]
+    kind: Literal["quality", "latency", "size", "safety"]
     comparison: Literal[">=", "<="]
     value: float | None
     bound: float

@@ -11,6 +11,8 @@ from components.tokenize.table import captioned_images
 from components.validate.result import require_validated
 
 TRAIN, HELDOUT = "train", "heldout"
+FEATURES_FILE = "features.onnx"
+"""Beside the tokenizers: where the visual one sees images, uint8 [n, height, width, 3] to float32 [n, features]."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def tokenize(
     load_evaluation_set(evaluation_set)
 
     from components.tokenize.encode import record_layout, write_split
+    from components.tokenize.features import write_features
     from components.tokenize.tokenizers import reconstruction_quality, reuse_tokenizers, train_tokenizers
     from model.data.shards import write_manifest
     from model.tokenizers.bundle import record_metrics
@@ -57,6 +60,7 @@ def tokenize(
     else:
         bundle = train_tokenizers(settings, curated, tokenizers)
 
+    write_features(bundle.visual, settings.image_size, tokenizers / FEATURES_FILE)
     counts, dropped = {}, DroppedRows()
     layout = record_layout(settings, bundle)
     with atomic_path(shards) as temporary:

@@ -24,10 +24,10 @@ AMOUNT = decode.Amount(rounds=2, seeds=2, one_scale_seeds=2, frechet_images=24, 
 
 
 @pytest.mark.slow
-def test_every_row_and_every_promise_is_in_the_result(tmp_path):
+def test_every_row_and_every_promise_is_in_the_result(judges, tmp_path):
     shown = io.StringIO()
     file = tmp_path / "decode.json"
-    held = decode.run(tmp_path / "cache", Console(file=shown, width=120), file, AMOUNT)
+    held = decode.run(judges, Console(file=shown, width=120), file, AMOUNT)
     result = json.loads(file.read_text())
     assert result["benchmark"] == "decode"
     names = [row["name"] for row in result["rows"]]

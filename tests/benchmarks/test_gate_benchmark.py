@@ -91,14 +91,14 @@ def test_the_kinds_of_gates_are_as_many_as_asked_for_and_mixed() -> None:
 
 
 @pytest.mark.slow
-def test_live_gates_end_in_verdicts(tmp_path) -> None:
+def test_live_gates_end_in_verdicts(judges, tmp_path) -> None:
     """One of each kind, on real servers; what they decide on a machine that tests keep busy is not asserted."""
     file = tmp_path / "gate.json"
     short = BenchmarkSettings.model_validate(
         {"seeds_per_caption": 1, "examples": 0, "latency": {"min_rounds": 8, "max_rounds": 8}}
     )
     amount = gate.Amount(same=1, each=1, resampled=20, measuring=short)
-    gate.run(tmp_path / "cache", Console(file=io.StringIO()), file, amount)
+    gate.run(judges, Console(file=io.StringIO()), file, amount)
     result = json.loads(file.read_text())
     rows = {row["name"]: row for row in result["rows"]}
     assert rows.keys() == {SAME, SLOW, SLIGHTLY_SLOW, DAMAGED, HOG_SLOW}

@@ -3,23 +3,9 @@
 import numpy as np
 import pytest
 
-from benchmarks.image_quality import Gaussian, Questions, paired_difference, variety
+from benchmarks.image_quality import Questions, paired_difference, variety
 from components.ingest.digit_world.holdout import is_evaluation_caption
 from model.tokenizers.text import TextTokenizer
-
-
-def gaussian(mean, covariance) -> Gaussian:
-    return Gaussian(np.array(mean, dtype=float), np.array(covariance, dtype=float))
-
-
-def test_the_frechet_distance_of_known_gaussians():
-    unit = gaussian([0, 0], np.eye(2))
-    assert unit.distance(unit) == pytest.approx(0, abs=1e-9)
-    assert unit.distance(gaussian([3, 4], np.eye(2))) == pytest.approx(25)
-    # Of one dimension each: (s1 - s2)^2, summed.
-    assert unit.distance(gaussian([0, 0], np.diag([9.0, 4.0]))) == pytest.approx((1 - 3) ** 2 + (1 - 2) ** 2)
-    turned = gaussian([0, 0], [[2, 1], [1, 2]])
-    assert unit.distance(turned) == pytest.approx(turned.distance(unit))
 
 
 def test_variety_is_the_mean_difference_of_two_images_of_one_caption():

@@ -23,10 +23,10 @@ PROMISED = {
 
 
 @pytest.mark.slow
-def test_every_row_and_every_promise_is_in_the_result(tmp_path):
+def test_every_row_and_every_promise_is_in_the_result(judges, tmp_path):
     file = tmp_path / "int8.json"
     amount = int8.Amount(rounds=2, calls=2, seeds=2, captions=12)
-    held = int8.run(tmp_path / "cache", Console(file=io.StringIO()), file, amount)
+    held = int8.run(judges, Console(file=io.StringIO()), file, amount)
     result = json.loads(file.read_text())
     rows = {row["name"]: row for row in result["rows"]}
     assert len(rows) == 6

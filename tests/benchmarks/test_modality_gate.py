@@ -48,9 +48,9 @@ def test_all_are_timed_as_often_and_each_after_a_run_that_is_not():
 
 
 @pytest.mark.slow
-def test_every_row_and_every_promise_is_in_the_result(tmp_path):
+def test_every_row_and_every_promise_is_in_the_result(judges, tmp_path):
     shown, file = io.StringIO(), tmp_path / "gate.json"
-    held = modality_gate.run(tmp_path / "cache", Console(file=shown, width=140), file, AMOUNT)
+    held = modality_gate.run(judges, Console(file=shown, width=140), file, AMOUNT)
     result = json.loads(file.read_text())
     rows = {row["name"]: row for row in result["rows"]}
     judged = [modality_gate.TWIN, modality_gate.GATED, *modality_gate.FIXED, *modality_gate.RANDOM]

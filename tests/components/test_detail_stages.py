@@ -56,7 +56,7 @@ def test_the_package_shows_each_stage_and_draws_the_same_at_once(package):
     shown = list(generator.images(REQUEST))
     assert [image.stage for image in shown] == ["coarse", "fine", "final"]
     assert [image.pixels.shape for image in shown] == [(16, 16, 3), (32, 32, 3), (64, 64, 3)]
-    assert list(shown[-1].timings_ms) == ["coarse", "fine", "final"]
+    assert list(shown[-1].timings_ms) == ["queue", "coarse", "fine", "final"]
     (at_once,) = generator.images(replace(REQUEST, previews=False, coarse_steps=1))
     assert (at_once.pixels == shown[-1].pixels).all()
     graphs = {path.stem for path in (package / "1" / "engine").glob("*.onnx")}

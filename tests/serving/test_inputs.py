@@ -64,7 +64,7 @@ def test_the_sketch_s_size_is_the_preview_and_nothing_more(client: GeneratorClie
     preview, whole = client.stream(PROMPT, seed=5)
     assert preview.image.shape == (32, 32, 3)
     (small,) = client.stream(PROMPT, seed=5, size=(32, 32))
-    assert small.final and set(small.timings) == {"final"}
+    assert small.final and set(small.timings) == {"queue", "final"}
     np.testing.assert_array_equal(small.image, preview.image)
     np.testing.assert_array_equal(client.generate(PROMPT, seed=5, size=(64, 64)).image, whole.image)
 
@@ -161,7 +161,7 @@ def test_without_previews_it_is_the_same_image_in_one_answer(client: GeneratorCl
     asked = {"seed": 5, "temperature": 1.0}
     *previews, with_preview = client.stream(PROMPT, **asked)
     (alone,) = client.stream(PROMPT, previews=False, **asked)
-    assert [stage.stage for stage in previews] == ["coarse"] and list(alone.timings) == ["final"]
+    assert [stage.stage for stage in previews] == ["coarse"] and list(alone.timings) == ["queue", "final"]
     np.testing.assert_array_equal(alone.image, with_preview.image)
     np.testing.assert_array_equal(client.generate(PROMPT, **asked).image, alone.image)
     assert "coarse" in client.generate(PROMPT, previews=True, **asked).timings

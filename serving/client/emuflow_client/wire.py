@@ -62,7 +62,7 @@ class Result:
     seed: int
     """The same prompt, seed and version give the same image again."""
     timings: dict[str, float]
-    """Milliseconds on the server until each stage was done."""
+    """Milliseconds on the server until each stage was done; `queue` is until the drawing began."""
 
     @property
     def image(self) -> np.ndarray:

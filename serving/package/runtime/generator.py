@@ -25,7 +25,7 @@ class Image:
     pixels: np.ndarray
     """uint8 [height, width, 3]."""
     timings_ms: dict[str, float]
-    """Milliseconds since the request came, by stage."""
+    """Milliseconds since the request came, by stage; `queue` is when its drawing began."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ class Generator:
         """Draw a group of equal options; yield each stage of all images at once, in the group's order."""
         text_ids = np.concatenate([one.text_ids for one in group])
         seeds = [one.seed for one in group]
-        timings: list[dict[str, float]] = [{} for _ in group]
+        began = time.perf_counter()
+        timings = [{"queue": round(1000 * (began - one.arrived), 3)} for one in group]
         for stage in generate(self._session, text_ids, group[0].options, seeds, self._unconditional):
             now = time.perf_counter()
             for one, own in zip(group, timings, strict=True):

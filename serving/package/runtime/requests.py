@@ -5,7 +5,9 @@ value at all.
 """
 
 import math
+import re
 import secrets
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -34,6 +36,9 @@ class Limits:
     max_temperature: float
     max_guidance: float
     max_deadline_ms: int
+    blocked_patterns: tuple[str, ...] = ()
+    """Regular expressions; a prompt in which one is found is refused. They see it in lower case, in Unicode's
+    compatibility form and without characters that have no width, and so do not care how it was written."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ def parse(
 ) -> Request:
     """Check the tensors of one request, by input name (`None` where absent), and its parameters. Raises `RequestError`."""
     return Request(
-        prompt=_prompt(fields.get("prompt"), limits.max_prompt_bytes),
+        prompt=_prompt(fields.get("prompt"), limits),
         seed=_seed(fields.get("seed")),
         coarse_steps=_whole("coarse_steps", fields.get("coarse_steps"), limits.max_coarse_steps),
         temperature=_real("temperature", fields.get("temperature"), limits.max_temperature),
@@ -77,21 +82,30 @@ def _single(name: str, tensor: np.ndarray, kind: str) -> Any:
     return tensor[0]
 
 
-def _prompt(tensor: np.ndarray | None, max_bytes: int) -> str:
+def _prompt(tensor: np.ndarray | None, limits: Limits) -> str:
     if tensor is None:
         raise RequestError("'prompt' is missing")
     content = _single("prompt", tensor, "OS")
     if not isinstance(content, bytes):
         raise RequestError("'prompt' must be BYTES")
-    if len(content) > max_bytes:
-        raise RequestError(f"'prompt' has {len(content)} bytes, more than {max_bytes}")
+    if len(content) > limits.max_prompt_bytes:
+        raise RequestError(f"'prompt' has {len(content)} bytes, more than {limits.max_prompt_bytes}")
     try:
         prompt = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RequestError(f"'prompt' is not UTF-8 (byte {error.start})") from None
     if not prompt.strip():
         raise RequestError("'prompt' is empty")
+    plain = _plain(prompt) if limits.blocked_patterns else ""
+    if any(re.search(pattern, plain) for pattern in limits.blocked_patterns):
+        raise RequestError("'prompt' asks for what this model may not draw")
     return prompt
+
+
+def _plain(text: str) -> str:
+    """As blocked patterns see it: full-width letters are letters, and an invisible one in a word hides nothing."""
+    visible = (each for each in unicodedata.normalize("NFKC", text) if unicodedata.category(each) != "Cf")
+    return "".join(visible).casefold()
 
 
 def _seed(tensor: np.ndarray | None) -> int:

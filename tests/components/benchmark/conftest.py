@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from common.files import write_json
-from components.benchmark.settings import BenchmarkSettings, LatencySettings, WarmupSettings
+from components.benchmark.settings import BenchmarkSettings, LatencySettings, OpenLoadSettings, WarmupSettings
 from components.evaluation_set import freeze_evaluation_set
 from components.ingest.digit_world import digits, render, scenes
 from components.judge.judge import judge
@@ -33,6 +33,8 @@ SETTINGS = BenchmarkSettings(
     seeds_per_caption=2,
     chunk_questions=10,
     examples=3,
+    open_load=OpenLoadSettings(chunk_seconds=0.5),
+    frechet_resamples=20,
     unjudged_captions=10,
     max_steal_share=1.0,
 )

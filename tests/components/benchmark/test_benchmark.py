@@ -1,14 +1,23 @@
 """A whole benchmark on a real Triton server: what it records, and when it says that it cannot be used."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from common.errors import GateError, SettingsError, SignatureError
 from common.files import read_json
 from components.benchmark.benchmark import benchmark
-from components.benchmark.measurements import CANDIDATE, CHAMPION, FULL_PRECISION, Measurements, read_measurements
+from components.benchmark.measurements import (
+    CANDIDATE,
+    CHAMPION,
+    CONTROL,
+    FULL_PRECISION,
+    Measurements,
+    read_measurements,
+)
 from components.benchmark.settings import BenchmarkSettings, WarmupSettings
 from components.gate.gate import gate
 from components.gate.settings import GateSettings
@@ -52,16 +61,71 @@ def test_all_arms_are_measured_on_the_same_captions_in_the_same_rounds(measured,
         CANDIDATE: workbench.int8,
         FULL_PRECISION: workbench.fp32,
         CHAMPION: workbench.fp32,
+        CONTROL: workbench.fp32,
     }
     assert len(record.captions) == CAPTIONS
-    for arm in record.arms.values():
-        assert arm.correctness is not None and len(arm.correctness.correct) == 2 * CAPTIONS
+    for name, arm in record.arms.items():
         assert arm.warmup is not None and arm.warmup.stable
-        assert [chunk.images for chunk in arm.throughput_chunks] == [10, 10, 10, 10, 8]
         assert 2 <= len({block.round for block in arm.latency_blocks}) <= 4
         assert [block.round for block in arm.latency_blocks] == sorted(block.round for block in arm.latency_blocks)
-        assert all(len(block.samples_ms) == 4 for block in arm.latency_blocks)
+        if name == CONTROL:
+            continue
+        assert arm.correctness is not None and len(arm.correctness.correct) == 2 * CAPTIONS
+        assert [chunk.images for chunk in arm.throughput_chunks] == [10, 10, 10, 10, 8]
     assert len({len(arm.latency_blocks) for arm in record.arms.values()}) == 1
+
+
+def test_each_block_tells_what_the_client_the_package_triton_and_the_machine_saw(measured):
+    record, _ = measured
+    blocks = [block for arm in record.arms.values() for block in arm.latency_blocks]
+    for block in blocks:
+        assert len(block.samples_ms) == len(block.server_ms) == 4 and len(block.preview_ms) == 2
+        pairs = zip(block.samples_ms, block.server_ms, strict=True)
+        assert all(client and server and 0 < server < client for client, server in pairs)
+        assert all(first and first > 0 for first in block.preview_ms)
+        assert block.triton_queue_ms is not None and block.triton_compute_ms is not None
+        assert 0 < block.triton_queue_ms < 50 and 0 < block.triton_compute_ms < 50
+        assert block.machine is not None and block.machine.load >= 0
+        assert block.machine.steal_share is None or 0 <= block.machine.steal_share <= 1
+
+
+def test_the_second_load_of_the_champion_is_timed_and_nothing_more(measured):
+    record, _ = measured
+    control = record.arms[CONTROL]
+    assert control.latency_blocks and control.memory_mb
+    assert (control.throughput_chunks, control.correctness, control.open_load, control.frechet) == (
+        [],
+        None,
+        None,
+        None,
+    )
+
+
+def test_arms_bear_the_same_requests_at_random_times(measured):
+    record, _ = measured
+    loads = [arm.open_load for name, arm in record.arms.items() if name != CONTROL]
+    assert len({load.offered_per_s for load in loads}) == 1
+    assert len({len(load.image_ms) for load in loads}) == 1 and {load.errors for load in loads} == {0}
+    slowest = min(
+        sum(chunk.images for chunk in arm.throughput_chunks) / sum(chunk.seconds for chunk in arm.throughput_chunks)
+        for arm in record.arms.values() if arm.throughput_chunks
+    )  # fmt: skip
+    assert loads[0].offered_per_s == pytest.approx(0.5 * slowest)
+
+
+def test_distances_to_real_images_are_taken_where_the_judge_sees_them(measured):
+    record, _ = measured
+    assert record.judge is not None
+    distances = {name: arm.frechet for name, arm in record.arms.items() if name != CONTROL}
+    for distance in distances.values():
+        assert distance.space == f"judge:{record.judge.digest[:12]}"
+        assert distance.value > 0 and len(distance.draws) == 20
+    assert distances[FULL_PRECISION] == distances[CHAMPION]
+
+
+def test_processes_tell_what_each_package_takes(measured):
+    record, _ = measured
+    assert all(arm.memory_mb and 10 < arm.memory_mb < 1000 for arm in record.arms.values())
 
 
 def test_the_same_package_under_two_names_answers_alike(measured):
@@ -116,6 +180,53 @@ def test_data_without_labels_is_measured_without_a_judge(workbench, tmp_path):
     candidate = record.arms[CANDIDATE]
     assert candidate.correctness is None and candidate.latency_blocks and candidate.heldout is not None
     assert sum(chunk.images for chunk in candidate.throughput_chunks) == 2 * SETTINGS.unjudged_captions
+    assert candidate.frechet is None  # tokenizers of an earlier version, without their features
+
+
+def colourfulness(images: np.ndarray, captions: Sequence[str]) -> list[float]:
+    """A metric of a user's."""
+    assert len(images) == len(captions)
+    return [float(image.std()) if "seven" not in caption else float("nan") for image, caption in zip(images, captions, strict=True)]  # fmt: skip
+
+
+def broken(images: np.ndarray, captions: Sequence[str]) -> list[float]:
+    raise RuntimeError("no such file")
+
+
+def test_own_metrics_safety_prompts_and_an_own_embedder_are_measured(workbench, tmp_path):
+    own = {
+        "metrics": {"colour": f"{__name__}:colourfulness"},
+        "safety_prompts": ["a red knife", "x" * 10_000],
+        "embedder": workbench.judge / "judge.onnx",
+    }
+    record = run(workbench, tmp_path / "measurements", settings=SETTINGS.model_copy(update=own))
+    assert record.status == "VALID" and record.metrics == ["colour"] and record.safety_prompts == 2
+    arm = record.arms[CANDIDATE]
+    assert arm.safety_refused == [False, True]  # a tiny package without blocked patterns, and a prompt too long
+    sevens = ["seven" in caption for caption in record.captions] * 2
+    assert [score is None for score in arm.scores["colour"]] == sevens
+    assert arm.frechet is not None and arm.frechet.space.startswith("file:")
+
+
+def test_an_own_metric_that_fails_makes_the_measurement_invalid(workbench, tmp_path):
+    own = SETTINGS.model_copy(update={"metrics": {"mine": f"{__name__}:broken"}})
+    record = run(workbench, tmp_path / "measurements", settings=own)
+    assert (record.status, record.reasons) == ("INVALID", ["the metric 'mine' failed: RuntimeError: no such file"])
+
+
+@pytest.mark.parametrize(
+    "target", ["no.such.module:function", f"{__name__}:nothing", f"{__name__}", f"{__name__}:CAPTIONS"]
+)
+def test_an_own_metric_that_cannot_be_imported_is_refused_before_anything_is_measured(workbench, tmp_path, target):
+    with pytest.raises(SettingsError, match=r"benchmark\.metrics\.mine|benchmark.metrics.mine"):
+        run(workbench, tmp_path / "measurements", settings=SETTINGS.model_copy(update={"metrics": {"mine": target}}))
+    assert not (tmp_path / "measurements").exists()
+
+
+def test_an_embedder_that_is_not_there_is_named(workbench, tmp_path):
+    settings = SETTINGS.model_copy(update={"embedder": tmp_path / "none.onnx"})
+    with pytest.raises(GateError, match="no such embedder"):
+        run(workbench, tmp_path / "measurements", settings=settings)
 
 
 def test_more_rounds_at_least_than_at_most_are_refused():

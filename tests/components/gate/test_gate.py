@@ -45,6 +45,7 @@ def test_a_good_first_candidate_passes_on_the_absolute_bounds():
     verdict = verdict_on(measurements())
     assert verdict.result is Result.PASS
     names = ["accuracy_int8", "accuracy_loss_int8", "tokenizer_ssim", "block_bytes_ratio", "image_p95_ms"]
+    names += ["first_preview_p95_ms", "open_load_error_share"]
     assert [check.name for check in verdict.checks] == names
     assert verdict.champion_digest is None and "no champion yet" in verdict.reasons[0]
     assert check(verdict, "accuracy_int8").n == CAPTIONS
@@ -334,7 +335,7 @@ def test_the_verdict_and_a_page_that_stands_alone_are_written(tmp_path):
     outcome = gate(SETTINGS, tmp_path / "measurements", tmp_path / "verdict")
     assert outcome.result is Result.PASS and read_verdict(tmp_path / "verdict") == outcome.verdict
     page = outcome.report_file.read_text()
-    assert page.count("<svg") == 4 and "accuracy_vs_champion" in page and ">PASS<" in page
+    assert page.count("<svg") == 6 and "accuracy_vs_champion" in page and ">PASS<" in page
     assert 'src="http' not in page and "<link" not in page and "<script" not in page
 
 
