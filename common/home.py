@@ -38,6 +38,11 @@ class Home:
         return f"sqlite:///{self.root.resolve() / 'mlflow' / 'experiments.db'}"
 
     @property
+    def has_experiments(self) -> bool:
+        """Whether that file is there."""
+        return (self.root / "mlflow" / "experiments.db").is_file()
+
+    @property
     def packages(self) -> Path:
         """Model packages, one folder each, named by the manifest's digest."""
         return self.root.resolve() / "packages"

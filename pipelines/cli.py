@@ -1,5 +1,5 @@
-"""The command line: `emuflow run`, `serve`, `generate`, `status`, `history`, `lineage`, `promote`, `rollback`, `audit`,
-`compile`, `import`, `data`, `bench`.
+"""The command line: `emuflow run`, `serve`, `generate`, `status`, `history`, `lineage`, `gate`, `promote`, `canary`,
+`rollback`, `audit`, `compile`, `import`, `data`, `bench`.
 
 Exit codes: 0 done (promoted, or rejected as it should be), 1 failed, 2 wrong use, 128 + n ended by signal n.
 """
@@ -15,6 +15,7 @@ from rich.console import Console
 from common.errors import EmuflowError, UsageError
 from common.home import Home
 from pipelines.cli_bench import bench_app
+from pipelines.cli_canary import canary_app
 from pipelines.cli_lineage import lineage_app
 from pipelines.cli_options import DEFAULT_HOME, HomeOption, console
 from pipelines.cli_release import release_app
@@ -25,6 +26,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(lineage_app)
 app.add_typer(release_app)
+app.add_typer(canary_app, name="canary")
 
 PresetOption = Annotated[
     str | None, typer.Option("--preset", help="quickstart (without it), smoke, or a YAML file of your own.")
@@ -67,6 +69,27 @@ def run(
         settings = load(preset, [*(seed_overrides(seed) if seed is not None else []), *(overrides or [])], data)
         record = local.run(settings, preset=preset, home=Home(home), console=console)
     console.print(closing_table(vars(record), steps_of(record.settings)), crop=False)
+
+
+@app.command()
+def gate(
+    run_id: Annotated[str | None, typer.Argument(metavar="RUN", help="Else the last run.")] = None,
+    overrides: SetOption = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Write the page into this folder.")] = None,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """What would another policy decide on a run's measurements? Nothing is recorded or promoted."""
+    from pipelines.display import verdict_table
+    from pipelines.gating import try_policy
+
+    verdict = try_policy(Home(home), run_id, overrides or [], report)
+    if as_json:
+        sys.stdout.write(verdict.model_dump_json(indent=2) + "\n")
+        return
+    console.print(verdict_table(verdict.model_dump(mode="json")), crop=False)
+    for reason in verdict.reasons:
+        console.print(f"- {reason}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -60,13 +60,19 @@ def rollback(
     to: Annotated[
         str | None, typer.Option("--to", metavar="VERSION", help="An earlier champion; else the one before.")
     ] = None,
+    of: Annotated[
+        str | None,
+        typer.Option(
+            "--of", metavar="VERSION", help="The champion to take back; if it is not the champion, do nothing."
+        ),
+    ] = None,
     why: WhyOption = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Make an earlier champion the champion again, at once and without retraining."""
     from pipelines.releasing import roll_back_to
 
-    done = roll_back_to(Home(home), to, why, _tell_rollback)
+    done = roll_back_to(Home(home), to, of, why, _tell_rollback)
     if done.resumed:
         _say("This finished a rollback that had broken off. To go further back, call it again.")
 

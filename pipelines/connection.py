@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from serving.release.store import ReleaseStore
 
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+EXPERIMENTS_VARIABLE = "EMUFLOW_EXPERIMENTS_URL"
+"""A team's own database for A/B tests and canaries."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Connection:
 
     tracking_uri: str
     release_url: str
+    experiments_url: str
     local: bool
     """Whether the tracking store is the home's own."""
 
@@ -44,12 +47,18 @@ def connect(home: Home, platform: PlatformSettings | None = None) -> Connection:
         home.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
     os.environ |= {TRACKING_VARIABLE: tracking_uri, RELEASE_URL_VARIABLE: release_url}
     _set_defaults()
-    return Connection(tracking_uri, release_url, local)
+    experiments_url = os.environ.get(EXPERIMENTS_VARIABLE) or home.experiments_url
+    return Connection(tracking_uri, release_url, experiments_url, local)
 
 
 def nothing_released(home: Home, connection: Connection) -> bool:
     """Whether the release store has not been made yet."""
     return connection.release_url == home.release_url and not home.has_database
+
+
+def no_experiments(home: Home, connection: Connection) -> bool:
+    """Whether the store of A/B tests has not been made yet: looking must not make it."""
+    return connection.experiments_url == home.experiments_url and not home.has_experiments
 
 
 @contextlib.contextmanager

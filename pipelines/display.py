@@ -113,7 +113,7 @@ def closing_table(record: Mapping[str, Any], steps: Sequence[str]) -> Group:
     if record["error"]:
         parts.append(Text(f"{record['status'].capitalize()}: {record['error']['message']}", "red"))
     if record["verdict"]:
-        parts += [_verdict_table(record["verdict"]), Text(_outcome(record), "bold")]
+        parts += [verdict_table(record["verdict"]), Text(_outcome(record), "bold")]
     for name, path in record["paths"].items():
         parts.append(Text(f"{name:<12} {_short(path)}", no_wrap=True, overflow="ignore"))  # a path stays in one piece
     return Group(*parts)
@@ -125,7 +125,7 @@ def _short(path: str) -> str:
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
-def _verdict_table(verdict: Mapping[str, Any]) -> Table:
+def verdict_table(verdict: Mapping[str, Any]) -> Table:
     table = Table(title=f"Verdict: {verdict['result']}", title_justify="left")
     table.add_column("check")
     for column in ("value", "bound", "n"):

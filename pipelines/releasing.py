@@ -14,7 +14,14 @@ from common.errors import GateError, UsageError
 from common.files import read_json
 from common.home import Home
 from components.promote.settings import PromotionSettings
-from pipelines.connection import Connection, connect, nothing_released, reaching_release_store, release_store
+from pipelines.connection import (
+    Connection,
+    connect,
+    no_experiments,
+    nothing_released,
+    reaching_release_store,
+    release_store,
+)
 from pipelines.run_folder import SETTINGS_FILE
 from pipelines.versions import is_digest, is_number
 
@@ -36,8 +43,8 @@ def promote_version(
     from components.promote.advance import advance
     from components.promote.registry import Registry
 
-    connection = _connect(home)
-    digest = _package(home, version, connection)
+    connection = connect_released(home)
+    digest = package_of(home, version, connection)
     run_id = _run_of(home, digest)
     settings = _policy(home, run_id)
     registry = Registry(settings.registered_model, connection.tracking_uri)
@@ -52,25 +59,32 @@ def promote_version(
             package_store=home.packages,
             key_folder=home.keys,
             release_url=connection.release_url,
+            experiments_url=None if no_experiments(home, connection) else connection.experiments_url,
             serving=home.serving,
             tracking_uri=connection.tracking_uri,
         )
 
 
 def roll_back_to(
-    home: Home, version: str | None, reason: str | None, tell: Callable[["RollbackResult"], None]
+    home: Home,
+    version: str | None,
+    taken_back: str | None,
+    reason: str | None,
+    tell: Callable[["RollbackResult"], None],
 ) -> "RollbackResult":
-    """Put back the champion before this one, or the earlier one that `version` names. Seconds count from the start of this
-    process. Errors as in `components.promote.rollback.roll_back`."""
+    """Put back the champion before this one, or the earlier one that `version` names; only if the version `taken_back` is
+    the champion, where one is named. Seconds count from the start of this process. Errors as in `components.promote.rollback.roll_back`."""
     from components.promote.rollback import roll_back
 
-    connection = _connect(home)
+    connection = connect_released(home)
     settings = _policy(home, None)
     target = _former_champion(home, version, connection, settings) if version else None
+    meant = _former_champion(home, taken_back, connection, settings) if taken_back else None
     with reaching_release_store(connection.release_url):
         return roll_back(
             settings,
             target,
+            taken_back=meant,
             actor=getpass.getuser(),
             reason=reason,
             package_store=home.packages,
@@ -87,25 +101,26 @@ def verify_log(home: Home) -> "Verification":
     """Check the audit log of this home's release store. Raises `TrackingError` where it does not answer."""
     from serving.release.verification import verify_audit_log
 
-    connection = _connect(home)
+    connection = connect_released(home)
     with reaching_release_store(connection.release_url):
         return verify_audit_log(connection.release_url, home.keys)
 
 
 def read_log(home: Home) -> list[dict[str, Any]]:
     """The content of every entry of the audit log, the newest first."""
-    with release_store(_connect(home).release_url) as store:
+    with release_store(connect_released(home).release_url) as store:
         return [entry.parsed() for entry in reversed(store.audit_log())]
 
 
-def _connect(home: Home) -> Connection:
+def connect_released(home: Home) -> Connection:
+    """Raises `UsageError` where nothing was released yet."""
     connection = connect(home)
     if nothing_released(home, connection):
         raise UsageError("nothing was released here", where=str(home.root), fix="run the pipeline: emuflow run")
     return connection
 
 
-def _package(home: Home, version: str, connection: Connection) -> str:
+def package_of(home: Home, version: str, connection: Connection) -> str:
     """The digest of the package that `version` names."""
     if is_number(version):
         return _registered(version, _policy(home, None), connection)
@@ -145,6 +160,11 @@ def _run_of(home: Home, digest: str) -> str:
     from serving.package.manifest import read_manifest
 
     return read_manifest(home.packages / digest).provenance.run_id
+
+
+def promotion_policy(home: Home, digest: str) -> PromotionSettings:
+    """The policy of the run that made the package `digest`."""
+    return _policy(home, _run_of(home, digest))
 
 
 def _policy(home: Home, run_id: str | None) -> PromotionSettings:

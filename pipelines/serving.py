@@ -42,7 +42,9 @@ def serve_model(
             soft_wrap=True,
         )
 
-    follows_champion = model == "champion"
+    follows_champion, canary = model == "champion", None
+    if follows_champion:
+        canary = _canary(home)
     desired = _champion(connect(home).release_url) if follows_champion else _always(_find_package(home, model))
     try:
         with signals_raise():
@@ -52,6 +54,7 @@ def serve_model(
                 key_folder=home.keys,
                 desired=desired,
                 stop=threading.Event(),
+                canary=canary,
                 follows_champion=follows_champion,
                 ports=Ports(http=http_port, grpc=grpc_port, metrics=metrics_port, host=host),
                 on_change=tell,
@@ -111,6 +114,14 @@ def _champion(release_url: str) -> Callable[[], str | None]:
     from pipelines.parent import current_champion
 
     return lambda: current_champion(release_url)
+
+
+def _canary(home: Home) -> Callable[[], str | None]:
+    """Asks for the package that some users are sent to beside the champion."""
+    from pipelines.canaries import wanted_canary
+
+    connection = connect(home)
+    return lambda: wanted_canary(home, connection)
 
 
 def _always(digest: str) -> Callable[[], str | None]:

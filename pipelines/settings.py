@@ -137,15 +137,25 @@ def load(preset: str, overrides: Sequence[str] = (), data: Path | None = None) -
     source = data or content.get("data", {}).get("source", BUILT_IN)
     if source != BUILT_IN:
         content.setdefault("data", {})["source"] = str(Path(source).resolve())  # the steps work in another folder
+    embedder = content.get("benchmark", {}).get("embedder")
+    if isinstance(embedder, str):
+        content["benchmark"]["embedder"] = str(Path(embedder).resolve())
     return Settings.parse(content, where="--set" if overrides else str(file))
 
 
 def override_platform(platform: Mapping[str, Any], overrides: Sequence[str]) -> PlatformSettings:
     """The section `platform` with overrides such as `platform.containers.memory=4g`, and no others."""
-    content = {"platform": dict(platform)}
+    return PlatformSettings.parse(override_section("platform", platform, overrides), where="--set")
+
+
+def override_section(name: str, section: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A section with its overrides, not validated yet. Raises `SettingsError` for an override of another section."""
+    content = {name: dict(section)}
     for override in overrides:
+        if not override.strip().startswith(f"{name}."):
+            raise SettingsError(f"'{override.partition('=')[0]}' is not of the section {name}", where="--set")
         _apply(content, override)
-    return PlatformSettings.parse(content["platform"], where="--set")
+    return content[name]
 
 
 def seed_overrides(seed: int) -> list[str]:

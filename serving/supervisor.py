@@ -15,6 +15,7 @@ import psutil
 from common.errors import EmuflowError, ServerError
 from common.redaction import redact_text
 from serving.backoff import Backoff, Refusals
+from serving.canary import CanaryModel, Wanted
 from serving.deployment import (
     EmbeddedDeployment,
     ServingState,
@@ -42,6 +43,7 @@ def serve(
     key_folder: Path,
     desired: Callable[[], str | None],
     stop: threading.Event,
+    canary: Wanted | None = None,
     follows_champion: bool = True,
     ports: Ports | None = None,
     poll_s: float = 2.0,
@@ -56,7 +58,8 @@ def serve(
     pauses (`retry`) while the old one serves on; one that the server died of is not, as long as it stays the desired
     one. Raises `ServerError` where the server dies more than five times within ten minutes.
 
-    `follows_champion` says whether promotions reach this server. At the end, requests have `stop_grace_s` to finish.
+    `canary` names a package that is to be served beside it as the model `canary`, or none; what fails about that one is
+    logged and changes nothing for the other. `follows_champion` says whether promotions reach this server. At the end, requests have `stop_grace_s` to finish.
     `on_change` is told whenever another package, or a restarted server, serves.
     """
     first = desired()
@@ -74,6 +77,10 @@ def serve(
             deployment.reconcile(first)
             refusals, told = Refusals(retry or Backoff()), on_change or _tell_nobody
             supervisor = _Supervisor(server, start, deployment, folder, desired, first, refusals, told)
+            if canary is not None:
+                supervisor.canary = CanaryModel(
+                    server, package_store, canary, retry or Backoff(), supervisor.server_died
+                )
             supervisor.tell()
             while not stop.wait(poll_s):
                 supervisor.check()
@@ -101,6 +108,7 @@ class _Supervisor:
         self._served = first
         self._restarts: list[float] = []
         self._told: ServingState | None = None
+        self.canary: CanaryModel | None = None
 
     def check(self) -> None:
         """Put right what is not as it should be. Raises `ServerError` where the server dies again and again."""
@@ -109,6 +117,8 @@ class _Supervisor:
         self._ask()
         self._follow()
         self.tell()
+        if self.canary is not None and self._server.alive:
+            self.canary.check()
 
     def tell(self) -> None:
         """Tell `on_change` what changed, through this process or another."""
@@ -129,6 +139,8 @@ class _Supervisor:
             )
         log.error("the server died; starting it again (%d of %d)", times, _MAX_RESTARTS)
         self._server.stop()
+        if self.canary is not None:
+            self.canary.forget()
         try:
             self._start()
         except (EmuflowError, OSError) as error:
@@ -161,14 +173,14 @@ class _Supervisor:
             self._refusals.forget(digest)
 
     def _refuse(self, digest: str, reason: str) -> None:
-        if digest != self._served and self._server_died():
+        if digest != self._served and self.server_died():
             self._refusals.ban(digest)
             log.error("package %s is not tried again, the server died of it: %s", digest, reason)
         else:
             pause_s = self._refusals.add(digest)
             log.error("package %s is not served, the next try is in %g s: %s", digest, pause_s, reason)
 
-    def _server_died(self) -> bool:
+    def server_died(self) -> bool:
         """Whether the server is gone; one that is only too busy to answer at once is not."""
         deadline = time.monotonic() + _DEATH_S
         while self._server.alive and not self._server.answers and time.monotonic() < deadline:

@@ -9,6 +9,7 @@ from components.benchmark.arms import Images, Question
 from components.benchmark.distance import frechet
 from components.benchmark.embedding import Embedder, real_images
 from components.benchmark.evaluation import Evaluation
+from components.benchmark.measurements import FULL_PRECISION
 from components.benchmark.own_metrics import Metric, MetricError, score
 from components.benchmark.session import Session
 from components.benchmark.settings import BenchmarkSettings
@@ -41,7 +42,7 @@ def read_images(
         side = next(iter(images.values())).shape[1]
         real = embedder.features(real_images(evaluation_set, side))
         distances = frechet(
-            {name: embedder.features(pixels) for name, pixels in images.items()},
+            {name: embedder.features(pixels) for name, pixels in images.items() if name != FULL_PRECISION},
             real,
             len(evaluation.captions),
             space=embedder.space,

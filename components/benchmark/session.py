@@ -2,21 +2,26 @@
 
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.errors import DigestMismatchError, ServerError
 from common.progress import report
 from components.benchmark.arms import ArmClient, Images, Question
 from components.benchmark.latency import measure_latency
-from components.benchmark.measurements import CHAMPION, CONTROL, Arm
+from components.benchmark.measurements import CHAMPION, CONTROL, FULL_PRECISION, Arm
 from components.benchmark.open_load import measure_open_load
 from components.benchmark.package_quality import evaluation_digest, heldout_loss
 from components.benchmark.server_watch import ServerWatch
 from components.benchmark.settings import BenchmarkSettings
 from components.benchmark.throughput import Chunks, answer_in_turns, answered_by_all, first_answerable
 from emuflow_client import GeneratorError
+
+if TYPE_CHECKING:
+    from serving.server import TritonServer
 
 LOG_NAME = "triton.log"
 _PHASES = ("loading", "warming up", "answering the captions", "timing", "open load", "reading the images", "done")
@@ -55,8 +60,7 @@ def run_session(
             report_phase("loading")
             server.start()
             loaded = packages | ({CONTROL: packages[CHAMPION]} if CHAMPION in packages else {})
-            for name, package in loaded.items():
-                server.load(package, name, expected_digest=package.name)
+            _load(server, loaded)
             with ExitStack() as stack:
                 watch = stack.enter_context(ServerWatch(server.grpc_endpoint, server.pid))
                 clients = [
@@ -79,6 +83,14 @@ def run_session(
     return session
 
 
+def _load(server: "TritonServer", packages: dict[str, Path]) -> None:
+    """Two at a time: while one is verified and copied, another one warms up."""
+    with ThreadPoolExecutor(2) as pool:
+        loads = [pool.submit(server.load, path, name, expected_digest=path.name) for name, path in packages.items()]
+        for load in loads:
+            load.result()
+
+
 def _arm(client: ArmClient) -> Arm:
     """What is known of a package before it is asked."""
     return Arm(
@@ -96,7 +108,7 @@ def _measure(
     questions: list[Question],
     watch: ServerWatch,
 ) -> None:
-    """The control is timed and no more: its answers are the champion's."""
+    """The control is timed and no more: its answers are the champion's. The full precision is no rival under load."""
     asked = [arm for arm in arms if arm.name != CONTROL]
     report_phase("warming up")
     answerable = first_answerable(arms, questions, settings.warmup.window_requests)
@@ -120,7 +132,8 @@ def _measure(
     for name, blocks in measure_latency(settings.latency, arms, answered, watch, settings.seed).items():
         session.add(name, latency_blocks=blocks)
     report_phase("open load")
-    for name, load in measure_open_load(settings.open_load, asked, answered, _least(chunks), settings.seed).items():
+    compared = [arm for arm in asked if arm.name != FULL_PRECISION]
+    for name, load in measure_open_load(settings.open_load, compared, answered, _least(chunks), settings.seed).items():
         session.add(name, open_load=load)
     for arm in arms:
         session.add(arm.name, memory_mb=watch.memory_mb(arm.name))

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.errors import DigestMismatchError
-from common.files import atomic_path, read_json, write_json
+from common.files import atomic_path, read_json, sha256_file, write_json
 from common.progress import report
 from components.calibrate.settings import CalibrationSettings
 
@@ -40,7 +40,7 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
     )
     from components.calibrate.heldout import describe_heldout
     from components.calibrate.prompts import prompt_batches
-    from model.checkpoint import load_checkpoint
+    from model.checkpoint import WEIGHTS_FILE, load_checkpoint
     from model.data.shards import Shards, verify_shards
     from model.decoding.loop import DecodingOptions
     from model.quantization.export_onnx import engine_graphs, export_graphs, transformer_graphs
@@ -111,6 +111,7 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
                 "prompts": {"calibration": sum(map(len, prompts)), "measured": sum(map(len, unseen))},
                 "settings": settings.model_dump(mode="json"),
                 "tokenizers_digest": tokenizers.digest,
+                "checkpoint_digest": sha256_file(checkpoint / WEIGHTS_FILE),
                 "heldout": scored,
                 **tokenizers.metrics,
             },

@@ -8,6 +8,7 @@ from typing import Literal
 from common.errors import GateError, PromotionConflictError
 from components.gate.verdict import Result, Verdict, evidence_digest, read_verdict
 from components.promote import follow
+from components.promote.canary import end_canary, passed_canary
 from components.promote.evidence import verified
 from components.promote.follow import ServerState
 from components.promote.refusals import refusals_recorded
@@ -42,13 +43,15 @@ def advance(
     package_store: Path,
     key_folder: Path,
     release_url: str,
+    experiments_url: str | None,
     serving: Path,
     tracking_uri: str | None = None,
 ) -> AdvanceResult:
-    """Promote package `digest` to the stage `to` on the verdict of the folder `verdict`.
+    """Promote package `digest` to the stage `to` on the verdict of the folder `verdict`. `experiments_url` is None where
+    there was never a canary.
 
-    Raises `GateError` where the verdict is not a PASS about this package that was registered, or a person's approval is
-    wanted and missing; `SignatureError` or `DigestMismatchError` where the package does not verify; `TrackingError` where
+    Raises `GateError` where the verdict is not a PASS about this package that was registered, or a person's approval or a
+    canary that passed is wanted and missing; `SignatureError` or `DigestMismatchError` where the package does not verify; `TrackingError` where
     MLflow does not answer; `PromotionConflictError` where the evidence was measured against another champion. Every
     refusal goes into the audit log.
     """
@@ -67,8 +70,13 @@ def advance(
                     where=f"package {digest}",
                     fix="say who approves it, and why: --approve-by NAME --why TEXT",
                 )
-        before = store.current(to)
-        reason = f"{decided.result.value}: {'; '.join(decided.reasons)}"
+            reason = f"{decided.result.value}: {'; '.join(decided.reasons)}"
+            before = store.current(to)
+            stands = before is not None and (before.digest, before.evidence_digest) == (digest, evidence)
+            wants_canary = to == CHAMPION_STAGE and settings.canary == "required" and not stands
+            if wants_canary and decided.champion_digest is not None:
+                passed = passed_canary(experiments_url, champion=decided.champion_digest, candidate=digest)
+                reason += f"; canary '{passed.experiment.name}' (state {passed.sequence}): {passed.reason}"
         try:
             release = store.promote(
                 to,
@@ -83,6 +91,8 @@ def advance(
             registry.tag(version, {"promotion": "refused", "promotion_reason": str(conflict)})
             raise
         follow.aliases(lambda: registry, store)
+        if to == CHAMPION_STAGE and experiments_url is not None:
+            end_canary(experiments_url, digest, actor=actor)
     finally:
         store.close()
     server: ServerState = "left as it was"

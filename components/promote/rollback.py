@@ -43,6 +43,7 @@ def roll_back(
     settings: PromotionSettings,
     to: str | None,
     *,
+    taken_back: str | None = None,
     actor: str,
     reason: str | None,
     package_store: Path,
@@ -55,6 +56,8 @@ def roll_back(
 ) -> RollbackResult:
     """Make the earlier champion `to` (a digest; `None`: the one before) the champion again.
 
+    `taken_back` is the champion that is meant: where it is not the champion now, because the rollback is done already
+    say, nothing happens but a `GateError`. Without it a rollback that is repeated goes further back.
     `tell` is called as soon as it answers, before MLflow's aliases follow; seconds count from `started` (`time.time`).
     Raises `GateError` where there is no such earlier champion, `SignatureError` where its package does not verify,
     `PromotionConflictError` where another promotion came between, `UsageError` where it is the champion already.
@@ -63,9 +66,9 @@ def roll_back(
     store = ReleaseStore(release_url, key_folder)
     try:
         begun = store.unfinished_rollback()
-        resumed = begun is not None and to in (None, begun.digest)
+        resumed = begun is not None and to in (None, begun.digest) and taken_back in (None, begun.previous_digest)
         release = begun if begun is not None and resumed else None
-        release = release or _swap(store, to, actor, reason or _NOT_SAID, package_store, key_folder)
+        release = release or _swap(store, to, taken_back, actor, reason or _NOT_SAID, package_store, key_folder)
         server = follow.server(serving, package_store, release.digest)
         answered = server == "updated" and follow.answers(serving, release.digest)
         result = RollbackResult(release, server, answered, time.time() - started, resumed)
@@ -80,13 +83,23 @@ def roll_back(
 
 
 def _swap(
-    store: ReleaseStore, to: str | None, actor: str, reason: str, package_store: Path, key_folder: Path
+    store: ReleaseStore,
+    to: str | None,
+    taken_back: str | None,
+    actor: str,
+    reason: str,
+    package_store: Path,
+    key_folder: Path,
 ) -> Release:
     champions = store.history(CHAMPION_STAGE)
     target = to or earlier_champion(champions)
     if not champions or target is None:
         raise GateError("there is no earlier champion to go back to", fix="see `emuflow history`")
     current = champions[0].digest
+    if taken_back not in (None, current):
+        raise GateError(
+            f"package {taken_back} is not the champion, {current} is: nothing was changed", fix="see `emuflow history`"
+        )
     if target == current:
         raise UsageError(f"package {target} is the champion already", fix="see `emuflow history`")
     with refusals_recorded(store, CHAMPION_STAGE, target, actor):

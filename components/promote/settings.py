@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from common.settings import Section
+from serving.release.experiments.policy import Policy
 
 
 class PromotionSettings(Section):
@@ -22,7 +23,14 @@ class PromotionSettings(Section):
         description="person: a champion needs `emuflow promote --approve-by NAME --why TEXT`; the pipeline stops at staging",
     )
 
+    canary: Literal["none", "required"] = Field(
+        default="none",
+        description="required: what replaces a champion must have passed a canary (`emuflow canary`); the pipeline stops "
+        "at staging",
+    )
+    canary_policy: Policy = Field(default=Policy(), description="of canaries that `emuflow canary start` begins")
+
     @property
     def pipeline_stage(self) -> Literal["champion", "staging"]:
-        """How far the pipeline goes by itself: nobody approves there."""
-        return "staging" if self.approval == "person" else self.to
+        """How far the pipeline goes by itself: nobody approves there, and no user is asked."""
+        return "staging" if self.approval == "person" or self.canary == "required" else self.to

@@ -12,7 +12,7 @@ from model.data.shards import MANIFEST_FILE as SHARDS
 from model.data.shards import verify_shards
 from model.tokenizers.digest import DESCRIPTION_FILE as TOKENIZERS
 from model.tokenizers.digest import tokenizers_digest
-from pipelines.lineage.compare import UNREADABLE, digest, equal, unchecked, unreadable, word
+from pipelines.lineage.compare import UNREADABLE, digest, equal, record, unchecked, unreadable, word
 from pipelines.lineage.evidence import evidence_checks
 from pipelines.lineage.packages import registered
 from pipelines.lineage.sources import Away
@@ -118,7 +118,13 @@ def _checkpoint(subject: Subject, run: Path) -> tuple[Node, ...]:
         tokenizers_digest,
         {_MANIFEST: subject.named("tokenizers_digest")},
     )
-    weights = unchecked("checkpoint's weights", "no record names their digest; the engine is what was made of them")
+    signed = record(subject.folder / "1" / "calibration.json")
+    weights = digest(
+        "checkpoint's weights",
+        run / "checkpoint" / "model.safetensors",
+        sha256_file,
+        {"the package's calibration.json": word(signed, "checkpoint_digest")},
+    )
     return (_artifact(subject, run / "checkpoint", tokenizers, weights),)
 
 

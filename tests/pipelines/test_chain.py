@@ -126,6 +126,20 @@ def test_the_second_run_is_measured_against_the_champion_and_fails(first, second
     assert second.status["champion"] == first.status["champion"]
 
 
+def test_another_policy_is_tried_on_what_was_measured_and_changes_nothing(first, second, tmp_path):
+    verdict = (second.folder / "verdict" / "verdict.json").read_bytes()
+    assert json.loads(first.chain.call("gate", "--json"))["result"] == "FAIL"
+    said = first.chain.call("gate", "--set", "gate.absolute.min_accuracy=0", "--report", str(tmp_path / "tried"))
+    assert "Verdict: PASS" in said and "every bound is kept" in said
+    assert "<svg" in (tmp_path / "tried" / "report.html").read_text()
+    said = first.chain.call("gate", first.folder.name, "--set", "gate.absolute.max_image_p95_ms=0.001")
+    assert "Verdict: FAIL" in said and "image_p95_ms: " in said
+    assert "not of the section gate" in first.chain.call("gate", "--set", "training.steps=1", code=1)
+    assert "no run 'nothing'" in first.chain.call("gate", "nothing", code=2)
+    assert (second.folder / "verdict" / "verdict.json").read_bytes() == verdict
+    assert first.chain.status()["champion"] == second.status["champion"]
+
+
 def test_a_retraining_keeps_the_tokenizers_and_the_evaluation_set(first, second):
     for name in ("tokenizers/tokenizers.json", "evaluation_set/evaluation.json", "evaluation_set/samples.parquet"):
         assert (second.folder / name).read_bytes() == (first.folder / name).read_bytes()

@@ -28,6 +28,7 @@ class Served:
         desired: str,
         *,
         ask: Callable[[], str | None] | None = None,
+        canary: Callable[[], str | None] | None = None,
         follows_champion: bool = True,
     ):
         self.folder, self.package_store, self.desired = folder, package_store, desired
@@ -41,6 +42,7 @@ class Served:
                 "key_folder": key_folder,
                 "desired": ask or (lambda: self.desired),
                 "stop": self._stop,
+                "canary": canary,
                 "follows_champion": follows_champion,
                 "poll_s": 0.1,
                 "stop_grace_s": 0,

@@ -104,6 +104,25 @@ def test_fault_14_a_package_that_cannot_load_leaves_the_old_one_serving(
     assert server.repository.digest("newcomer") is None
 
 
+def resident_mb(server: TritonServer) -> float:
+    family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    return sum(process.memory_info().rss for process in family) / 2**20
+
+
+def test_fault_15_the_same_bad_package_loaded_fifty_times_does_not_fill_the_memory(
+    server: TritonServer, packages: dict[str, Path], key_folder: Path, tmp_path: Path
+) -> None:
+    bad = change_and_sign(Path(shutil.copytree(packages["int8"], tmp_path / "bad")), no_graph, key_folder)
+    memory_mb, processes = [], set()
+    for _ in range(50):
+        with pytest.raises(ServerError, match="could not load"):
+            server.load(bad, "newcomer", expected_digest=bad.name)
+        memory_mb.append(resident_mb(server))
+        processes.add(len(psutil.Process(server.pid).children(recursive=True)))
+    assert np.median(memory_mb[-5:]) <= 1.05 * np.median(memory_mb[:5]) and len(processes) == 1
+    assert [path.name for path in server.repository.models.iterdir() if path.name == "newcomer"] == []
+
+
 def test_fault_22_an_altered_package_is_not_loaded(
     server: TritonServer, packages: dict[str, Path], tmp_path: Path
 ) -> None:

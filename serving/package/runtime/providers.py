@@ -5,6 +5,8 @@ from typing import Any
 
 import onnxruntime
 
+from .binding import BoundGraph
+
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _TENSORRT = ("TensorrtExecutionProvider", {"trt_int8_enable": "1", "trt_fp16_enable": "1"})
@@ -13,7 +15,7 @@ PROVIDERS: dict[str, tuple[Any, ...]] = {"cpu": (), "cuda": (_CUDA,), "tensorrt"
 """By their names in the settings; the CPU computes whatever another one does not."""
 
 
-def load_graph(path: Path, threads: int, provider: str = "cpu") -> onnxruntime.InferenceSession:
+def load_graph(path: Path, threads: int, provider: str = "cpu") -> onnxruntime.InferenceSession | BoundGraph:
     """One graph on `cpu`, with `threads` for an operator, on `cuda` or `tensorrt`, or `auto`: CUDA where there is one.
 
     Raises `ValueError` for a provider that onnxruntime does not have here.
@@ -23,7 +25,8 @@ def load_graph(path: Path, threads: int, provider: str = "cpu") -> onnxruntime.I
     options.inter_op_num_threads = 1
     # A spinning pool takes the cores from the other models of the server while this one has nothing to do.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(str(path), options, providers=_chosen(provider))
+    session = onnxruntime.InferenceSession(str(path), options, providers=_chosen(provider))
+    return session if session.get_providers()[0] == _CPU else BoundGraph(session, "cuda")
 
 
 def _chosen(provider: str) -> list[Any]:

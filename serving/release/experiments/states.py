@@ -54,6 +54,15 @@ class ExperimentStore:
             raise UsageError(f"there is no experiment '{name}'", fix="start it, or correct the name")
         return newest
 
+    def newest(self) -> list[Record]:
+        """The state of every experiment now, the one that changed last first."""
+        latest = sa.select(_states.c.name, sa.func.max(_states.c.sequence).label("sequence")).group_by(_states.c.name)
+        chosen = latest.subquery()
+        same = (_states.c.name == chosen.c.name) & (_states.c.sequence == chosen.c.sequence)
+        with self._database.reading() as connection:
+            rows = connection.execute(sa.select(_states).join(chosen, same).order_by(_states.c.time.desc())).mappings()
+            return [_record(row) for row in rows]
+
     def history(self, name: str) -> list[Record]:
         """Every state of `name`, the newest first."""
         query = sa.select(_states).where(_states.c.name == name).order_by(_states.c.sequence.desc())

@@ -5,7 +5,14 @@ from pathlib import Path
 
 from common.files import write_json
 from common.home import Home
-from components.benchmark.measurements import CANDIDATE, CHAMPION, FULL_PRECISION, Arm, write_measurements
+from components.benchmark.measurements import (
+    CANDIDATE,
+    CHAMPION,
+    CONTROL,
+    FULL_PRECISION,
+    Arm,
+    write_measurements,
+)
 from components.gate.gate import gate
 from components.gate.settings import GateSettings
 from components.promote.promote import PromotionResult, promote
@@ -82,7 +89,7 @@ class Candidate:
             rival = arm(CHAMPION, 0.94, 6.0, seed=3)
         held_out = "2" * 64  # what the packages' manifests name
         record = measurements(accuracy=accuracy, champion=rival, **{"evaluation_digest": held_out, **changes})
-        digests = {CANDIDATE: self.int8, FULL_PRECISION: self.fp32, CHAMPION: champion}
+        digests = {CANDIDATE: self.int8, FULL_PRECISION: self.fp32, CHAMPION: champion, CONTROL: champion}
         arms = {
             name: each.model_copy(update={"digest": digests[name], "evaluation_digest": held_out})
             for name, each in record.arms.items()

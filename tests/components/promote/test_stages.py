@@ -7,7 +7,9 @@ import pytest
 from common.errors import GateError, PromotionConflictError, SignatureError, UsageError
 from common.files import read_json, write_json
 from components.promote.advance import AdvanceResult, advance
+from components.promote.canary import experiments, start_canary
 from components.promote.rollback import RollbackResult, roll_back
+from serving.release.experiments.experiment import Experiment, Status
 from serving.release.rows import Approval
 from serving.release.verification import verify_audit_log
 from tests.components.promote.place import SETTINGS, Candidate, Place
@@ -16,11 +18,15 @@ UNREACHABLE = "http://127.0.0.1:9"
 
 
 def moved(
-    candidate: Candidate, to: Literal["staging", "champion"], approval: Approval | None = None, policy: str = "none"
+    candidate: Candidate,
+    to: Literal["staging", "champion"],
+    approval: Approval | None = None,
+    policy: str = "none",
+    canary: str = "none",
 ) -> AdvanceResult:
     place = candidate.place
     return advance(
-        SETTINGS.model_copy(update={"approval": policy}),
+        SETTINGS.model_copy(update={"approval": policy, "canary": canary}),
         candidate.int8,
         to,
         candidate.folder / "verdict",
@@ -29,15 +35,19 @@ def moved(
         package_store=place.home.packages,
         key_folder=place.home.keys,
         release_url=place.url,
+        experiments_url=place.home.experiments_url,
         serving=place.home.serving,
         tracking_uri=place.url,
     )
 
 
-def rolled_back(place: Place, to: str | None = None, *, tracking_uri: str | None = None) -> RollbackResult:
+def rolled_back(
+    place: Place, to: str | None = None, *, tracking_uri: str | None = None, taken_back: str | None = None
+) -> RollbackResult:
     return roll_back(
         SETTINGS,
         to,
+        taken_back=taken_back,
         actor="operator",
         reason="it draws ghosts",
         package_store=place.home.packages,
@@ -94,6 +104,88 @@ def test_a_person_is_asked_where_the_policy_wants_one(place):
     release = moved(candidate, "champion", Approval("Mara", "seen on the wall"), policy="person").release
     assert (release.actor, release.approved_by, release.approval_reason) == ("operator", "Mara", "seen on the wall")
     assert place.actions()[-2:] == ["approval", "promotion"]
+
+
+def begun(candidate: Candidate, name: str = "spring") -> Experiment:
+    place = candidate.place
+    return start_canary(
+        SETTINGS,
+        candidate.int8,
+        name=name,
+        actor="operator",
+        reason="spring",
+        release_url=place.url,
+        experiments_url=place.home.experiments_url,
+    ).experiment
+
+
+def decided(place: Place, status: Status, name: str = "spring") -> None:
+    """The canary comes to an end."""
+    with experiments(place.home.experiments_url) as states:
+        record = states.current(name)
+        arm = record.experiment.arm("canary")
+        share = 0.0 if status == "stopped" else arm.share
+        changed = record.experiment.with_arm(arm.model_copy(update={"status": status, "share": share}))
+        states.change(changed, expected_sequence=record.sequence, actor="canary", reason=f"it {status}")
+
+
+def test_a_canary_that_passed_is_asked_for_where_the_policy_wants_one(place):
+    first = place.candidate("run-1").judged()
+    assert first.promoted(canary="required").stage == "staging"
+    moved(first, "champion", canary="required")  # nothing to compare the first champion with
+    second = place.candidate("run-2").judged(champion=first.int8)
+    assert second.promoted(canary="required").stage == "staging"
+    with pytest.raises(GateError, match="there is none"):
+        moved(second, "champion", canary="required")
+    experiment = begun(second)
+    assert (experiment.control.digest, experiment.arm("canary").digest) == (first.int8, second.int8)
+    with pytest.raises(GateError, match="'spring' is running"):
+        moved(second, "champion", canary="required")
+    decided(place, "passed")
+    release = moved(second, "champion", canary="required").release
+    assert place.champion == second.int8 and "canary 'spring' (state 2): it passed" in release.reason
+    assert place.actions()[-4:] == ["promotion", "refusal", "refusal", "promotion"]
+    assert moved(second, "champion", canary="required").already
+    with experiments(place.home.experiments_url) as states:
+        ended = states.current("spring")
+    assert (ended.experiment.arm("canary").share, ended.reason) == (0, "its package is the champion now")
+
+
+def test_a_canary_that_was_stopped_or_was_another_package_s_is_no_evidence(place):
+    first = place.candidate("run-1").judged()
+    first.promoted()
+    second = place.candidate("run-2").judged(champion=first.int8)
+    second.promoted(to="staging")
+    begun(second)
+    decided(place, "passed")
+    decided(place, "stopped")
+    with pytest.raises(GateError, match="'spring' is stopped"):
+        moved(second, "champion", canary="required")
+    third = place.candidate("run-3").judged(champion=first.int8)
+    third.promoted(to="staging")
+    begun(third, "summer")
+    decided(place, "passed", "summer")
+    with pytest.raises(GateError, match="'spring' is stopped"):
+        moved(second, "champion", canary="required")
+    assert moved(third, "champion", canary="required").release.digest == third.int8
+
+
+def test_a_canary_begins_only_with_what_stands_in_staging_and_one_at_a_time(place):
+    first = place.candidate("run-1").judged()
+    first.promoted()
+    with pytest.raises(GateError, match="the champion already"):
+        begun(first)
+    second = place.candidate("run-2").judged(champion=first.int8)
+    with pytest.raises(GateError, match="is not in staging"):
+        begun(second)
+    second.promoted(to="staging")
+    begun(second)
+    with pytest.raises(UsageError, match="outcomes belong to a name"):
+        begun(second)
+    with pytest.raises(UsageError, match="'spring' runs"):
+        begun(second, "summer")
+    decided(place, "stopped")
+    assert begun(second, "summer").arm("canary").share > 0
 
 
 def test_a_fail_is_refused_by_hand_too(place):
@@ -179,3 +271,14 @@ def test_fault_21_a_rollback_does_not_wait_for_the_tracking_server(place, champi
     assert place.alias() == "2"
     again = rolled_back(place)  # it finishes the first one, and goes no further back
     assert again.resumed and again.release.digest == first.int8 and place.alias() == "1"
+
+
+def test_a_rollback_of_a_named_champion_changes_nothing_the_second_time(place, champions):
+    first, second = champions
+    third = place.candidate("run-3").judged(champion=second.int8)
+    third.promoted()
+    assert rolled_back(place, taken_back=third.int8).release.digest == second.int8
+    with pytest.raises(GateError, match=r"is not the champion.*nothing was changed"):
+        rolled_back(place, taken_back=third.int8)
+    assert place.champion == second.int8
+    assert rolled_back(place).release.digest == first.int8

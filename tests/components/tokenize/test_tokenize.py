@@ -236,3 +236,23 @@ def test_a_table_that_failed_validation_is_refused(inputs, tmp_path):
     with pytest.raises(DataError, match="did not pass"):
         run(inputs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_tokenizer_s_view_of_images_is_left_for_a_distance_and_is_torch_s(inputs, tmp_path):
+    """The graph gives what the module computes, for any number of images."""
+    import torch
+
+    from components.benchmark.embedding import embedder
+    from components.tokenize.features import Features
+
+    run(inputs, tmp_path)
+    seen_by = embedder(None, None, tmp_path / "tokenizers")
+    assert seen_by is not None and seen_by.space.startswith("tokenizer:")
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    features = seen_by.features(images)
+    tokenizer = TokenizerBundle.load(tmp_path / "tokenizers").visual
+    with torch.no_grad():
+        expected = Features(tokenizer)(torch.from_numpy(images)).numpy()
+    assert features.shape == (5, 2 * SETTINGS.visual.width)
+    np.testing.assert_allclose(features, expected, atol=1e-4)
+    np.testing.assert_allclose(seen_by.features(images[:1]), features[:1], atol=1e-5)

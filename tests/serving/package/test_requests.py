@@ -1,5 +1,7 @@
 """Every field of a request is checked before it is used."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -22,6 +24,33 @@ def test_a_prompt_alone_is_enough_and_gets_a_seed() -> None:
     assert request == Request("a red seven", request.seed, None, None)
     assert (request.guidance, request.size, request.format, request.deadline_ms) == (None, None, "raw", None)
     assert request.seed != parse({"prompt": prompt(b"a")}, LIMITS).seed
+
+
+BLOCKED = replace(LIMITS, blocked_patterns=(r"\bknife\b", "blood.*moon", "straße"))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "a red knife",
+        "A KNIFE!",
+        "a \uff4b\uff4e\uff49\uff46\uff45",  # full-width letters
+        "a kn\u200bife",  # a space of no width
+        "a k\u00adnife",  # a soft hyphen
+        "blood on a moon",
+        "eine STRASSE",
+        "eine Straße",
+    ],
+)
+def test_a_blocked_prompt_is_refused_however_it_is_written(asked: str) -> None:
+    with pytest.raises(RequestError, match="may not draw"):
+        parse({"prompt": prompt(asked.encode())}, BLOCKED)
+    assert parse({"prompt": prompt(asked.encode())}, LIMITS).prompt == asked
+
+
+@pytest.mark.parametrize("asked", ["a red seven", "knifes", "moon, then blood"])
+def test_other_prompts_are_not(asked: str) -> None:
+    assert parse({"prompt": prompt(asked.encode())}, BLOCKED).prompt == asked
 
 
 def test_given_fields_are_kept() -> None:

@@ -1,0 +1,81 @@
+"""`emuflow canary`, from staging to champion: a running server, routed users, and what is proven of them."""
+
+import json
+from contextlib import ExitStack
+
+from common.files import write_json
+from emuflow_client import GeneratorClient, GeneratorError
+from serving.release.experiments.events import EventStore
+from serving.release.experiments.recorder import Recorder
+from serving.release.experiments.router import Router
+from serving.release.experiments.states import ExperimentStore
+from serving.release.experiments.stored_split import StoredSplit
+from tests.components.promote.conftest import empty_database, engine, place
+from tests.components.promote.place import Place
+from tests.pipelines.chain import Chain
+from tests.pipelines.test_release_commands import candidates, serving
+from tests.serving.served import eventually
+
+__all__ = ["candidates", "empty_database", "engine", "place"]
+POLICY = {"ramp": [0.5], "min_users": 20, "settle_s": 0, "window_s": 0, "error_margin": 0.5, "latency_ratio": 3.0}
+
+
+def asked(place: Place, endpoint: str, name: str, users: range) -> set[str]:
+    """Route these users; returns the digests of the packages that answered."""
+    url = place.home.experiments_url
+    states, events = ExperimentStore(url), EventStore(url)
+    with ExitStack() as stack:
+        stack.callback(events.close)
+        stack.callback(states.close)
+        clients = {
+            arm: stack.enter_context(GeneratorClient(endpoint, model=model))
+            for arm, model in (("champion", "generator"), ("canary", "canary"))
+        }
+        recorder = stack.enter_context(Recorder(events, states.current(name).experiment))
+        router = Router(stack.enter_context(StoredSplit(states, name)), clients, recorder, events)
+        return {router.generate(f"user-{user}", "a red seven", seed=user).result.version for user in users}
+
+
+def answers(endpoint: str) -> bool:
+    try:
+        with GeneratorClient(endpoint, model="canary", retries=0) as client:
+            return bool(client.generate("a red seven").version)
+    except GeneratorError:
+        return False
+
+
+def test_a_canary_is_served_watched_and_then_promoted(place, candidates):
+    first, second = candidates
+    write_json(
+        place.home.run("run-2") / "settings.json", {"promotion": {"canary": "required", "canary_policy": POLICY}}
+    )
+    chain = Chain(place.root)
+    assert "emuflow canary start" in chain.call("promote", "2", "--to", "champion", code=1)
+    assert "no canary was started" in chain.call("canary", "status", code=2)
+    with serving(place) as endpoint:
+        said = chain.call("canary", "start", "2", "--name", "spring", "--why", "it passed its gate")
+        assert second[:12] in said and "50% of the users" in said
+        eventually(lambda: answers(endpoint), timeout_s=30)
+        assert asked(place, endpoint, "spring", range(60)) == {first, second}
+        assert "running" in chain.call("canary", "status")
+        for start in range(60, 2000, 200):
+            asked(place, endpoint, "spring", range(start, start + 200))
+            found = json.loads(chain.call("canary", "status", "spring", "--json"))
+            if found["arms"][1]["status"] == "passed":
+                break
+        assert found["arms"][1]["status"] == "passed", found["findings"]
+        assert found["arms"][1]["requests"] > 50 and {each["verdict"] for each in found["findings"]} == {"not worse"}
+        chain.call("promote", "2", "--to", "champion")
+        eventually(lambda: not answers(endpoint), timeout_s=30)  # it is the champion now, and no canary
+    assert place.champion == second and "canary 'spring'" in chain.history()["champions"][0]["reason"]
+
+
+def test_a_person_changes_its_share_and_ends_it(place, candidates):
+    chain = Chain(place.root)
+    name = candidates[1][:12]
+    chain.call("canary", "start", "2")
+    assert "20% of the users" in chain.call("canary", "share", name, "0.2", "--why", "more of them")
+    assert "0% of the users, stopped" in chain.call("canary", "stop", name, "--why", "it draws ghosts")
+    assert "was stopped" in chain.call("canary", "share", name, "0.2", "--why", "again", code=2)
+    found = json.loads(chain.call("canary", "status", "--json"))
+    assert (found["name"], found["reason"], found["arms"][1]["status"]) == (name, "it draws ghosts", "stopped")
