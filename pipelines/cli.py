@@ -1,5 +1,5 @@
 """The command line: `emuflow run`, `serve`, `generate`, `status`, `history`, `lineage`, `gate`, `promote`, `canary`,
-`rollback`, `audit`, `compile`, `import`, `data`, `bench`.
+`rollback`, `audit`, `plan`, `compile`, `import`, `data`, `bench`.
 
 Exit codes: 0 done (promoted, or rejected as it should be), 1 failed, 2 wrong use, 128 + n ended by signal n.
 """
@@ -90,6 +90,43 @@ def gate(
     console.print(verdict_table(verdict.model_dump(mode="json")), crop=False)
     for reason in verdict.reasons:
         console.print(f"- {reason}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def plan(
+    preset: Annotated[str, typer.Option("--preset", help="The model's shape: nano to emu3.5-34b.")] = "emu3.5-34b",
+    gpus: Annotated[int, typer.Option(min=1, help="How many.")] = 1024,
+    gpu: Annotated[str, typer.Option(help="a100, h100 or h200.")] = "h100",
+    tokens: Annotated[float, typer.Option(min=1, help="To be trained on.")] = 1e12,
+    sequence: Annotated[int, typer.Option(min=1, help="Tokens of one sequence.")] = 4096,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences of one step.")] = 2048,
+    layout: Annotated[
+        str | None, typer.Option(metavar="T,P,D", help="Show this one, too: tensor, pipeline, data parallel.")
+    ] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="US dollars of one GPU hour.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the scaling curve of 8 to 4,096 GPUs into this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What would a training take: memory, step time, MFU, days and cost of the best layouts."""
+    from model.parallel.plan.search import best_plans
+    from model.parallel.plan.search import plan as plan_of
+    from pipelines import planning
+
+    shape, card = planning.choose(preset, sequence, gpu, price)
+    plans = best_plans(shape, card, gpus, batch)
+    given = plan_of(shape, planning.parse_layout(layout, gpus, batch), card) if layout else None
+    points = planning.draw_scaling(plot, shape, card, batch) if plot else []
+    if as_json:
+        found = {"best": [planning.describe(each, tokens) for each in plans]}
+        found |= {"given": planning.describe(given, tokens)} if given else {}
+        found |= (
+            {"scaling": [dict(zip(("gpus", "tokens_per_s", "mfu"), point, strict=True)) for point in points]}
+            if points
+            else {}
+        )
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        return
+    planning.show(console, plans, given, tokens)
 
 
 @app.command()
