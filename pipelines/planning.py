@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
@@ -15,6 +15,7 @@ from common.files import atomic_path
 
 if TYPE_CHECKING:
     from model.parallel.plan.hardware import Gpu
+    from model.parallel.plan.layout import Layout
     from model.parallel.plan.search import Plan
     from model.parallel.plan.shape import ModelShape
 
@@ -34,15 +35,20 @@ def choose(preset: str, sequence: int, gpu: str, price: float | None) -> "tuple[
     return ModelShape.of(preset, PRESETS[preset], sequence), card
 
 
-def parse_layout(text: str, gpus: int, batch: int) -> "Any":
+def parse_layout(text: str, gpus: int, batch: int) -> "Layout":
     """`TENSOR,PIPELINE,DATA` or, with what each does, `…,MICRO_BATCH[,CHUNKS[,none|selective|full]]`.
 
     Raises `UsageError` for anything else, and where it is of another number of GPUs.
     """
-    from model.parallel.plan.layout import Layout
+    from model.parallel.plan.layout import Layout, Recompute
 
     parts = text.split(",")
-    recompute = parts.pop() if parts[-1] in ("none", "selective", "full") else "none"
+    recompute: Recompute = "none"
+    for known in get_args(Recompute):
+        if parts[-1] == known:
+            recompute = known
+            parts.pop()
+            break
     try:
         tensor, pipeline, data, *more = (int(part) for part in parts)
         micro_batch, virtual = [*more, *(1, 1)[len(more) :]][:2]

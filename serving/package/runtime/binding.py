@@ -37,7 +37,7 @@ class BoundGraph:
         return binding.copy_outputs_to_cpu()
 
     def get_providers(self) -> list[str]:
-        return self._session.get_providers()
+        return list(self._session.get_providers())
 
     def _resident(self, array: np.ndarray) -> onnxruntime.OrtValue:
         """The array on the device. It is held here as well: another one cannot take its address."""

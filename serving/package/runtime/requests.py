@@ -105,7 +105,7 @@ def _prompt(tensor: np.ndarray | None, limits: Limits) -> str:
 def _plain(text: str) -> str:
     """As blocked patterns see it: full-width letters are letters, and an invisible one in a word hides nothing."""
     visible = (each for each in unicodedata.normalize("NFKC", text) if unicodedata.category(each) != "Cf")
-    return "".join(visible).casefold()
+    return "".join(visible).lower()
 
 
 def _seed(tensor: np.ndarray | None) -> int:

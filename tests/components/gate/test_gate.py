@@ -344,35 +344,28 @@ def test_throughput_is_reported_with_an_interval_from_its_chunks():
 
 
 def disturbed(p50_ms: float, *, seed: int) -> list[LatencyBlock]:
-    """From the middle on, somebody else takes the machine: requests take once to five times as long, and at random."""
-    random = np.random.default_rng(seed)
-    blocks = latency(p50_ms, seed=seed)
-    return [
-        block
-        if 2 * number < len(blocks)
-        else block.model_copy(
-            update={
-                "samples_ms": [
-                    value * random.uniform(1, 5) * random.lognormal(0, 0.5) for value in block.samples_ms if value
-                ],
-                "preview_ms": [value * random.uniform(1, 5) for value in block.preview_ms if value],
-            }
+    """From the middle on, somebody else takes the machine now and then: a block takes once to eight times as long."""
+    random, blocks = np.random.default_rng(seed), latency(p50_ms, seed=seed)
+    for number in range(len(blocks) // 2, len(blocks)):
+        slower = random.uniform(1, 8)
+        times = {"samples_ms": blocks[number].samples_ms, "preview_ms": blocks[number].preview_ms}
+        slowed = {name: [value * slower for value in each if value] for name, each in times.items()}
+        blocks[number] = blocks[number].model_copy(update=slowed)
+    return blocks
+
+
+@pytest.mark.parametrize(("slower", "wrong"), [(1.0, Result.FAIL), (1.15, Result.PASS)])
+def test_fault_17_a_noisy_neighbour_gives_no_wrong_verdict(slower, wrong):
+    """Most often none at all: INCONCLUSIVE."""
+    results = []
+    for seed in range(20):
+        record = measurements(champion=champion().model_copy(update={"latency_blocks": disturbed(3.0, seed=10 + seed)}))
+        arms = {**record.arms, CONTROL: record.arms[CONTROL].model_copy(update={"latency_blocks": []})}
+        blocks = disturbed(3.0 * slower, seed=100 + seed)
+        results.append(
+            verdict_on(with_candidate(record.model_copy(update={"arms": arms}), latency_blocks=blocks)).result
         )
-        for number, block in enumerate(blocks)
-    ]
-
-
-@pytest.mark.parametrize("slower", [1.0, 1.05, 1.15])
-@pytest.mark.parametrize("seed", range(4))
-def test_fault_17_a_noisy_neighbour_leaves_it_undecided(slower, seed):
-    record = measurements(champion=champion().model_copy(update={"latency_blocks": disturbed(3.0, seed=10 + seed)}))
-    arms = {**record.arms, CONTROL: record.arms[CONTROL].model_copy(update={"latency_blocks": []})}
-    record = with_candidate(
-        record.model_copy(update={"arms": arms}), latency_blocks=disturbed(3.0 * slower, seed=20 + seed)
-    )
-    verdict = verdict_on(record)
-    assert verdict.result is Result.INCONCLUSIVE, verdict.reasons
-    assert check(verdict, "p95_ratio_vs_champion").result is Result.INCONCLUSIVE
+    assert wrong not in results and results.count(Result.INCONCLUSIVE) > 10
 
 
 def candidate_with(changes: dict[str, object], **options: object) -> Measurements:
