@@ -39,7 +39,7 @@ class OpenLoadSettings(Section):
 
     share: float = Field(default=0.5, gt=0, lt=1, description="of the images a second that the slowest arm gave")
     chunks: int = Field(default=2, ge=0, description="turns of each arm, in mirrored order; 0: no open load")
-    chunk_seconds: float = Field(default=2.0, gt=0)
+    chunk_seconds: float = Field(default=1.0, gt=0)
 
 
 class BenchmarkSettings(Section):
@@ -52,7 +52,7 @@ class BenchmarkSettings(Section):
     seeds_per_caption: int = Field(
         default=3, ge=1, le=64, description="more of them tell a small loss of accuracy from chance"
     )
-    concurrent_clients: int = Field(default=4, ge=1, le=64, description="while all captions are answered")
+    concurrent_clients: int = Field(default=8, ge=1, le=64, description="while all captions are answered")
     chunk_questions: int = Field(
         default=64, ge=1, description="questions that an arm answers before the next one's turn; a throughput each"
     )

@@ -57,7 +57,8 @@ def test_a_canary_is_served_watched_and_then_promoted(place, candidates):
         assert second[:12] in said and "50% of the users" in said
         eventually(lambda: answers(endpoint), timeout_s=30)
         assert asked(place, endpoint, "spring", range(60)) == {first, second}
-        assert "running" in chain.call("canary", "status")
+        assert json.loads(chain.call("canary", "status", "--json"))["arms"][1]["status"] == "running"
+        assert "Canary spring" in chain.call("canary", "status")
         for start in range(60, 2000, 200):
             asked(place, endpoint, "spring", range(start, start + 200))
             found = json.loads(chain.call("canary", "status", "spring", "--json"))
