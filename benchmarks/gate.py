@@ -1,7 +1,7 @@
 """How often is the gate wrong? `emuflow bench gate --json FILE`
 
-Live gates: each starts a Triton server of its own, loads a candidate, its full-precision form and a champion, measures
-them as the pipeline does, and is judged by the pipeline's gate. The candidates are the champion's own model (A/A), one
+Live gates: each starts a Triton server of its own, loads a candidate, its full-precision form and a champion (twice),
+measures them as the pipeline does, and is judged by the pipeline's gate. The candidates are the champion's own model (A/A), one
 that works 15% or 5% longer for every image, and one with damaged weights; and again the first two with processes that
 take all cores from the middle of the measurement on. They come in a shuffled order, so that no kind has the quiet hour to
 itself. Beside them, the A/A gates resampled by whole launches (`gate_resampling.py`).

@@ -11,12 +11,11 @@ from common.errors import UsageError
 from common.home import Home
 from pipelines.connection import Connection, no_experiments, reaching_release_store
 from pipelines.releasing import connect_released, package_of, promotion_policy
+from serving.release.experiments.experiment import CANARY_ARM
 
 if TYPE_CHECKING:
     from serving.release.experiments.canary import Canary
     from serving.release.experiments.states import ExperimentStore, Record
-
-ARM = "canary"
 
 
 @dataclass(frozen=True)
@@ -87,12 +86,12 @@ def look(home: Home, name: str | None) -> CanaryReport:
 
 def set_share(home: Home, name: str, share: float, reason: str) -> "Record":
     """Another share of the users, by a person's decision."""
-    return _decide(home, name, lambda canary, actor: canary.set_share(ARM, share, actor=actor, reason=reason))
+    return _decide(home, name, lambda canary, actor: canary.set_share(CANARY_ARM, share, actor=actor, reason=reason))
 
 
 def stop(home: Home, name: str, reason: str) -> "Record":
     """No users any more, by a person's decision."""
-    return _decide(home, name, lambda canary, actor: canary.stop(ARM, actor=actor, reason=reason))
+    return _decide(home, name, lambda canary, actor: canary.stop(CANARY_ARM, actor=actor, reason=reason))
 
 
 def wanted_canary(home: Home, connection: Connection) -> str | None:
@@ -103,7 +102,7 @@ def wanted_canary(home: Home, connection: Connection) -> str | None:
         return None
     with experiments(connection.experiments_url) as states:
         active = active_canary(states)
-    return active.experiment.arm(ARM).digest if active else None
+    return active.experiment.arm(CANARY_ARM).digest if active else None
 
 
 def _decide(home: Home, name: str, act: "Callable[[Canary, str], Record]") -> "Record":

@@ -55,20 +55,19 @@ class ServerWatch:
         )
 
     def memory_mb(self, model: str) -> float | None:
-        """Unique to the processes of `model`'s copies, in MiB; `None` where this machine does not tell of them."""
+        """Of the processes of `model`'s copies, in MiB: what is theirs alone, or where this machine does not tell that to
+        us, all that is resident; `None` where it tells nothing."""
         import psutil
 
-        total = 0
         try:
             family = psutil.Process(self._pid).children(recursive=True)
+            own = [process for process in family if _holds(process.cmdline(), model)]
+            try:
+                total = sum(process.memory_full_info().uss for process in own)
+            except psutil.AccessDenied:
+                total = sum(process.memory_info().rss for process in own)
         except psutil.Error:
             return None
-        for process in family:
-            try:
-                if _holds(process.cmdline(), model):
-                    total += process.memory_full_info().uss
-            except psutil.Error:
-                continue
         return round(total / 2**20, 1) if total else None
 
     def close(self) -> None:

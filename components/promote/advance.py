@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from common.errors import GateError, PromotionConflictError
+from common.errors import EmuflowError, GateError, PromotionConflictError
 from components.gate.verdict import Result, Verdict, evidence_digest, read_verdict
 from components.promote import follow
 from components.promote.canary import end_canary, passed_canary
@@ -51,8 +51,8 @@ def advance(
     there was never a canary.
 
     Raises `GateError` where the verdict is not a PASS about this package that was registered, or a person's approval or a
-    canary that passed is wanted and missing; `SignatureError` or `DigestMismatchError` where the package does not verify; `TrackingError` where
-    MLflow does not answer; `PromotionConflictError` where the evidence was measured against another champion. Every
+    canary that passed is wanted and missing; `SignatureError` or `DigestMismatchError` where the package does not verify;
+    `TrackingError` where MLflow does not answer; `PromotionConflictError` where the evidence was measured against another champion. Every
     refusal goes into the audit log.
     """
     store = ReleaseStore(release_url, key_folder)
@@ -92,7 +92,7 @@ def advance(
             raise
         follow.aliases(lambda: registry, store)
         if to == CHAMPION_STAGE and experiments_url is not None:
-            end_canary(experiments_url, digest, actor=actor)
+            _end_canary(experiments_url, digest, actor)
     finally:
         store.close()
     server: ServerState = "left as it was"
@@ -100,6 +100,14 @@ def advance(
         server = follow.server(serving, package_store, digest)
     _log.info("version %s, package %s, came to %s", version, digest, to)
     return AdvanceResult(release, version, server, already=release == before)
+
+
+def _end_canary(experiments_url: str, digest: str, actor: str) -> None:
+    """The promotion stands whatever comes of this; the same command again does it again."""
+    try:
+        end_canary(experiments_url, digest, actor=actor)
+    except EmuflowError as error:
+        _log.warning("its canary has not ended yet: %s", error)
 
 
 def _check_verdict(decided: Verdict, digest: str, verdict: Path) -> None:

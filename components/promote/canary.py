@@ -5,12 +5,10 @@ from contextlib import contextmanager
 
 from common.errors import GateError, UsageError
 from components.promote.settings import PromotionSettings
-from serving.release.experiments.experiment import Experiment, canary
+from serving.release.experiments.experiment import CANARY_ARM, CHAMPION_ARM, Experiment, canary
 from serving.release.experiments.states import ExperimentStore, Record
 from serving.release.rows import STAGING_STAGE
 from serving.release.store import ReleaseStore
-
-ARM = "canary"
 
 
 def start_canary(
@@ -64,10 +62,11 @@ def passed_canary(experiments_url: str | None, *, champion: str, candidate: str)
         with experiments(experiments_url) as states:
             pairs = [record for record in states.newest() if _pair(record.experiment) == (champion, candidate)]
     for record in pairs:
-        if record.experiment.arm(ARM).status == "passed":
+        if record.experiment.arm(CANARY_ARM).status == "passed":
             return record
     told = (
-        ", ".join(f"'{each.experiment.name}' is {each.experiment.arm(ARM).status}" for each in pairs) or "there is none"
+        ", ".join(f"'{each.experiment.name}' is {each.experiment.arm(CANARY_ARM).status}" for each in pairs)
+        or "there is none"
     )
     raise GateError(
         f"the policy (promotion.canary) wants a canary that passed against the champion {champion[:12]}: {told}",
@@ -79,7 +78,7 @@ def passed_canary(experiments_url: str | None, *, champion: str, candidate: str)
 def active_canary(states: ExperimentStore) -> Record | None:
     """The experiment whose canary has a share of the users now."""
     for record in states.newest():
-        if _pair(record.experiment) is not None and record.experiment.arm(ARM).share > 0:
+        if _pair(record.experiment) is not None and record.experiment.arm(CANARY_ARM).share > 0:
             return record
     return None
 
@@ -88,9 +87,9 @@ def end_canary(experiments_url: str, candidate: str, *, actor: str) -> None:
     """Send nobody to the canary of a package that has become the champion."""
     with experiments(experiments_url) as states:
         record = active_canary(states)
-        if record is None or record.experiment.arm(ARM).digest != candidate:
+        if record is None or record.experiment.arm(CANARY_ARM).digest != candidate:
             return
-        ended = record.experiment.arm(ARM).model_copy(update={"share": 0.0, "status": "stopped"})
+        ended = record.experiment.arm(CANARY_ARM).model_copy(update={"share": 0.0, "status": "stopped"})
         states.change(
             record.experiment.with_arm(ended),
             expected_sequence=record.sequence,
@@ -112,4 +111,6 @@ def experiments(url: str) -> Iterator[ExperimentStore]:
 def _pair(experiment: Experiment) -> tuple[str, str] | None:
     """The digests of champion and canary; `None` for an A/B test of other arms."""
     names = [arm.name for arm in experiment.arms]
-    return (experiment.control.digest, experiment.arm(ARM).digest) if names == ["champion", ARM] else None
+    return (
+        (experiment.control.digest, experiment.arm(CANARY_ARM).digest) if names == [CHAMPION_ARM, CANARY_ARM] else None
+    )

@@ -10,6 +10,8 @@ from common.settings import Section
 from serving.release.experiments.policy import Policy
 
 Status = Literal["control", "running", "stopped", "passed"]
+CHAMPION_ARM, CANARY_ARM = "champion", "canary"
+"""The two arms of a canary."""
 
 
 class Arm(Section):
@@ -81,8 +83,8 @@ def canary(
         "name": name,
         "salt": salt or f"{control_digest[:16]}-{canary_digest[:16]}",
         "arms": [
-            {"name": "champion", "digest": control_digest, "status": "control"},
-            {"name": "canary", "digest": canary_digest, "share": policy.ramp[0]},
+            {"name": CHAMPION_ARM, "digest": control_digest, "status": "control"},
+            {"name": CANARY_ARM, "digest": canary_digest, "share": policy.ramp[0]},
         ],
         "policy": policy.model_dump(),
     }
