@@ -41,8 +41,9 @@ class Correctness(Record):
 
     def share_by_caption(self, seeds_per_caption: int) -> list[float]:
         """For each caption the share of its seeds that came out right: captions are what is independent."""
-        captions = len(self.correct) // seeds_per_caption
-        return [sum(self.correct[caption::captions]) / seeds_per_caption for caption in range(captions)]
+        correct = self.correct
+        captions = len(correct) // seeds_per_caption
+        return [sum(correct[caption::captions]) / seeds_per_caption for caption in range(captions)]
 
 
 @dataclass(frozen=True)

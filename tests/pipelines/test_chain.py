@@ -134,7 +134,7 @@ def test_another_policy_is_tried_on_what_was_measured_and_changes_nothing(first,
     assert "<svg" in (tmp_path / "tried" / "report.html").read_text()
     said = first.chain.call("gate", first.folder.name, "--set", "gate.absolute.max_image_p95_ms=0.001")
     assert "Verdict: FAIL" in said and "image_p95_ms: " in said
-    assert "not of the section gate" in first.chain.call("gate", "--set", "training.steps=1", code=1)
+    assert "not of the section gate" in first.chain.call("gate", "--set", "training.steps=1", code=2)
     assert "no run 'nothing'" in first.chain.call("gate", "nothing", code=2)
     assert (second.folder / "verdict" / "verdict.json").read_bytes() == verdict
     assert first.chain.status()["champion"] == second.status["champion"]
