@@ -125,10 +125,12 @@ def commit() -> str:
 
 
 def command_line() -> str:
-    """How this process was started: `emuflow bench …`, or a module of this folder."""
+    """How this process was started: `emuflow bench …`, or a module of this folder. Of a path that begins at this machine's
+    root, the name alone."""
     program = Path(sys.argv[0]).resolve()
     own = program.parent == Path(__file__).resolve().parent
-    return " ".join([f"python -m benchmarks.{program.stem}" if own else "emuflow", *sys.argv[1:]])
+    arguments = [Path(argument).name if argument.startswith("/") else argument for argument in sys.argv[1:]]
+    return " ".join([f"python -m benchmarks.{program.stem}" if own else "emuflow", *arguments])
 
 
 def _row_table(rows: list[Row], columns: Sequence[str]) -> Table:

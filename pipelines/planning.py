@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -191,7 +192,6 @@ def _parts(name: str, plan: "Plan") -> Table:
     times = [(key.replace("_", " "), f"{value:.3f} s") for key, value in time.items()]
     held = [(key, f"{value:.1f} GiB") for key, value in asdict(plan.memory).items()]
     sent = [(key, f"{value / 1e9:,.1f} GB") for key, value in plan.time.link_bytes.items()]
-    for row in range(max(len(times), len(held), len(sent))):
-        cells = [part[row] if row < len(part) else ("", "") for part in (times, held, sent)]
-        table.add_row(*(text for cell in cells for text in cell))
+    for cells in zip_longest(times, held, sent, fillvalue=("", "")):
+        table.add_row(*chain.from_iterable(cells))
     return table

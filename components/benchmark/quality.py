@@ -32,8 +32,8 @@ def read_images(
 
     A metric of the user's that fails makes the measurement unusable, with what it said.
     """
-    images = {name: _whole(answers) for name, answers in session.answers.items()}
-    images = {name: pixels for name, pixels in images.items() if pixels is not None}
+    answered = ((name, _whole(answers)) for name, answers in session.answers.items())
+    images = {name: pixels for name, pixels in answered if pixels is not None}
     if not images:
         return
     if judge is not None and evaluation.expected is not None:

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +62,7 @@ def run_session(
             loaded = packages | ({CONTROL: packages[CHAMPION]} if CHAMPION in packages else {})
             _load(server, loaded)
             with ExitStack() as stack:
-                watch = stack.enter_context(ServerWatch(server.grpc_endpoint, server.pid))
+                watch = stack.enter_context(closing(ServerWatch(server.grpc_endpoint, server.pid)))
                 clients = [
                     ArmClient(name, package, package.name, server.grpc_endpoint, settings.request_timeout_s)
                     for name, package in loaded.items()

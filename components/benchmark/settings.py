@@ -20,7 +20,7 @@ class LatencySettings(Section):
     """Rounds of blocks: every arm once, then once more in the opposite order."""
 
     block_requests: int = Field(default=10, ge=1)
-    block_previews: int = Field(default=2, ge=0, description="further requests of a block, with previews")
+    block_previews: int = Field(default=4, ge=0, description="further requests of a block, with previews")
     min_rounds: int = Field(default=16, ge=2)
     max_rounds: int = Field(default=48, ge=2, description="more rounds than the least are for a noisy machine")
     ratio_half_width: float = Field(

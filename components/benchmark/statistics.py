@@ -7,7 +7,7 @@ See Efron & Tibshirani, "An Introduction to the Bootstrap", chapters 8 and 13.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -34,6 +34,11 @@ class Bootstrap:
     resamples: int
     seed: int
     family: int = 1
+
+    @property
+    def alone(self) -> "Bootstrap":
+        """The same for one question that stands by itself."""
+        return replace(self, family=1)
 
     def mean(self, values: Sequence[float]) -> Interval:
         """Interval of the mean of `values`; for a paired difference, give the differences."""

@@ -1,14 +1,6 @@
 """Which checks a candidate must keep: the absolute ones always, those against a champion where there is one."""
 
-from components.benchmark.measurements import (
-    CANDIDATE,
-    CHAMPION,
-    CONTROL,
-    Measurements,
-    Times,
-    rounds,
-)
-from components.benchmark.statistics import Bootstrap
+from components.benchmark.measurements import CANDIDATE, CHAMPION, CONTROL, Measurements, Times, rounds
 from components.gate import checks
 from components.gate.own_metrics import own_metrics
 from components.gate.quality import bootstrap, quality, quality_vs_champion
@@ -31,19 +23,14 @@ def unfit(settings: GateSettings, measured: Measurements) -> str | None:
     champion, control = _rounds(measured, CHAMPION), _rounds(measured, CONTROL)
     if not champion or len(champion) != len(control):
         return None
-    bound = settings.max_control_ratio
-    arguments = (control, champion, 0.50)
-    found = checks.latency_ratio("control", *arguments, bound, min_n=1, min_rounds=1, bootstrap=_alone(settings))
+    bound, alone = settings.max_control_ratio, bootstrap(settings, measured).alone
+    found = checks.latency_ratio("control", control, champion, 0.50, bound, min_n=1, min_rounds=1, bootstrap=alone)
     if found.interval is None or found.value is None or (found.interval[0] <= bound and found.interval[1] >= 1 / bound):
         return None
     return (
         f"two loads of the champion differ by {found.value - 1:+.0%} in their median latency, surely by more than "
         f"{bound - 1:.0%}: this server or machine cannot tell a slower model"
     )
-
-
-def _alone(settings: GateSettings) -> Bootstrap:
-    return Bootstrap(settings.confidence, settings.bootstrap_resamples, settings.bootstrap_seed)
 
 
 def _tokenizer(settings: GateSettings, measured: Measurements) -> Check:

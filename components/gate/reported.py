@@ -7,7 +7,6 @@ from statistics import NormalDist
 import numpy as np
 
 from components.benchmark.measurements import CANDIDATE, CHAMPION, FULL_PRECISION, Arm, Measurements, Times, rounds
-from components.benchmark.statistics import Bootstrap
 from components.gate.quality import bootstrap, correct_shares
 from components.gate.settings import GateSettings
 
@@ -82,9 +81,7 @@ def _detectable(settings: GateSettings, measured: Measurements) -> float | None:
     if not ours or len(ours) != len(theirs) or not all(map(len, [*ours, *theirs])):
         return None
     family = bootstrap(settings, measured)
-    found = Bootstrap(settings.confidence, settings.bootstrap_resamples, settings.bootstrap_seed).quantile_ratio(
-        ours, theirs, 0.50
-    )
+    found = family.alone.quantile_ratio(ours, theirs, 0.50)
     tail = (1 - settings.confidence) / 2
     error = math.log(found.high / found.low) / (2 * NormalDist().inv_cdf(1 - tail))
     reach = NormalDist().inv_cdf(1 - tail / family.family) + NormalDist().inv_cdf(_POWER)

@@ -44,7 +44,7 @@ class ChampionBounds(Section):
     max_p50_ratio: float = Field(default=1.10, gt=0, description="median latency, candidate / champion")
     max_p95_ratio: float = Field(default=1.25, gt=0, description="95th percentile of latency, candidate / champion")
     max_first_preview_ratio: float | None = Field(
-        default=1.30, gt=0, description="median time to the first stage, candidate / champion; null: no bound"
+        default=1.20, gt=0, description="median time to the first stage, candidate / champion; null: no bound"
     )
     max_memory_ratio: float | None = Field(
         default=1.25, gt=0, description="memory of the loaded package, candidate / champion; null: no bound"

@@ -79,7 +79,7 @@ def test_each_block_tells_what_the_client_the_package_triton_and_the_machine_saw
     record, _ = measured
     blocks = [block for arm in record.arms.values() for block in arm.latency_blocks]
     for block in blocks:
-        assert len(block.samples_ms) == len(block.server_ms) == 4 and len(block.preview_ms) == 2
+        assert len(block.samples_ms) == len(block.server_ms) == 4 and len(block.preview_ms) == 4
         pairs = zip(block.samples_ms, block.server_ms, strict=True)
         assert all(client and server and 0 < server < client for client, server in pairs)
         assert all(first and first > 0 for first in block.preview_ms)

@@ -5,47 +5,46 @@ import threading
 from serving.package.runtime.watch import Watch
 
 
+class Looks:
+    """What was looked at, in order; `gone` has nothing more to see."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.often = threading.Semaphore(0)
+
+    def __call__(self, job: str) -> bool:
+        self.seen.append(job)
+        self.often.release()
+        return job != "gone"
+
+
 def test_a_job_is_looked_at_again_and_again_until_it_is_removed():
-    looks: list[str] = []
-    often = threading.Semaphore(0)
-
-    def look(job: str) -> bool:
-        looks.append(job)
-        often.release()
-        return True
-
-    watch = Watch(look, every_s=0.001)
+    looks = Looks()
+    watch = Watch(looks, every_s=0.001)
     watch.add("a")
     for _ in range(3):
-        assert often.acquire(timeout=10)
+        assert looks.often.acquire(timeout=10)
     watch.remove("a")
     watch.add("b")
-    while looks[-3:] != ["b"] * 3:
-        assert often.acquire(timeout=10)
+    while looks.seen[-3:] != ["b"] * 3:
+        assert looks.often.acquire(timeout=10)
     watch.close()
-    seen = len(looks)
-    assert set(looks) == {"a", "b"}
+    seen = len(looks.seen)
+    assert set(looks.seen) == {"a", "b"}
     watch.add("c")
-    assert len(looks) == seen
+    assert len(looks.seen) == seen
 
 
 def test_a_job_with_nothing_more_to_see_is_looked_at_once():
-    looks: list[str] = []
-    often = threading.Semaphore(0)
-
-    def look(job: str) -> bool:
-        looks.append(job)
-        often.release()
-        return job != "gone"
-
-    watch = Watch(look, every_s=0.001)
+    looks = Looks()
+    watch = Watch(looks, every_s=0.001)
     watch.add("gone")
-    assert often.acquire(timeout=10)
+    assert looks.often.acquire(timeout=10)
     watch.add("here")
     for _ in range(3):
-        assert often.acquire(timeout=10)
+        assert looks.often.acquire(timeout=10)
     watch.close()
-    assert looks.count("gone") == 1
+    assert looks.seen.count("gone") == 1
 
 
 def test_a_job_that_ends_within_the_pause_is_never_looked_at():
