@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from common.home import Home
@@ -87,16 +88,13 @@ def _tell(record: "Record", what: str) -> None:
 def _show(found: "CanaryReport") -> None:
     record = found.record
     title = f"Canary {record.experiment.name}, state {record.sequence} of {record.time[:19].replace('T', ' ')}"
-    table = Table(
-        "arm", "package", "status", "share", "users", "requests", "errors", "latency", "votes",
-        title=title, title_justify="left",
-    )  # fmt: skip
+    table = _table("arm", "package", "status", "share", "users", "requests", "errors", "latency", "votes", title=title)
     control = 1 - sum(arm["share"] for arm in found.arms)
     for arm in found.arms:
         mean = arm.get("mean_latency_ms")
         table.add_row(
             arm["name"],
-            arm["digest"][:12],
+            arm["digest"][:8],
             arm["status"],
             f"{control if arm['status'] == 'control' else arm['share']:.0%}",
             str(arm.get("users", 0)),
@@ -106,7 +104,7 @@ def _show(found: "CanaryReport") -> None:
             f"+{arm.get('good_votes', 0)} -{arm.get('bad_votes', 0)}",
         )
     console.print(table)
-    proven = Table("metric", "of", "verdict", "effect", "at least", "at most", "margin", "users")
+    proven = _table("metric", "of", "verdict", "effect", "at least", "at most", "margin", "users")
     for finding in found.findings:
         numbers = [finding[key] for key in ("effect", "low", "high", "margin")]
         effect, low, high, margin = ("" if number is None else f"{number:.4g}" for number in numbers)
@@ -115,6 +113,11 @@ def _show(found: "CanaryReport") -> None:
     if found.findings:
         console.print(proven)
     _say(("This look changed it: " if found.changed else "Last change: ") + record.reason)
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    """Narrow enough for a terminal of 80 columns."""
+    return Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def _say(text: str) -> None:

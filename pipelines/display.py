@@ -143,7 +143,9 @@ def _outcome(record: Mapping[str, Any]) -> str:
     if candidate and after == candidate and before != candidate:
         return f"Promoted: {candidate[:12]} is the champion."
     if candidate and record.get("stage") == "staging":
-        return f"In staging: {candidate[:12]}. `emuflow promote {record['version']} --to champion` goes on from there."
+        asks_users = before and record["settings"].get("promotion", {}).get("canary") == "required"
+        on = "canary start {}" if asks_users else "promote {} --to champion"
+        return f"In staging: {candidate[:12]}. `emuflow {on.format(record['version'])}` goes on from there."
     stays = f"{after[:12]} stays the champion" if after else "there is no champion yet"
     return f"Not promoted: {stays}."
 
