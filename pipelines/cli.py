@@ -166,6 +166,9 @@ def serve(
         Literal["127.0.0.1", "0.0.0.0"],
         typer.Option(help="0.0.0.0 inside a container: whoever reaches its ports may ask."),
     ] = "127.0.0.1",
+    stalled_after: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="Start a server again that answers nobody for so long.")
+    ] = 60.0,
     remote: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="gRPC of a Triton that runs already, in the place of ours.")
     ] = None,
@@ -200,6 +203,7 @@ def serve(
         metrics_port=metrics_port,
         console=console,
         host=host,
+        stalled_after_s=stalled_after,
     )
 
 

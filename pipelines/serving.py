@@ -25,6 +25,7 @@ def serve_model(
     metrics_port: int,
     console: Console,
     host: str = "127.0.0.1",
+    stalled_after_s: float = 60.0,
 ) -> None:
     """Serve `model` until SIGINT or SIGTERM. `champion` follows every promotion; anything else is served as it is.
 
@@ -56,6 +57,7 @@ def serve_model(
                 stop=threading.Event(),
                 canary=canary,
                 follows_champion=follows_champion,
+                stalled_after_s=stalled_after_s,
                 ports=Ports(http=http_port, grpc=grpc_port, metrics=metrics_port, host=host),
                 on_change=tell,
             )

@@ -1,4 +1,4 @@
-"""The loop behind `emuflow serve`: a server that follows what is desired, and that comes back when it dies.
+"""The loop behind `emuflow serve`: a server that follows what is desired, and comes back when it dies or stands still.
 
 Once a package serves, nothing that fails around it ends it: where the release database cannot be asked, what was
 wanted last is wanted still, and a package that cannot be served is tried again later.
@@ -17,6 +17,7 @@ from common.redaction import redact_text
 from serving.backoff import Backoff, Refusals
 from serving.canary import CanaryModel, Wanted
 from serving.deployment import (
+    PRODUCTION_NAME,
     EmbeddedDeployment,
     ServingState,
     locked,
@@ -26,6 +27,7 @@ from serving.deployment import (
     write_state,
 )
 from serving.desire import Desire
+from serving.health import Health
 from serving.server import Ports, TritonServer
 
 _MAX_RESTARTS = 5
@@ -48,18 +50,21 @@ def serve(
     ports: Ports | None = None,
     poll_s: float = 2.0,
     stop_grace_s: float = 5.0,
+    stalled_after_s: float = 60.0,
     retry: Backoff | None = None,
     on_change: Callable[[ServingState], None] | None = None,
 ) -> None:
-    """Serve what `desired()` names until `stop` is set: load it, follow its changes, restart a server that died.
+    """Serve what `desired()` names until `stop` is set: load it, follow its changes, restart a server that died, or that
+    answered nobody for `stalled_after_s` seconds.
 
     The first package must be named and load: whatever `desired` raises, `SignatureError` and `ServerError` reach the
     caller. After that, a failure of `desired` is logged, and a package that cannot be loaded is tried again after
     pauses (`retry`) while the old one serves on; one that the server died of is not, as long as it stays the desired
-    one. Raises `ServerError` where the server dies more than five times within ten minutes.
+    one. Raises `ServerError` where the server dies or stands still more than five times within ten minutes.
 
     `canary` names a package that is to be served beside it as the model `canary`, or none; what fails about that one is
-    logged and changes nothing for the other. `follows_champion` says whether promotions reach this server. At the end, requests have `stop_grace_s` to finish.
+    logged and changes nothing for the other. `follows_champion` says whether promotions reach this server. At the end,
+    requests have `stop_grace_s` to finish.
     `on_change` is told whenever another package, or a restarted server, serves.
     """
     first = desired()
@@ -76,7 +81,8 @@ def serve(
             deployment = EmbeddedDeployment(folder, package_store)
             deployment.reconcile(first)
             refusals, told = Refusals(retry or Backoff()), on_change or _tell_nobody
-            supervisor = _Supervisor(server, start, deployment, folder, desired, first, refusals, told)
+            health = Health(lambda: server.grpc_endpoint, PRODUCTION_NAME, stalled_after_s=stalled_after_s)
+            supervisor = _Supervisor(server, start, deployment, folder, desired, first, refusals, told, health)
             if canary is not None:
                 supervisor.canary = CanaryModel(
                     server, package_store, canary, retry or Backoff(), supervisor.server_died
@@ -102,10 +108,11 @@ class _Supervisor:
         first: str,
         refusals: Refusals,
         on_change: Callable[[ServingState], None],
+        health: Health,
     ):
         self._server, self._start, self._deployment, self._folder = server, start, deployment, folder
         self._desire, self._refusals, self._on_change = Desire(desired, first), refusals, on_change
-        self._served = first
+        self._health, self._served = health, first
         self._restarts: list[float] = []
         self._told: ServingState | None = None
         self.canary: CanaryModel | None = None
@@ -113,7 +120,9 @@ class _Supervisor:
     def check(self) -> None:
         """Put right what is not as it should be. Raises `ServerError` where the server dies again and again."""
         if not self._server.alive:
-            self._restart()
+            self._restart("died")
+        elif (still_s := self._health.still_s()) is not None:
+            self._restart(f"has answered nobody for {still_s:.0f} s")
         self._ask()
         self._follow()
         self.tell()
@@ -129,15 +138,16 @@ class _Supervisor:
         self._served = state.digest
         self._on_change(state)
 
-    def _restart(self) -> None:
+    def _restart(self, what: str) -> None:
         now = time.monotonic()
         self._restarts = [*(at for at in self._restarts if now - at < _RESTART_WINDOW_S), now]
         times = len(self._restarts)
         if times > _MAX_RESTARTS:
             raise ServerError(
-                f"the server died {times} times within {_RESTART_WINDOW_S:g} s", where=str(self._server.log_file)
+                f"the server {what}, and was started again {_MAX_RESTARTS} times within {_RESTART_WINDOW_S:g} s",
+                where=str(self._server.log_file),
             )
-        log.error("the server died; starting it again (%d of %d)", times, _MAX_RESTARTS)
+        log.error("the server %s; starting it again (%d of %d)", what, times, _MAX_RESTARTS)
         self._server.stop()
         if self.canary is not None:
             self.canary.forget()
@@ -147,6 +157,7 @@ class _Supervisor:
             if times == _MAX_RESTARTS:
                 raise
             log.error("it did not start: %s", redact_text(str(error)))
+        self._health.begin()
 
     def _ask(self) -> None:
         if self._desire.refresh():

@@ -21,6 +21,7 @@ from .runtime.graphs import graph_models
 from .runtime.grouping import Groups, QueueFull
 from .runtime.outbox import Outbox
 from .runtime.png import png
+from .runtime.progress import Progress
 from .runtime.requests import Request, RequestError, parse
 from .runtime.watch import Watch
 
@@ -33,8 +34,9 @@ _LOOK_S = 0.02
 class _Caller:
     """A request that was taken: what is to be drawn, and whom to tell."""
 
-    def __init__(self, request: Request, prepared: Prepared, sender: Any, outbox: Outbox):
+    def __init__(self, request: Request, prepared: Prepared, sender: Any, outbox: Outbox, progress: Progress):
         self.request, self.prepared, self._sender, self._outbox = request, prepared, sender, outbox
+        self._progress = progress
         self.waits = True
         self._gone = False
         self._sending, self._answered = threading.Lock(), False
@@ -74,6 +76,7 @@ class _Caller:
             except Exception as error:  # noqa: BLE001 - the others are to get theirs
                 self.waits, self._answered = False, True
                 _fail(self._sender, _internal(error), pb_utils.TritonError.INTERNAL)
+            (self._progress.end if self._answered else self._progress.move)()
 
     def _give_up(self, message: str, code: Any) -> None:
         self.waits = False
@@ -84,6 +87,7 @@ class _Caller:
             if not self._answered:
                 self._answered = True
                 _fail(self._sender, message, code)
+                self._progress.end()
 
 
 class TritonPythonModel:
@@ -100,7 +104,7 @@ class TritonPythonModel:
         self._generator = Generator(package / args["model_version"], None if models is None else asking(models))
         if models is None:
             self._generator.check()
-        self._outbox = Outbox()
+        self._outbox, self._progress = Outbox(), Progress()
         self._watch = Watch(_Caller.look, every_s=_LOOK_S)
         self._groups = Groups(
             self._answer,
@@ -111,21 +115,37 @@ class TritonPythonModel:
         )
 
     def execute(self, requests: list[Any]) -> None:
-        """Take the requests up; the groups' thread answers each on its own response sender."""
+        """Take the requests up; the groups' thread answers each on its own response sender.
+
+        One that asks for the model's health is answered here, whatever waits.
+        """
         for request in requests:
             sender = request.get_response_sender()
             try:
+                parameters = json.loads(request.parameters() or "{}")
+                if parameters.get("health") is True:
+                    sender.send(self._health(), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                    continue
                 fields = {name: _tensor(request, name) for name in INPUTS}
-                asked = parse(fields, self._generator.limits, json.loads(request.parameters() or "{}"))
-                caller = _Caller(asked, self._generator.prepare(asked), sender, self._outbox)
-                self._groups.add(caller)
-                self._watch.add(caller)
+                asked = parse(fields, self._generator.limits, parameters)
+                caller = _Caller(asked, self._generator.prepare(asked), sender, self._outbox, self._progress)
+                self._take(caller)
             except RequestError as error:
                 _fail(sender, str(error), pb_utils.TritonError.INVALID_ARG)
             except QueueFull as error:
                 _fail(sender, f"UNAVAILABLE: {error}", pb_utils.TritonError.UNAVAILABLE)
             except Exception as error:  # noqa: BLE001 - whatever a request causes, the model goes on serving the others
                 _fail(sender, _internal(error), pb_utils.TritonError.INTERNAL)
+
+    def _take(self, caller: _Caller) -> None:
+        """Raises `QueueFull`."""
+        self._progress.begin()
+        try:
+            self._groups.add(caller)
+        except BaseException:
+            self._progress.end()
+            raise
+        self._watch.add(caller)
 
     def finalize(self) -> None:
         """Answer what was taken, then end."""
@@ -139,6 +159,7 @@ class TritonPythonModel:
             wanted = _waiting(group)
             stages = self._generator.draw([caller.prepared for caller in wanted]) if wanted else ()
             for images in stages:
+                self._progress.move()
                 if not _waiting(wanted):
                     return
                 for caller, image in zip(wanted, images, strict=True):
@@ -150,6 +171,11 @@ class TritonPythonModel:
         finally:
             for caller in group:
                 self._watch.remove(caller)
+
+    def _health(self) -> Any:
+        state = {"under_way": self._progress.under_way, "still_s": self._progress.still_s()}
+        digest, told = (np.array([text.encode()], dtype=object) for text in (self._digest, json.dumps(state)))
+        return pb_utils.InferenceResponse([pb_utils.Tensor("package_digest", digest), pb_utils.Tensor("timings", told)])
 
     def _response(self, asked: Request, image: Image) -> Any:
         as_png = asked.format == "png"

@@ -30,6 +30,7 @@ class Served:
         ask: Callable[[], str | None] | None = None,
         canary: Callable[[], str | None] | None = None,
         follows_champion: bool = True,
+        stalled_after_s: float = 60,
     ):
         self.folder, self.package_store, self.desired = folder, package_store, desired
         self.changes: list[ServingState] = []
@@ -46,6 +47,7 @@ class Served:
                 "follows_champion": follows_champion,
                 "poll_s": 0.1,
                 "stop_grace_s": 0,
+                "stalled_after_s": stalled_after_s,
                 "retry": Backoff(first_s=0.2, longest_s=0.5),
                 "on_change": self.changes.append,
             },
@@ -68,6 +70,13 @@ class Served:
         assert state is not None
         os.kill(psutil.Process(state.pid).children()[0].pid, signal.SIGKILL)
         return state.pid
+
+    def processes(self) -> list[psutil.Process]:
+        """Triton's guard, Triton, and the processes of its Python models, in this order."""
+        state = read_state(self.folder)
+        assert state is not None
+        guard = psutil.Process(state.pid)
+        return [guard, *guard.children(), *(stub for server in guard.children() for stub in server.children())]
 
     def __enter__(self) -> Self:
         self._thread.start()

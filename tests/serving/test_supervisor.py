@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import signal
 import sqlite3
 import threading
 import time
@@ -47,6 +48,22 @@ def test_fault_20_a_server_that_was_killed_comes_back_with_what_is_desired(
     eventually(lambda: served.version() == packages["int8"].name)
     after = read_state(served.folder)
     assert after is not None and after.pid != before
+
+
+@pytest.mark.parametrize(
+    ("which", "how"),
+    [(1, signal.SIGSTOP), (2, signal.SIGSTOP), (2, signal.SIGKILL)],
+    ids=["triton stands still", "its python model stands still", "its python model died"],
+)
+def test_a_server_that_answers_nobody_any_more_is_started_again(
+    which: int, how: signal.Signals, tmp_path: Path, packages: dict[str, Path], package_store: Path, key_folder: Path
+) -> None:
+    with Served(tmp_path, package_store, key_folder, packages["int8"].name, stalled_after_s=2) as served:
+        eventually(lambda: served.version() == packages["int8"].name)
+        before = served.processes()
+        before[which].send_signal(how)
+        eventually(lambda: served.version() == packages["int8"].name)
+        eventually(lambda: not [p for p in before if p.is_running()])
 
 
 def test_a_second_server_in_the_same_folder_is_refused(
