@@ -88,13 +88,13 @@ def quality_checks(rows: Rows, spread: float, frechet_images: int) -> list[Check
     """Accuracy, equal quality, distance to real scenes and variety; `spread` is what other seeds change in the distance of
     the best next-token decoder, over `frechet_images` images."""
     ours, best, adapted = rows[OURS_INT8], rows[BEST_AR_INT8], rows[ADAPTED]
-    n = ours.correct.size
+    n = rows[OURS].correct.size
     kept = ours.accuracy / best.accuracy
     varied, best_varied = rows[VARIED], rows[BEST_AR_VARIED]
     adapted_keeps = adapted.accuracy / rows[OURS].accuracy
     steps = checkpoints.describe("adapted")["steps"] / checkpoints.describe("progressive")["steps"]
     return [
-        Check("quality_kept_accuracy", kept, _QUALITY_KEPT, 1.0, n),
+        Check("quality_kept_accuracy", kept, _QUALITY_KEPT, 1.0, ours.correct.size),
         equality(rows[BEST_AR_INT8], rows[OURS_INT8], "equal_quality_best_ar"),
         equality(rows[BEST_AR], rows[OURS], "equal_quality_best_ar_fp32"),
         equality(rows[OURS_INT8], rows[OURS], "equal_quality_int8"),
@@ -131,4 +131,4 @@ def equality(row: Measured, ours: Measured, name: str) -> Check:
     """How far the interval of the difference to ours reaches from zero, in points of accuracy."""
     _, interval = paired_difference(row.correct, ours.correct)
     reach = 100 * max(abs(interval.low), abs(interval.high))
-    return Check(name, reach, 100 * _EQUAL, 100 * _EQUAL, row.correct.size, at_least=False)
+    return Check(name, reach, 100 * _EQUAL, 100 * _EQUAL, min(row.correct.size, ours.correct.size), at_least=False)

@@ -17,7 +17,8 @@ from components.train.optimizer import MuonWithAdamW, learning_rate_at, use_bf16
 from components.train.settings import OptimizationSettings
 from model.data.grids import Grids
 from model.decoding.loop import pack_blocks
-from model.objectives.masked import fine_loss
+from model.objectives.lesson import detail_question
+from model.objectives.losses import detail_loss
 from model.objectives.settings import MaskingSettings
 from model.objectives.story import Pressure, StoryLossSettings, story_loss
 from model.transformer.config import GeneratorConfig
@@ -98,7 +99,9 @@ def train_details(config: GeneratorConfig, prompt: list[int], pool: SceneTokens)
 
     def step() -> tuple[Tensor, dict[str, Tensor]]:
         rows = torch.randint(len(pool), (DETAIL_BATCH,), generator=draws)
-        loss = fine_loss(model, Grids(text, (pool.sketches[rows],), (fine[rows],)), masking, draws)
+        asked = detail_question(Grids(text, (pool.sketches[rows],), (fine[rows],)), config, masking, draws)
+        x = model.embed_details(text, asked.cells, asked.shown, None, 1)
+        loss = detail_loss(model.read_details(model.through_details(x, 1)), asked, model.code_loss)
         return loss, {"details": loss}
 
     last = optimize(model, settings, step, "details")

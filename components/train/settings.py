@@ -5,9 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from common.settings import Section
-from model.objectives.settings import MaskingSettings
-
-Objective = Literal["parallel", "next_token"]
+from model.objectives.settings import MaskingSettings, Objective
 
 
 class OptimizationSettings(Section):

@@ -25,13 +25,14 @@ from components.train.curves import Curves
 from components.train.job import Job
 from components.train.optimizer import MuonWithAdamW, learning_rate_at, use_bf16
 from components.train.resume import load_state, save_state
-from components.train.settings import Objective, OptimizationSettings
+from components.train.settings import OptimizationSettings
 from model.checkpoint import load_checkpoint, save_tensors
 from model.data.grids import Grids, read_grids
 from model.data.shards import Shards
 from model.objectives.heldout import heldout_losses, heldout_next_token_losses
-from model.objectives.masked import drop_prompts, parallel_losses
-from model.objectives.next_token import next_token_losses
+from model.objectives.lesson import Lesson, draw_lesson
+from model.objectives.losses import lesson_losses
+from model.objectives.masked import drop_prompts
 from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
 from model.transformer.plan import Plan
@@ -42,19 +43,15 @@ _log = logging.getLogger(__name__)
 class LossOfStep(nn.Module):
     """The generator with its loss, so that one forward pass of the DeepSpeed engine is one training step."""
 
-    def __init__(self, generator: Generator, objective: Objective, settings: OptimizationSettings):
+    def __init__(self, generator: Generator, settings: OptimizationSettings):
         super().__init__()
-        self.generator, self.objective, self.settings = generator, objective, settings
+        self.generator, self.settings = generator, settings
 
-    def forward(self, batch: Grids, masks: torch.Generator, with_fine: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, lesson: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted loss, and its parts in nats per token."""
-        settings, fine_rows = self.settings, 0
-        if with_fine and self.generator.config.fine_layers:
-            fine_rows = max(1, round(len(batch.coarse) * settings.fine_batch_share))
-        predict = next_token_losses if self.objective == "next_token" else parallel_losses
-        losses = predict(self.generator, batch, settings.masking, masks, fine_rows)
-        weights = {"coarse_loss": 1.0, "plan_loss": settings.plan_loss_weight}
-        of_details = settings.fine_loss_weight / max(len(batch.details), 1)
+        losses = lesson_losses(self.generator, lesson)
+        weights = {"coarse_loss": 1.0, "plan_loss": self.settings.plan_loss_weight}
+        of_details = self.settings.fine_loss_weight / max(len(lesson.details), 1)
         return torch.stack([weights.get(name, of_details) * loss for name, loss in losses.items()]).sum(), losses
 
 
@@ -66,7 +63,7 @@ def run(job: Job) -> None:
     optimizer = MuonWithAdamW(generator, settings)
     first_step = load_state(job.work, fingerprint(job), generator, optimizer)
     _log.info("rank %d of %d trains steps %d to %d", rank, ranks, first_step + 1, settings.steps)
-    engine = deepspeed_engine(LossOfStep(generator, job.objective, settings), optimizer, settings)
+    engine = deepspeed_engine(LossOfStep(generator, settings), optimizer, settings)
     shards = Shards(job.shards, "train")
     batches = BatchSource(shards, settings, job.model, rank, ranks)
     curves = Curves(job.work / "curves.jsonl", first_step) if rank == 0 else None
@@ -78,9 +75,8 @@ def run(job: Job) -> None:
             freeze(generator.plan)
         optimizer.set_learning_rate(learning_rate, plan_encoder=0.0 if frozen else learning_rate)
         masks = torch.Generator().manual_seed(((settings.seed * 1_000_003 + step) * 4096 + rank) % 2**63)
-        share = settings.masking.unconditional_share
-        batch = move(drop_prompts(batches.batch(step), share, job.unconditional_prompt, masks), device)
-        loss, parts = engine(batch, masks, step % settings.fine_every_steps == 0)
+        lesson = lesson_of_step(job, batches.batch(step), step, masks)
+        loss, parts = engine(lesson.map(lambda tensor: tensor.to(device)))
         stop_unless_finite(loss, step, rank)
         engine.backward(loss)
         engine.step()
@@ -158,8 +154,13 @@ def deepspeed_engine(
     return engine
 
 
-def move(batch: Grids, device: torch.device) -> Grids:
-    return batch.map(lambda ids: ids.to(device))
+def lesson_of_step(job: Job, batch: Grids, step: int, masks: torch.Generator) -> Lesson:
+    """What a step asks about its images: the details on every n-th step, of a share of them."""
+    settings, fine_rows = job.training, 0
+    batch = drop_prompts(batch, settings.masking.unconditional_share, job.unconditional_prompt, masks)
+    if step % settings.fine_every_steps == 0 and job.model.fine_layers:
+        fine_rows = max(1, round(len(batch.coarse) * settings.fine_batch_share))
+    return draw_lesson(job.objective, batch, job.model, settings.masking, masks, fine_rows)
 
 
 def freeze(plan: Plan) -> None:

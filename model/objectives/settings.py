@@ -1,8 +1,13 @@
 """Settings of the masked objective; they load no library."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from common.settings import Section
+
+Objective = Literal["parallel", "next_token"]
+"""How the sketch is predicted: all its cells at once, or one after another."""
 
 
 class MaskingSettings(Section):

@@ -64,3 +64,11 @@ class FactoredHead(nn.Module):
         """[batch, tokens, hidden] -> [batch, tokens, outputs * codes]."""
         weight = torch.cat([table.weight() for table in self.tables])  # pyright: ignore[reportCallIssue]
         return F.linear(x, weight, self.bias)
+
+
+class CodeLoss(nn.Module):
+    """Cross-entropy over the visual codes. A module, so that one whose logits lie on several ranks can take its place."""
+
+    def forward(self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Mean in nats, in fp32: [tokens, codes] and int64 [tokens]."""
+        return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)

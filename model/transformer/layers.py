@@ -36,9 +36,13 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
+    def gain(self) -> Tensor:
+        """The weight of each channel, [size]."""
+        return self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., size] -> [..., size], in the type of `x`."""
-        weight = self.weight.to(x.dtype)
+        weight = self.gain().to(x.dtype)
         if self.training:
             return F.rms_norm(x, weight.shape, weight, self.eps)
         # onnxruntime fuses the norm when it is written with a division, not with rsqrt.
@@ -157,8 +161,9 @@ class Block(nn.Module):
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, blocks: Sequence[Block]) -> None:
-    """Variance-preserving linears; the residual branches of `blocks` shrunk by sqrt(2 * layers), as in GPT-2."""
+def initialise(model: nn.Module, blocks: Sequence[Block], layers: int) -> None:
+    """Variance-preserving linears; the residual branches of `blocks`, of `layers` in the whole model, shrunk by
+    sqrt(2 * layers), as in GPT-2."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
@@ -166,4 +171,4 @@ def initialise(model: nn.Module, blocks: Sequence[Block]) -> None:
             nn.init.normal_(module.weight, std=0.02)
     for block in blocks:
         for branch in (block.attention.o_proj, block.mlp.down_proj):
-            branch.weight.mul_((2 * len(blocks)) ** -0.5)
+            branch.weight.mul_((2 * layers) ** -0.5)

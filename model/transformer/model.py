@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.transformer.config import GeneratorConfig
-from model.transformer.embeddings import FactoredHead, FactoredTable
+from model.transformer.embeddings import CodeLoss, FactoredHead, FactoredTable
 from model.transformer.layers import Block, RMSNorm, initialise
+from model.transformer.part import WHOLE, Part
 from model.transformer.patterns import LocalAttention, Window, causal_bias
 from model.transformer.plan import FINE_PER_CELL, Plan
 from model.transformer.rope import Rotation, rotation
@@ -30,14 +31,44 @@ class Prefix(NamedTuple):
     """Its last hidden state, normalised, from which the plan is drawn: [b, hidden]."""
 
 
+class Path(NamedTuple):
+    """How one pass over a grid goes through every block."""
+
+    bias: Tensor
+    turn: Rotation | None
+    local: LocalAttention | None
+
+
 class Generator(nn.Module):
     """A coarse-to-fine text-to-image transformer; shapes below use b = batch, t = text_length, n = coarse_tokens."""
 
-    def __init__(self, config: GeneratorConfig):
+    text_bias: Tensor
+
+    def __init__(self, config: GeneratorConfig, part: Part = WHOLE):
+        """With a `part` it holds these layers alone, under the names that they have in the whole."""
         super().__init__()
         self.config = config
-        hidden, levels = config.hidden_size, config.visual_levels
-        rows, columns = config.coarse_grid
+        if part.stem:
+            self._make_stem(config)
+        if config.fine_layers and part.head:
+            self.fine_head = FactoredHead(config.visual_levels, config.hidden_size, outputs=FINE_PER_CELL)
+        # A dictionary of numbers has the names of a list, also where the first layers are missing.
+        numbers = part.layers(config.num_hidden_layers)
+        self.blocks = nn.ModuleDict({str(number): Block(config) for number in numbers})
+        if part.head:
+            self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.coarse_head = FactoredHead(config.visual_levels, config.hidden_size)
+            self.code_loss = CodeLoss()
+        self.register_buffer("text_bias", causal_bias(config.text_length), persistent=False)
+        self.sketch_window = Window(config.coarse_grid, config.sketch_window, config.text_length)
+        self.fine_windows = nn.ModuleList(
+            Window(grid, config.fine_window, config.text_length) for grid in config.grids[:-1]
+        )
+        initialise(self, self.decoder_blocks(), config.num_hidden_layers)
+        self.plan = Plan(config, part) if config.plan_tokens and (part.stem or part.head) else None
+
+    def _make_stem(self, config: GeneratorConfig) -> None:
+        hidden, (rows, columns) = config.hidden_size, config.coarse_grid
         self.text_embedding = nn.Embedding(config.text_vocabulary, hidden)
         self.text_position = nn.Parameter(torch.randn(config.text_length, hidden) * 0.02)
         self.row_position = nn.Parameter(torch.randn(rows, hidden) * 0.02)
@@ -46,26 +77,13 @@ class Generator(nn.Module):
         larger = config.grids[1:-1]
         self.detail_rows = nn.ParameterList(torch.randn(rows, hidden) * 0.02 for rows, _ in larger)
         self.detail_columns = nn.ParameterList(torch.randn(columns, hidden) * 0.02 for _, columns in larger)
-        self.code_embedding = FactoredTable(levels, hidden, extra=1)
+        self.code_embedding = FactoredTable(config.visual_levels, hidden, extra=1)
         if config.fine_layers:
-            self.sketch_embedding = FactoredTable(levels, hidden)
+            self.sketch_embedding = FactoredTable(config.visual_levels, hidden)
             self.cell_scale = nn.Parameter(1 + torch.randn(FINE_PER_CELL, hidden) * 0.02)
-            self.fine_head = FactoredHead(levels, hidden, outputs=FINE_PER_CELL)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
-        self.norm = RMSNorm(hidden, config.rms_norm_eps)
-        self.coarse_head = FactoredHead(levels, hidden)
-        self.register_buffer("text_bias", causal_bias(config.text_length), persistent=False)
-        self.sketch_window = Window(config.coarse_grid, config.sketch_window, config.text_length)
-        self.fine_windows = nn.ModuleList(
-            Window(grid, config.fine_window, config.text_length) for grid in config.grids[:-1]
-        )
-        initialise(self, self.decoder_blocks())
-        self.plan = Plan(config) if config.plan_tokens else None
-
-    text_bias: Tensor
 
     def decoder_blocks(self) -> list[Block]:
-        return [block for block in self.blocks if isinstance(block, Block)]
+        return [block for block in self.blocks.values() if isinstance(block, Block)]
 
     def prefill(self, text_ids: Tensor) -> Prefix:
         """Read a prompt, int64 [b, t]."""
@@ -129,12 +147,10 @@ class Generator(nn.Module):
         `plan_values` [b, plan_tokens, channels] as `Plan.encode` gives them. Returns [b, n, codes], and the last hidden
         state of the prompt [b, hidden], from which the plan is predicted.
         """
-        cells = self._embed_coarse(coarse_ids)
         if self.plan is not None:
             assert plan_values is not None, "this shape is trained with a plan"
-            cells = cells + self.plan.sketch(plan_values)
-        bias = self.sketch_window.joint_bias(self.text_bias, coarse_ids.shape[1])
-        return self._train_sketch(torch.cat([self._embed_text(text_ids), cells], 1), bias, self.sketch_window.local)
+        x = self.embed_sketch(text_ids, coarse_ids, plan_values)
+        return self.read_sketch(self._through(x, self.sketch_path(), self.config.num_hidden_layers))
 
     def train_next(self, text_ids: Tensor, coarse_ids: Tensor) -> Tensor:
         """Every cell's `next_logits` in one pass: int64 [b, n], the true cells -> [b, n, codes]."""
@@ -143,8 +159,8 @@ class Generator(nn.Module):
 
     def sequence_logits(self, text_ids: Tensor, previous_ids: Tensor) -> Tensor:
         """Next cells without a cache: int64 [b, t] and [b, k], the mask id and then the cells so far -> [b, k, codes]."""
-        x = torch.cat([self._embed_text(text_ids), self._embed_coarse(previous_ids)], 1)
-        return self._train_sketch(x, causal_bias(x.shape[1], device=x.device))[0]
+        x = self.embed_sketch(text_ids, previous_ids)
+        return self.read_sketch(self._through(x, self.causal_path(x.shape[1]), self.config.num_hidden_layers))[0]
 
     def train_fine(
         self,
@@ -155,23 +171,63 @@ class Generator(nn.Module):
         stage: int = 1,
     ) -> Tensor:
         """`prefill` and `fine_logits` in one pass, for training; the same numbers."""
-        text, cells = self.config.text_length, self._embed_fine(cell_ids, fine_ids, stage)
+        return self.read_details(
+            self.through_details(self.embed_details(text_ids, cell_ids, fine_ids, plan_values, stage), stage)
+        )
+
+    def embed_sketch(self, text_ids: Tensor, coarse_ids: Tensor, plan_values: Tensor | None = None) -> Tensor:
+        """What the first block is given of a prompt and its sketch: int64 [b, t] and [b, n] -> [b, t + n, hidden]."""
+        cells = self._embed_coarse(coarse_ids)
+        if self.plan is not None and plan_values is not None:
+            cells = cells + self.plan.sketch(plan_values)
+        return torch.cat([self._embed_text(text_ids), cells], 1)
+
+    def embed_details(
+        self, text_ids: Tensor, cell_ids: Tensor, fine_ids: Tensor, plan_values: Tensor | None, stage: int
+    ) -> Tensor:
+        """The same of a prompt and a stage of details: [b, t], [b, c] and [b, c, 4] -> [b, t + c, hidden]."""
+        cells = self._embed_fine(cell_ids, fine_ids, stage)
         if self.plan is not None and plan_values is not None:
             cells = cells + self.plan.details(plan_values, stage)
-        x, window = torch.cat([self._embed_text(text_ids), cells], 1), self._fine_window(stage)
-        bias = window.joint_bias(self.text_bias, cell_ids.shape[1])
-        turn = self._turn(0, x.shape[1])
-        for block in self.decoder_blocks()[: self.config.fine_layers]:
-            x, _ = block(x, bias, None, turn, window.local)
-        return self._split_cells(self.fine_head(self.norm(x[:, text:])))
+        return torch.cat([self._embed_text(text_ids), cells], 1)
 
-    def _train_sketch(self, x: Tensor, bias: Tensor, local: LocalAttention | None = None) -> tuple[Tensor, Tensor]:
-        """Logits of the cells, and the prompt's last hidden state."""
-        text, turn = self.config.text_length, self._turn(0, x.shape[1])
-        for block in self.decoder_blocks():
-            x, _ = block(x, bias, None, turn, local)
-        x = self.norm(x)
+    def sketch_path(self) -> Path:
+        """Of all cells of a sketch at once."""
+        bias = self.sketch_window.joint_bias(self.text_bias, self.config.coarse_tokens)
+        turn = self._turn(0, self.config.text_length + self.config.coarse_tokens)
+        return Path(bias, turn, self.sketch_window.local)
+
+    def causal_path(self, tokens: int) -> Path:
+        """Of a prompt and cells that see only what comes before them, `tokens` in all."""
+        return Path(causal_bias(tokens, device=self.text_bias.device), self._turn(0, tokens), None)
+
+    def detail_path(self, stage: int) -> Path:
+        """Of a stage of details."""
+        window, (rows, columns) = self._fine_window(stage), self.config.grids[stage - 1]
+        bias = window.joint_bias(self.text_bias, rows * columns)
+        return Path(bias, self._turn(0, self.config.text_length + rows * columns), window.local)
+
+    def pass_block(self, number: int, x: Tensor, path: Path) -> Tensor:
+        """[b, tokens, hidden] -> the same, through the block of that number."""
+        return self.blocks[str(number)](x, path.bias, None, path.turn, path.local)[0]
+
+    def through_details(self, x: Tensor, stage: int) -> Tensor:
+        """[b, t + c, hidden] -> the same, through all blocks that details pass."""
+        return self._through(x, self.detail_path(stage), self.config.fine_layers)
+
+    def read_sketch(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the cells [b, n, codes], and the prompt's last hidden state [b, hidden], from the last block's."""
+        x, text = self.norm(x), self.config.text_length
         return self.coarse_head(x[:, text:]), x[:, text - 1]
+
+    def read_details(self, x: Tensor) -> Tensor:
+        """[b, t + c, hidden] of the last block that details pass -> [b, c, 4, codes]."""
+        return self._split_cells(self.fine_head(self.norm(x[:, self.config.text_length :])))
+
+    def _through(self, x: Tensor, path: Path, blocks: int) -> Tensor:
+        for number in range(blocks):
+            x = self.pass_block(number, x, path)
+        return x
 
     def _turn(self, first: int, tokens: int) -> Rotation | None:
         return self._turn_at(torch.arange(first, first + tokens, device=self.text_bias.device))
@@ -205,4 +261,4 @@ class Generator(nn.Module):
         return cell + self.sketch_embedding(cell_ids) + self._cell_position(stage) + self.stage_embedding[stage]
 
     def _split_cells(self, logits: Tensor) -> Tensor:
-        return logits.unflatten(-1, (FINE_PER_CELL, self.config.visual_vocabulary))
+        return logits.unflatten(-1, (FINE_PER_CELL, -1))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from model.tokenizers.fsq import FSQ
 from model.transformer.config import GeneratorConfig
+from model.transformer.part import WHOLE, Part
 from model.transformer.plan_prior import PlanPrior
 
 FINE_PER_CELL = 4
@@ -49,10 +50,20 @@ class Finer(nn.Module):
 class Plan(nn.Module):
     """Encoder, embedding and prior of the plan; shapes use b = batch, n = coarse_tokens, p = plan_tokens."""
 
-    def __init__(self, config: GeneratorConfig):
+    def __init__(self, config: GeneratorConfig, part: Part = WHOLE):
+        """A part's stem has the encoder and what spreads its values over the cells, its head the prior."""
         super().__init__()
         self.tokens, self.quantizer, self.cells = config.plan_tokens, FSQ(config.visual_levels), config.coarse_tokens
         self.frozen = False
+        if part.stem:
+            self._make_encoder(config)
+        if part.head:
+            self.prior = PlanPrior(config.hidden_size, self.tokens, config.visual_levels)
+        if part.stem:
+            with torch.no_grad():  # at first smaller than the cells' own embeddings
+                self.to_sketch.weight.mul_(0.3)
+
+    def _make_encoder(self, config: GeneratorConfig) -> None:
         channels, hidden = self.tokens * len(config.visual_levels), config.hidden_size
         parts = sum(FINE_PER_CELL**stage for stage in range(len(config.grids)))
         self.encoder = nn.ModuleDict(
@@ -71,10 +82,7 @@ class Plan(nn.Module):
         self.spread = nn.Sequential(nn.Linear(channels, _WIDTH), nn.SiLU(), nn.Linear(_WIDTH, self.cells * width))
         self.to_sketch = nn.Linear(width, hidden, bias=False)
         self.to_details = nn.Linear(width, hidden, bias=False) if config.fine_layers else None
-        self.prior = PlanPrior(hidden, self.tokens, config.visual_levels)
         self.finer = nn.ModuleList(Finer(config.coarse_grid, stage) for stage in range(len(config.grids) - 1))
-        with torch.no_grad():  # at first smaller than the cells' own embeddings
-            self.to_sketch.weight.mul_(0.3)
 
     def encode(self, coarse_ids: Tensor, details: Sequence[Tensor]) -> Tensor:
         """What the true image would have had for a plan: values in -1..1, [b, p, channels].

@@ -66,7 +66,3 @@ class PlanPrior(nn.Module):
     def certain(self, codes: Tensor) -> Tensor:
         """Noise under which `draw` settles int64 `codes` [b, p] whatever the logits are: [b, p, l]."""
         return _CERTAIN * F.embedding(codes, self.indicators)
-
-    def loss(self, last: Tensor, codes: Tensor) -> Tensor:
-        """Mean cross-entropy (nats a token) of `codes` given the prompt."""
-        return F.cross_entropy(self.logits(last, codes).flatten(0, 1).float(), codes.flatten())

@@ -69,7 +69,7 @@ class StoryGenerator(nn.Module):
         self.gates = nn.ModuleList(ModalityGate(config.num_attention_heads, config.head_dim) for _ in looking)
         self.norm = RMSNorm(hidden, config.rms_norm_eps)
         self.head = FactoredHead(config.visual_levels, hidden)
-        initialise(self, self.decoder_blocks())
+        initialise(self, self.decoder_blocks(), config.num_hidden_layers)
         for block in self.decoder_blocks()[FIRST_LOOKING_LAYER:]:
             nn.init.constant_(block.attention.q_norm.weight, _SHARPNESS)
 

@@ -198,7 +198,7 @@ def test_fault_04_shards_that_changed_since_they_were_written_are_refused(inputs
 def test_fault_13_a_layer_that_cannot_be_quantized_is_named_and_nothing_is_left(inputs, tmp_path):
     generator = load_checkpoint(inputs / "checkpoint")
     with torch.no_grad():
-        generator.blocks[1].mlp_norm.weight.fill_(float("nan"))
+        generator.decoder_blocks()[1].mlp_norm.weight.fill_(float("nan"))
     save_checkpoint(tmp_path / "checkpoint", generator, inputs / "tokenizers", {})
     with pytest.raises(QuantizationError, match=r"blocks\.1\.mlp\.gate_up_proj"):
         calibrate(SETTINGS, tmp_path / "checkpoint", inputs / "shards", tmp_path / "engine")

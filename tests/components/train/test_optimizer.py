@@ -7,7 +7,8 @@ from components.train.optimizer import MuonWithAdamW, learning_rate_at, split_pa
 from components.train.resume import load_state, save_state
 from components.train.settings import TrainingSettings
 from model.data.grids import Grids
-from model.objectives.masked import parallel_losses
+from model.objectives.lesson import draw_lesson
+from model.objectives.losses import lesson_losses
 from model.objectives.settings import MaskingSettings
 from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
@@ -48,7 +49,8 @@ def test_at_rate_zero_nothing_moves_the_plans_encoder():
 
     def step(plan_encoder: float) -> list[torch.Tensor]:
         optimizer.set_learning_rate(1e-2, plan_encoder)
-        losses = parallel_losses(model, grids, MaskingSettings(), torch.Generator().manual_seed(0), fine_rows=2)
+        draws = torch.Generator().manual_seed(0)
+        losses = lesson_losses(model, draw_lesson("parallel", grids, CONFIG, MaskingSettings(), draws, fine_rows=2))
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
         return [parameter.detach().clone() for parameter in model.plan.encoder.parameters()]

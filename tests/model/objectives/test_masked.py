@@ -7,8 +7,9 @@ import torch
 
 from model.data.grids import Grids
 from model.objectives.heldout import heldout_losses
-from model.objectives.masked import corrupt, draw_mask, drop_prompts, parallel_losses
-from model.objectives.next_token import next_token_loss
+from model.objectives.lesson import draw_lesson
+from model.objectives.losses import lesson_losses
+from model.objectives.masked import corrupt, draw_mask, drop_prompts
 from model.objectives.settings import MaskingSettings
 from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
@@ -56,8 +57,10 @@ def test_prompts_are_left_out_in_the_share_that_is_asked_for():
 def test_an_untrained_model_is_about_as_unsure_as_chance():
     torch.manual_seed(0)
     model, grids = Generator(CONFIG), random_grids(8)
-    losses = parallel_losses(model, grids, MaskingSettings(), rng(), fine_rows=8)
-    losses["next_token_loss"] = next_token_loss(model, grids, MaskingSettings(), rng())
+    losses = lesson_losses(model, draw_lesson("parallel", grids, CONFIG, MaskingSettings(), rng(), fine_rows=8))
+    next_token = lesson_losses(model, draw_lesson("next_token", grids, CONFIG, MaskingSettings(), rng(), fine_rows=0))
+    assert next_token.keys() == {"coarse_loss"}
+    losses["next_token_loss"] = next_token["coarse_loss"]
     assert losses.keys() == {"coarse_loss", "plan_loss", "fine_loss", "next_token_loss"}
     for loss in losses.values():
         assert loss.item() == pytest.approx(math.log(240), rel=0.15)
@@ -69,7 +72,8 @@ def test_both_losses_fall_when_a_batch_is_learned():
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     first = last = 0.0
     for step in range(60):
-        parallel = parallel_losses(model, grids, MaskingSettings(), rng(step), fine_rows=4)
+        lesson = draw_lesson("parallel", grids, CONFIG, MaskingSettings(), rng(step), fine_rows=4)
+        parallel = lesson_losses(model, lesson)
         loss = parallel["coarse_loss"] + parallel["plan_loss"] + parallel["fine_loss"]
         optimizer.zero_grad()
         loss.backward()

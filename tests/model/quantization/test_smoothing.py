@@ -62,7 +62,9 @@ def test_the_fold_changes_no_output(generator, prompts, alpha):
         ):
             expected, found = model_output(generator), model_output(folded)
             assert (found - expected).norm() / expected.norm() < 3e-6
-    assert not torch.equal(folded.blocks[0].mlp.down_proj.weight, generator.blocks[0].mlp.down_proj.weight)
+    assert not torch.equal(
+        folded.decoder_blocks()[0].mlp.down_proj.weight, generator.decoder_blocks()[0].mlp.down_proj.weight
+    )
 
 
 def test_the_fold_flattens_outlier_channels(generator, prompts):
@@ -79,14 +81,14 @@ def _peakedness(maxima):
 
 def test_fault_13_a_layer_that_sees_nan_is_named(generator, prompts):
     with torch.no_grad():
-        generator.blocks[1].attention.o_proj.weight[0, 0] = float("nan")
+        generator.decoder_blocks()[1].attention.o_proj.weight[0, 0] = float("nan")
     with pytest.raises(QuantizationError, match=r"blocks\.1\.mlp\.gate_up_proj: its input is NaN"):
         observe(generator, prompts, OPTIONS, 0)
 
 
 def test_fault_13_a_layer_whose_input_is_always_zero_is_named(generator, prompts):
     with torch.no_grad():
-        generator.blocks[0].mlp_norm.weight.zero_()
+        generator.decoder_blocks()[0].mlp_norm.weight.zero_()
     with pytest.raises(QuantizationError, match=r"blocks\.0\.mlp\.gate_up_proj: its input is zero"):
         observe(generator, prompts, OPTIONS, 0)
 
@@ -95,7 +97,7 @@ def test_fault_13_calibration_data_unlike_the_rest_is_refused(generator, prompts
     calibrated = observe(generator, prompts, OPTIONS, 0).maxima
     check_coverage(calibrated, observe(generator, prompts[:1], OPTIONS, 0).maxima, largest_excess=1.0)
     with torch.no_grad():
-        generator.blocks[0].attention_norm.weight.mul_(3)
+        generator.decoder_blocks()[0].attention_norm.weight.mul_(3)
     with pytest.raises(
         QuantizationError, match=r"blocks\.0\.attention\.qkv_proj: held-out data reaches (2\.9|3\.[01])\d times"
     ):
