@@ -100,11 +100,12 @@ class Plan(nn.Module):
     def freeze(self) -> None:
         """Keep the codes as they are from here on, so that the prior has something to converge to."""
         self.frozen = True
-        self.encoder.eval()
+        if "encoder" in self._modules:  # a part of the model may have the prior alone
+            self.encoder.eval()
 
     def train(self, mode: bool = True) -> "Plan":
         super().train(mode)
-        if self.frozen:
+        if self.frozen and "encoder" in self._modules:
             self.encoder.eval()
         return self
 

@@ -37,7 +37,9 @@ def test_every_row_and_every_promise_is_in_the_result(judges, tmp_path):
     assert names == [name for name in others if name in one_scale or name not in decode_rows.ONE_SCALE.values()]
     for row in result["rows"]:
         headline = row["name"] in (decode_rows.OURS_INT8, decode_rows.BEST_AR_INT8)
-        assert row["n"] == (36 if headline else 24) and 0 <= row["accuracy"] <= 1 and 0 < row["median_ms"] <= row["p95_ms"]
+        assert (
+            row["n"] == (36 if headline else 24) and 0 <= row["accuracy"] <= 1 and 0 < row["median_ms"] <= row["p95_ms"]
+        )
         assert math.isfinite(row["frechet"]) and row["low"] <= row["accuracy_minus_ours"] <= row["high"]
     checks = {check["name"]: check for check in result["checks"]}
     assert {name: (checks[name]["bound"], checks[name]["aim"]) for name in PROMISED} == PROMISED

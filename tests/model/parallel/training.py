@@ -1,0 +1,155 @@
+"""What the ranks of a test's world do: train a tiny generator for some steps, from given weights, and leave what came out.
+
+Every world trains on the same micro-batches with the same masks. A job's folder gets, from the ranks that hold whole
+tensors, `gradients-*.safetensors` (of the first step, as the optimizer is given them) and `weights-*.safetensors` (after
+the last), and `steps.json`.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.data.grids import Grids
+from model.objectives.lesson import Lesson, draw_lesson
+from model.objectives.settings import MaskingSettings, Objective
+from model.parallel import collectives, guard, tensor
+from model.parallel.engine import Engine, EngineOptions, make_engine
+from model.parallel.layout import ParallelLayout
+from model.parallel.whole import gather_whole, load_whole
+from model.transformer.config import GeneratorConfig
+from model.transformer.model import Generator
+
+SHAPE = GeneratorConfig(
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    fine_layers=2,
+    plan_tokens=4,
+    text_vocabulary=65,  # odd sizes do not cut evenly
+    text_length=6,
+    visual_levels=(5, 3, 3),
+    coarse_grid=(4, 4),
+)
+MICRO_BATCH, MICRO_BATCHES = 2, 4
+MASKING = MaskingSettings(label_smoothing=0.1)
+LEARNING_RATE = 1e-3
+
+
+class Watched(torch.optim.AdamW):
+    """Keeps the gradients of its first step."""
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if not hasattr(parameter, "first_gradient"):
+                    parameter.first_gradient = parameter.grad.clone()
+        super().step(closure)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training of a world."""
+
+    name: str
+    objective: Objective
+    steps: int = 1
+    frozen: bool = False
+    """Whether images keep the plans that the first weights make of them. A plan is a code: a difference in the last bit of
+    a value can make it another one, and the trainings then are two."""
+    omit: str | None = None
+    """Where the ranks tell each other nothing."""
+
+
+def run(job: Job, layout: ParallelLayout, folder: Path) -> None:
+    """Train, and leave what came out in a folder of the job's name."""
+    with left_out(job.omit):
+        engine = tiny_engine(layout, job.objective)
+        ranks = engine.tensor_ranks
+        load_whole(engine.parts(), initial_weights(), ranks)
+        for part in engine.parts():
+            if job.frozen and part.plan is not None:
+                part.plan.freeze()
+        steps = [engine.step(own_lessons(engine, job.objective, number)) for number in range(job.steps)]
+    weights, gradients = gather_whole(engine.parts(), ranks), gather_whole(engine.parts(), ranks, first_gradient)
+    (folder / job.name).mkdir(parents=True, exist_ok=True)
+    if ranks is None or ranks.rank == 0:
+        save_file(weights, folder / job.name / f"weights-{dist.get_rank()}.safetensors")
+        save_file(gradients, folder / job.name / f"gradients-{dist.get_rank()}.safetensors")
+    if dist.get_rank() == 0:
+        (folder / job.name / "steps.json").write_text(json.dumps([asdict(step) for step in steps]))
+
+
+def tiny_engine(layout: ParallelLayout, objective: Objective, **changes: Any) -> Engine:
+    options = EngineOptions(
+        layout=layout,
+        shape=SHAPE,
+        objective=objective,
+        label_smoothing=MASKING.label_smoothing,
+        seed=1,
+        micro_batch=MICRO_BATCH,
+        accumulation=MICRO_BATCHES // layout.data,
+        gradient_clipping=1.0,
+        **changes,
+    )
+    return make_engine(options, weigh, lambda model: Watched(model.parameters(), LEARNING_RATE), None)
+
+
+def weigh(losses: dict[str, Tensor]) -> Tensor:
+    weights = {"coarse_loss": 1.0, "plan_loss": 0.6, "fine_loss": 0.8}
+    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+
+
+def initial_weights() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return Generator(SHAPE).state_dict()
+
+
+def own_lessons(engine: Engine, objective: Objective, step: int) -> list[Lesson]:
+    """This data-parallel rank's micro-batches of a step."""
+    rank, ranks = engine.grid.get_data_parallel_rank(), engine.grid.get_data_parallel_world_size()
+    return [lesson(objective, step, micro_batch) for micro_batch in range(rank, MICRO_BATCHES, ranks)]
+
+
+def lesson(objective: Objective, step: int, micro_batch: int) -> Lesson:
+    draws = torch.Generator().manual_seed(1000 * step + micro_batch)
+    grids = Grids(
+        torch.randint(SHAPE.text_vocabulary, (MICRO_BATCH, SHAPE.text_length), generator=draws),
+        (torch.randint(SHAPE.visual_vocabulary, (MICRO_BATCH, 16), generator=draws),),
+        (torch.randint(SHAPE.visual_vocabulary, (MICRO_BATCH, 16, 4), generator=draws),),
+    )
+    return draw_lesson(objective, grids, SHAPE, MASKING, draws, fine_rows=1)
+
+
+def first_gradient(value: Tensor) -> Tensor:
+    return getattr(value, "first_gradient", torch.zeros_like(value))
+
+
+@contextmanager
+def left_out(place: str | None) -> Iterator[None]:
+    """The ranks tell each other nothing at `place`."""
+    real, real_reduction = collectives.all_reduce, deepspeed.DeepSpeedEngine.allreduce_gradients
+
+    def mutated(value: Tensor, group: collectives.Group, at: str, *, largest: bool = False) -> Tensor:
+        return value.detach().clone() if at == place else real(value, group, at, largest=largest)
+
+    for module in (collectives, guard, tensor):
+        setattr(module, "all_reduce", mutated)  # noqa: B010 - a module's attribute, which its type does not know
+    if place == "data-parallel gradients":
+        deepspeed.DeepSpeedEngine.allreduce_gradients = lambda *arguments, **named: None
+    try:
+        yield
+    finally:
+        for module in (collectives, guard, tensor):
+            setattr(module, "all_reduce", real)  # noqa: B010
+        deepspeed.DeepSpeedEngine.allreduce_gradients = real_reduction
