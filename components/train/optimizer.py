@@ -1,71 +1,66 @@
-"""Muon for the matrices of the blocks, AdamW for everything else, and their learning-rate schedule."""
+"""The optimizers, Muon for the matrices of the blocks and AdamW for everything else, and the learning-rate schedule."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from components.train.settings import OptimizationSettings
 
 _PLAN_ENCODER = "plan.encoder"
 
 
-class MuonWithAdamW(torch.optim.Optimizer):
-    """Two optimizers that step as one, so that DeepSpeed sees a single client optimizer.
+class PartedOptimizer(torch.optim.Optimizer):
+    """Some optimizers that step as one, so that DeepSpeed sees a single client optimizer; they share one `state`."""
 
-    Muon (Jordan et al. 2024) orthogonalises the momentum of a matrix; its step is scaled to AdamW's root mean
-    square, so that both share one learning rate (Liu et al. 2025, "Muon is Scalable for LLM Training").
-    """
-
-    def __init__(self, model: nn.Module, settings: OptimizationSettings):
-        matrices, plan_encoder, others = split_parameters(model)
-        groups = [{"params": others}, *([{"params": plan_encoder, _PLAN_ENCODER: True}] if plan_encoder else [])]
-        self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                groups, settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.other_weight_decay, fused=True
-            ),
-            torch.optim.Muon(
-                matrices,
-                settings.learning_rate,
-                weight_decay=settings.weight_decay,
-                momentum=0.95,
-                adjust_lr_fn="match_rms_adamw",
-            ),
-        ]
-        super().__init__([{"params": matrices + plan_encoder + others}], {"lr": settings.learning_rate})
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]):
+        self.parts = list(parts)
+        super().__init__([{"params": [p for part in parts for group in part.param_groups for p in group["params"]]}], {})
         self.param_groups = [group for part in self.parts for group in part.param_groups]
+        for part in self.parts:
+            part.state = self.state
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for part in self.parts:
             part.step(closure)
 
-    def set_learning_rate(self, learning_rate: float, plan_encoder: float | None = None) -> None:
-        """`plan_encoder` is the rate of the plan's encoder, if another; at 0 neither momentum nor weight decay moves it."""
-        for group in self.param_groups:
-            own = plan_encoder if group.get(_PLAN_ENCODER) else None
-            group["lr"] = learning_rate if own is None else own
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All state as flat tensors named `part.parameter.key`, for safetensors."""
-        flat: dict[str, Tensor] = {}
-        for part_index, part in enumerate(self.parts):
-            for parameter_index, state in part.state_dict()["state"].items():
-                for key, value in state.items():
-                    flat[f"{part_index}.{parameter_index}.{key}"] = torch.as_tensor(value)
-        return flat
+def make_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.optim.Optimizer:
+    """`settings.optimizer` over the parameters of `model`, in groups that `set_learning_rate` knows.
 
-    def load_tensors(self, flat: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
-        for part_index, part in enumerate(self.parts):
-            state: dict[int, dict[str, Any]] = {}
-            for name, value in flat.items():
-                owner, parameter_index, key = name.split(".", 2)
-                if int(owner) == part_index:
-                    state.setdefault(int(parameter_index), {})[key] = value
-            part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
+    Muon (Jordan et al. 2024) orthogonalises the momentum of a matrix; its step is scaled to AdamW's root mean square, so
+    that both share one learning rate (Liu et al. 2025, "Muon is Scalable for LLM Training"). A matrix must be whole for it.
+    """
+    matrices, plan_encoder, others = split_parameters(model)
+    decays = [(others, settings.other_weight_decay, False), (plan_encoder, settings.other_weight_decay, True)]
+    if settings.optimizer == "adamw":
+        decays.append((matrices, settings.weight_decay, False))
+    groups = [
+        {"params": parameters, "weight_decay": decay, _PLAN_ENCODER: of_plan}
+        for parameters, decay, of_plan in decays
+        if parameters
+    ]
+    adamw = torch.optim.AdamW(groups, settings.learning_rate, betas=(0.9, 0.95), fused=True)
+    if settings.optimizer == "adamw":
+        return adamw
+    muon = torch.optim.Muon(
+        matrices,
+        settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        momentum=0.95,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return PartedOptimizer([adamw, muon])
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, learning_rate: float, plan_encoder: float | None = None
+) -> None:
+    """`plan_encoder` is the rate of the plan's encoder, if another; at 0 neither momentum nor weight decay moves it."""
+    for group in optimizer.param_groups:
+        own = plan_encoder if group.get(_PLAN_ENCODER) else None
+        group["lr"] = learning_rate if own is None else own
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:

@@ -8,13 +8,32 @@ from common.settings import Section
 from model.objectives.settings import MaskingSettings, Objective
 
 
+class ParallelSettings(Section):
+    """How the ranks share the work; what tensor and pipeline parallel leave of them is data parallel."""
+
+    tensor: int = Field(default=1, ge=1, description="ranks that share every layer; needs optimizer=adamw")
+    pipeline: int = Field(default=1, ge=1, description="stages of some layers each; needs optimizer=adamw")
+    zero: Literal[0, 1, 2, 3] = Field(
+        default=0,
+        description="what of the training's state data-parallel ranks share: nothing, the optimizer's (1), gradients too"
+        " (2), weights too (3); needs optimizer=adamw, and 2 and 3 one stage",
+    )
+    activation_checkpointing: bool = Field(
+        default=False, description="compute what is inside a block again in the backward pass; takes less memory"
+    )
+    micro_batch_size: int | None = Field(
+        default=None, ge=1, description="images computed at once by a rank; null: all of its share of a step"
+    )
+
+
 class OptimizationSettings(Section):
     """How weights are made better, whatever they start from and are to predict."""
 
     steps: int = Field(default=1500, ge=1, description="optimizer steps")
     seed: int = Field(default=0, ge=0, description="of the initial weights, the order of the data and the masks")
-    processes: int = Field(default=2, ge=1, description="data-parallel ranks on this machine")
+    processes: int = Field(default=2, ge=1, description="ranks on this machine")
     threads_per_process: int = Field(default=1, ge=1)
+    parallel: ParallelSettings = ParallelSettings()
     global_batch_size: int = Field(default=32, ge=1, description="images a step, over all ranks")
     fine_every_steps: int = Field(default=1, ge=1, description="the detail pass is trained on every n-th step")
     fine_batch_share: float = Field(
@@ -25,20 +44,27 @@ class OptimizationSettings(Section):
     plan_frozen_from: float = Field(
         default=0.67, ge=0, le=1, description="share of the steps after which an image's plan stays the same"
     )
+    optimizer: Literal["muon", "adamw"] = Field(
+        default="muon", description="muon: Muon for the matrices of the blocks and AdamW for the rest; adamw: for all"
+    )
     learning_rate: float = Field(default=5e-3, gt=0)
     warmup_steps: int = Field(default=40, ge=0)
     constant_share: float = Field(
         default=0.5, ge=0, le=1, description="share of the steps before the cosine decay begins"
     )
     final_learning_rate_ratio: float = Field(default=0.02, ge=0, le=1)
-    weight_decay: float = Field(default=0.05, ge=0, description="of the block matrices (Muon)")
-    other_weight_decay: float = Field(default=0.01, ge=0, description="of everything else (AdamW)")
+    weight_decay: float = Field(default=0.05, ge=0, description="of the block matrices")
+    other_weight_decay: float = Field(default=0.01, ge=0, description="of everything else")
     gradient_clipping: float = Field(default=1.0, gt=0)
     precision: Literal["auto", "bf16", "fp32"] = Field(
         default="auto", description="auto: bf16 autocast where the processor has it"
     )
     masking: MaskingSettings = MaskingSettings()
     checkpoint_every_steps: int = Field(default=200, ge=1, description="how often the state for a resume is saved")
+    states_kept: int = Field(default=2, ge=1, description="states for a resume that are kept, the newest")
+    largest_skips: int = Field(
+        default=10, ge=1, description="steps in a row that are skipped for gradients that are not finite, before it ends"
+    )
     log_every_steps: int = Field(default=20, ge=1)
     step_timeout_s: float = Field(default=300, gt=0, description="a collective that takes longer is a hang")
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from model.decoding.loop import stage_name
 from model.objectives.lesson import DetailQuestion, Lesson
@@ -113,9 +114,13 @@ def detail_loss(logits: Tensor, asked: DetailQuestion, code_loss: CodeLoss) -> T
     return code_loss(logits[asked.hidden].flatten(0, 1), asked.truth[asked.hidden].flatten())
 
 
-def lesson_losses(model: Generator, lesson: Lesson) -> dict[str, Tensor]:
-    """`mark` of what a whole model answers."""
+def lesson_losses(model: Generator, lesson: Lesson, *, checkpointing: bool = False) -> dict[str, Tensor]:
+    """`mark` of what a whole model answers; with `checkpointing`, what is inside a block is computed again in the backward
+    pass rather than kept."""
     activations, ways = embed(model, lesson), paths(model, lesson.objective, len(lesson.details))
     for number in range(model.config.num_hidden_layers):
-        activations = advance(model, number, activations, ways)
+        if checkpointing:
+            activations = checkpoint(advance, model, number, activations, ways, use_reentrant=False)
+        else:
+            activations = advance(model, number, activations, ways)
     return mark(answer(model, activations), lesson, model.code_loss)

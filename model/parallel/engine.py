@@ -1,15 +1,25 @@
 """One training step over any layout, by DeepSpeed: its pipeline engine where there are stages, its plain one elsewhere."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, cast
 
 import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.pipe.engine import PipelineEngine
-from deepspeed.runtime.pipe.topology import PipelineParallelGrid, PipeModelDataParallelTopology
+from deepspeed.runtime.pipe.topology import PipelineParallelGrid
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from model.decoding.loop import stage_name
 from model.objectives.lesson import Lesson
@@ -18,12 +28,14 @@ from model.objectives.settings import Objective
 from model.parallel.collectives import Group
 from model.parallel.guard import GuardedOptimizer
 from model.parallel.layout import ParallelLayout
-from model.parallel.stages import GeneratorStages, Layer, LayerOptions, WeighLosses
-from model.parallel.tensor import TensorRanks, split_layers
+from model.parallel.place import Place, take_place
+from model.parallel.stages import GeneratorStages, LayerOptions, WeighLosses
+from model.parallel.tensor import split_layers
+from model.parallel.whole import gather_whole, load_whole, own_piece
 from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
 
-MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
+MakeOptimizer = Callable[[nn.Module], Optimizer]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +53,8 @@ class EngineOptions:
     accumulation: int
     """Micro-batches of a step on each data-parallel rank."""
     gradient_clipping: float
+    zero: Literal[0, 1, 2, 3] = 0
+    """What of the training's state the data-parallel ranks share: nothing, the optimizer's, gradients too, weights too."""
     bf16: bool = False
     checkpointing: bool = False
     """Whether what is inside a block is computed again in the backward pass rather than kept."""
@@ -59,146 +73,187 @@ class Step:
     """False where a gradient was not finite: no rank has stepped."""
 
 
-class Engine(Protocol):
-    """A model on this rank, and its step."""
+class Engine(ABC):
+    """A model on this rank, its step, and what is to be kept of both."""
 
-    optimizer: GuardedOptimizer
-    grid: PipelineParallelGrid
-    tensor_ranks: TensorRanks | None
+    def __init__(
+        self, place: Place, parts: list[Generator], model: nn.Module, options: EngineOptions, optimizer: Optimizer
+    ):
+        """`parts` are the layers of this rank in their order, all of them in `model`."""
+        self.place, self.parts, self.options, self.optimizer = place, parts, options, optimizer
+        self._guard = _guarded(model, place.grid, options, optimizer) if options.zero == 0 else None
+        self.deepspeed: Any = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer if self._guard is None else self._guard,
+            config=_config(options),
+            mpu=None if isinstance(model, GeneratorStages) else place.grid,
+        )[0]
 
-    def parts(self) -> list[Generator]:
-        """The layers of this rank, in their order."""
-        ...
+    @abstractmethod
+    def train(self, lessons: Sequence[Lesson]) -> tuple[float, dict[str, float]]:
+        """Train on this data-parallel rank's micro-batches; the loss and its parts, means over all ranks' micro-batches."""
 
     def step(self, lessons: Sequence[Lesson]) -> Step:
-        """Train on this data-parallel rank's micro-batches, `accumulation` of them."""
-        ...
+        """A training step on this data-parallel rank's micro-batches, `accumulation` of them."""
+        loss, parts = self.train(lessons)
+        if self._guard is not None:
+            return Step(loss, parts, self._guard.norm, self._guard.stepped)
+        norm = self.deepspeed.get_global_grad_norm()
+        return Step(loss, parts, float(norm), not self.deepspeed.optimizer.overflow)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Parameters and buffers of this rank's layers, whole, in fp32; see `gather_whole`."""
+        return gather_whole(self.parts, self.place.tensor, self._read)
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """What the optimizer knows of each parameter of this rank's layers, whole: `KEY:NAME`."""
+        return {
+            f"{key}:{name}": value
+            for key in self._state_keys()
+            for name, value in gather_whole(self.parts, self.place.tensor, partial(self._read_state, key)).items()
+        }
+
+    def restore(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        """The way back from `weights` and `optimizer_state`, in whatever layout they were taken."""
+        load_whole(self.parts, weights, self.place.tensor, self._write)
+        keys = sorted({name.split(":", 1)[0] for name in state})
+        if self.options.zero:
+            self._make_state(keys, state)
+        for part in self.parts:
+            for name, parameter in part.named_parameters():
+                for key in keys:
+                    if f"{key}:{name}" in state:
+                        piece = own_piece(parameter, state[f"{key}:{name}"], self.place.tensor)
+                        self._write_state(key, parameter, piece)
+
+    def _read(self, tensor: Tensor) -> Tensor:
+        if self.options.zero and isinstance(tensor, nn.Parameter):
+            return cast(Tensor, safe_get_full_fp32_param(tensor))
+        return tensor
+
+    def _write(self, target: Tensor, value: Tensor) -> None:
+        if self.options.zero and isinstance(target, nn.Parameter):
+            safe_set_full_fp32_param(target, value)
+        target.copy_(value)
+
+    def _state_keys(self) -> list[str]:
+        return sorted({key for state in self.optimizer.state.values() for key in state})
+
+    def _read_state(self, key: str, tensor: Tensor) -> Tensor | None:
+        if not isinstance(tensor, nn.Parameter):
+            return None
+        if self.options.zero == 0:
+            value = self.optimizer.state.get(tensor, {}).get(key)
+            return None if value is None else torch.as_tensor(value)
+        if key == "step":
+            return torch.as_tensor(next(iter(self.optimizer.state.values()))["step"])
+        return cast("Tensor | None", safe_get_full_optimizer_state(tensor, key))
+
+    def _write_state(self, key: str, parameter: nn.Parameter, value: Tensor) -> None:
+        if self.options.zero == 0:
+            self.optimizer.state[parameter][key] = value.to(parameter.device)
+        elif key != "step":
+            safe_set_full_optimizer_state(parameter, value, key)
+
+    def _make_state(self, keys: Sequence[str], state: Mapping[str, Tensor]) -> None:
+        """ZeRO's flat parameters have no state before their first step: make one to write into."""
+        step = next(value for name, value in state.items() if name.startswith("step:"))
+        for group in self.optimizer.param_groups:
+            for flat in group["params"]:
+                zeros = {key: torch.zeros_like(flat) for key in keys if key != "step"}
+                self.optimizer.state[flat] = {"step": step.clone().to(flat.device), **zeros}
+        if self.options.zero < 3:
+            self.deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+class PlainEngine(Engine):
+    """All layers on every rank, whole or cut."""
+
+    def __init__(
+        self, place: Place, generator: Generator, options: EngineOptions, weigh: WeighLosses, make: MakeOptimizer
+    ):
+        model = _Model(generator, weigh, checkpointing=options.checkpointing)
+        super().__init__(place, [generator], model, options, make(model))
+
+    def train(self, lessons: Sequence[Lesson]) -> tuple[float, dict[str, float]]:
+        engine, total, sums = self.deepspeed, 0.0, dict[str, float]()
+        for lesson in lessons:
+            loss, losses = engine(lesson.map(lambda tensor: tensor.to(engine.device)))
+            engine.backward(loss)
+            engine.step()
+            total += loss.item()
+            for name, part in losses.items():
+                sums[name] = sums.get(name, 0.0) + part.item()
+        return self._means(total, sums, len(lessons))
+
+    def _means(self, total: float, sums: dict[str, float], lessons: int) -> tuple[float, dict[str, float]]:
+        """Over the lessons of all data-parallel ranks."""
+        values = torch.tensor([total, *sums.values()], device=self.deepspeed.device, dtype=torch.float64)
+        if self.place.layout.data > 1:
+            dist.all_reduce(values, group=self.place.data_group)
+        means = (values / lessons / self.place.layout.data).tolist()
+        return means[0], dict(zip(sums, means[1:], strict=True))
+
+
+class StagedEngine(Engine):
+    """Some layers on every rank."""
+
+    def __init__(self, place: Place, stages: GeneratorStages, options: EngineOptions, make: MakeOptimizer):
+        super().__init__(place, stages.generators(), stages, options, make(stages))
+        assert isinstance(self.deepspeed, PipelineEngine)
+        self._stages, self._stages_of_details = stages, -1
+
+    def train(self, lessons: Sequence[Lesson]) -> tuple[float, dict[str, float]]:
+        if len(lessons[0].details) != self._stages_of_details:  # other shapes pass between the stages
+            self._stages_of_details = len(lessons[0].details)
+            self.deepspeed.reset_activation_shape()
+        self._stages.expect(loss_names(lessons[0]))
+        loss = self.deepspeed.train_batch(iter([(lesson.tensors(), lesson) for lesson in lessons]))
+        parts = self.deepspeed.agg_additional_losses
+        return loss.item(), {name: part.item() for name, part in parts.items()}
 
 
 def make_engine(
-    options: EngineOptions, weigh: WeighLosses, make_optimizer: MakeOptimizer, start: Generator | None
+    options: EngineOptions, weigh: WeighLosses, make: MakeOptimizer, start: Mapping[str, Tensor] | None = None
 ) -> Engine:
-    """`start` is the whole model to start from, which a layout without stages trains in place; None: from the seed."""
-    layout = options.layout
-    topology = PipeModelDataParallelTopology(num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data)
-    tensor_ranks = join_tensor_group(topology, layout)
-    if layout.pipeline > 1:
-        layers = LayerOptions(options.shape, options.objective, options.label_smoothing, options.seed, tensor_ranks)
-        stages = GeneratorStages(layers, topology, weigh, checkpointing=options.checkpointing)
-        return StagedEngine(stages, tensor_ranks, options, make_optimizer)
-    generator = start or seeded(options)
-    if tensor_ranks is not None:
-        split_layers(generator, tensor_ranks, options.shape.visual_vocabulary)
-    return PlainEngine(generator, PipelineParallelGrid(topology), tensor_ranks, options, weigh, make_optimizer)
-
-
-def seeded(options: EngineOptions) -> Generator:
-    """A whole model from the seed."""
+    """`start` is the state dict of a whole model to start from; None: from the seed. All ranks call it."""
+    place = take_place(options.layout)
+    if options.layout.pipeline > 1:
+        layers = LayerOptions(options.shape, options.objective, options.label_smoothing, options.seed, place.tensor)
+        stages = GeneratorStages(layers, place.topology, weigh, checkpointing=options.checkpointing)
+        place = replace(place, grid=stages.grid)
+        if start is not None:
+            load_whole(stages.generators(), start, place.tensor)
+        return StagedEngine(place, stages, options, make)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        return Generator(options.shape).train()
+        generator = Generator(options.shape).train()
+    if place.tensor is not None:
+        split_layers(generator, place.tensor, options.shape.visual_vocabulary)
+    if start is not None:
+        load_whole([generator], start, place.tensor)
+    return PlainEngine(place, generator.to(rank_device()), options, weigh, make)
 
 
-def join_tensor_group(topology: PipeModelDataParallelTopology, layout: ParallelLayout) -> TensorRanks | None:
-    """This rank's tensor-parallel group; None where each has its layers to itself."""
-    if layout.tensor == 1:
-        return None
-    own = None
-    for ranks in topology.get_axis_comm_lists("model"):
-        group = dist.new_group(ranks)  # all ranks make all groups, in one order
-        if dist.get_rank() in ranks:
-            assert isinstance(group, dist.ProcessGroup)
-            own = TensorRanks(group, ranks.index(dist.get_rank()), layout.tensor)
-    assert own is not None, "every rank is in one of them"
-    return own
+def rank_device() -> torch.device:
+    """This rank's GPU, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    return device
 
 
 class _Model(nn.Module):
     """A lesson's losses, so that one forward pass of the plain engine is a micro-batch."""
 
-    def __init__(self, generator: Generator, weigh: WeighLosses):
+    def __init__(self, generator: Generator, weigh: WeighLosses, *, checkpointing: bool):
         super().__init__()
-        self.generator, self._weigh = generator, weigh
+        self.generator, self._weigh, self._checkpointing = generator, weigh, checkpointing
 
     def forward(self, lesson: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = lesson_losses(self.generator, lesson)
+        losses = lesson_losses(self.generator, lesson, checkpointing=self._checkpointing)
         return self._weigh(losses), losses
-
-
-class PlainEngine:
-    """All layers on every rank, whole or cut."""
-
-    def __init__(
-        self,
-        generator: Generator,
-        grid: PipelineParallelGrid,
-        tensor_ranks: TensorRanks | None,
-        options: EngineOptions,
-        weigh: WeighLosses,
-        make_optimizer: MakeOptimizer,
-    ):
-        self.generator, self.grid, self.tensor_ranks = generator, grid, tensor_ranks
-        model = _Model(generator, weigh)
-        self.optimizer = _guarded(model, grid, options, make_optimizer)
-        self._engine: Any = deepspeed.initialize(
-            model=model, optimizer=self.optimizer, config=_config(options), mpu=grid
-        )[0]
-
-    def parts(self) -> list[Generator]:
-        return [self.generator]
-
-    def step(self, lessons: Sequence[Lesson]) -> Step:
-        skipped, total, sums = self.optimizer.skipped, 0.0, dict[str, float]()
-        for lesson in lessons:
-            loss, losses = self._engine(lesson.map(lambda tensor: tensor.to(self._engine.device)))
-            self._engine.backward(loss)
-            self._engine.step()
-            total += loss.item()
-            for name, part in losses.items():
-                sums[name] = sums.get(name, 0.0) + part.item()
-        total, sums = self._means(total, sums, len(lessons))
-        return Step(total, sums, self.optimizer.norm, self.optimizer.skipped == skipped)
-
-    def _means(self, total: float, sums: dict[str, float], lessons: int) -> tuple[float, dict[str, float]]:
-        """Over the lessons of all data-parallel ranks."""
-        values = torch.tensor([total, *sums.values()], device=self._engine.device, dtype=torch.float64)
-        if self.grid.get_data_parallel_world_size() > 1:
-            dist.all_reduce(values, group=self.grid.get_data_parallel_group())
-        means = (values / lessons / self.grid.get_data_parallel_world_size()).tolist()
-        return means[0], dict(zip(sums, means[1:], strict=True))
-
-
-class StagedEngine:
-    """Some layers on every rank."""
-
-    def __init__(
-        self,
-        stages: GeneratorStages,
-        tensor_ranks: TensorRanks | None,
-        options: EngineOptions,
-        make_optimizer: MakeOptimizer,
-    ):
-        self._stages, self.grid, self.tensor_ranks = stages, stages.grid, tensor_ranks
-        self._fine = -1
-        self.optimizer = _guarded(stages, self.grid, options, make_optimizer)
-        engine = deepspeed.initialize(model=stages, optimizer=self.optimizer, config=_config(options))[0]
-        assert isinstance(engine, PipelineEngine)
-        self._engine = engine
-
-    def parts(self) -> list[Generator]:
-        return [layer.generator for layer in self._stages.forward_funcs if isinstance(layer, Layer)]
-
-    def step(self, lessons: Sequence[Lesson]) -> Step:
-        skipped = self.optimizer.skipped
-        names = loss_names(lessons[0])
-        if len(lessons[0].details) != self._fine:  # other shapes pass between the stages
-            self._fine = len(lessons[0].details)
-            self._engine.reset_activation_shape()
-        self._stages.expect(names)
-        loss = cast(Tensor, self._engine.train_batch(iter([(lesson.tensors(), lesson) for lesson in lessons])))
-        parts = cast("dict[str, Tensor]", self._engine.agg_additional_losses or {})
-        means = {name: part.item() for name, part in parts.items()}
-        return Step(loss.item(), means, self.optimizer.norm, self.optimizer.skipped == skipped)
 
 
 def loss_names(lesson: Lesson) -> list[str]:
@@ -208,11 +263,11 @@ def loss_names(lesson: Lesson) -> list[str]:
 
 
 def _guarded(
-    model: nn.Module, grid: PipelineParallelGrid, options: EngineOptions, make_optimizer: MakeOptimizer
+    model: nn.Module, grid: PipelineParallelGrid, options: EngineOptions, optimizer: Optimizer
 ) -> GuardedOptimizer:
     shared = options.layout.tensor * options.layout.pipeline > 1
     return GuardedOptimizer(
-        make_optimizer(model),
+        optimizer,
         (parameter for parameter in model.parameters() if parameter.requires_grad),
         options.gradient_clipping,
         counts_whole=grid.get_slice_parallel_rank() == 0,
@@ -221,12 +276,16 @@ def _guarded(
 
 
 def _config(options: EngineOptions) -> dict[str, Any]:
+    guarded = options.zero == 0
     return {
         "train_micro_batch_size_per_gpu": options.micro_batch,
         "gradient_accumulation_steps": options.accumulation,
-        "gradient_clipping": 0.0,  # DeepSpeed clips to 1 where it is not told; the guarded optimizer does it
+        # DeepSpeed clips to 1 where it is not told; without ZeRO the guarded optimizer does it.
+        "gradient_clipping": 0.0 if guarded else options.gradient_clipping,
         "zero_allow_untested_optimizer": True,
-        "torch_autocast": {"enabled": options.bf16, "dtype": "bfloat16"},
+        "zero_optimization": {"stage": options.zero},
+        "torch_autocast": {"enabled": options.bf16 and guarded, "dtype": "bfloat16"},
+        "bf16": {"enabled": options.bf16 and not guarded},
         # Cut in pieces between stages, only one tensor of the activations could need a gradient.
         "pipeline": {"use_reentrant": False, "pipe_partitioned": False, "grad_partitioned": False},
         "steps_per_print": 2**31,

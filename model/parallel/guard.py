@@ -1,6 +1,7 @@
 """The step of an optimizer, guarded: gradients are clipped over all ranks that share a model, and no rank steps on one
 that is not finite."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -26,20 +27,20 @@ class GuardedOptimizer(torch.optim.Optimizer):
         all of a tensor group have whole, one of them `counts_whole`."""
         self.inner, self._parameters, self._largest_norm = inner, list(parameters), largest_norm
         self._counts_whole, self._group = counts_whole, group
-        self.norm, self.skipped, self.skipped_in_a_row = 0.0, 0, 0
+        self.norm, self.stepped = 0.0, True
+        """Of the last step: the norm of all gradients before they were clipped, and whether they were finite."""
         super().__init__([{"params": self._parameters}], {})
         self.param_groups = inner.param_groups
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Clip and step; where the norm is not finite, on any rank, none steps and `skipped` counts."""
+        """Clip and step; where the norm is not finite, on any rank, none steps."""
         squares = self._own_squares()
         if self._group is not None:
             squares = all_reduce(squares, self._group, "gradient norm")
         self.norm = squares.sqrt().item()
-        if not torch.isfinite(squares):
-            self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
+        self.stepped = math.isfinite(self.norm)
+        if not self.stepped:
             return
-        self.skipped_in_a_row = 0
         if self.norm > self._largest_norm:
             gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
             torch._foreach_mul_(gradients, self._largest_norm / (self.norm + 1e-6))  # pyright: ignore[reportPrivateImportUsage]

@@ -113,6 +113,10 @@ class GeneratorStages(PipelineModule):
     def grid(self) -> PipelineParallelGrid:
         return self._grid
 
+    def generators(self) -> list[Generator]:
+        """The parts of the model that this rank has, in their order."""
+        return [layer.generator for layer in self.forward_funcs if isinstance(layer, Layer)]
+
     def _loss(self, answers: Answers, lesson: Lesson) -> Tensor:
         device = answers.sketch.device
         losses = mark(answers, lesson.map(lambda tensor: tensor.to(device)), self.code_loss)

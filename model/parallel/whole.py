@@ -11,35 +11,50 @@ from model.parallel.tensor import TensorRanks
 
 
 @torch.no_grad()
-def load_whole(parts: Sequence[nn.Module], state: Mapping[str, Tensor], ranks: TensorRanks | None) -> None:
-    """Give the layers of this rank their pieces of a whole model's state dict.
+def load_whole(
+    parts: Sequence[nn.Module],
+    state: Mapping[str, Tensor],
+    ranks: TensorRanks | None,
+    write: Callable[[Tensor, Tensor], object] = Tensor.copy_,
+) -> None:
+    """Give the layers of this rank their pieces of a whole model's state dict, by `write(target, piece)`.
 
     Raises `KeyError` for a tensor that is missing, `ValueError` for one of another shape.
     """
     for part in parts:
         for name, target in part.state_dict(keep_vars=True).items():
-            piece, cut = state[name], cut_of(target)
-            if cut is not None and ranks is not None:
-                piece = cut.piece(piece, ranks.rank, ranks.ranks)
+            piece = own_piece(target, state[name], ranks)
             if piece.shape != target.shape:
                 raise ValueError(f"{name} is {tuple(piece.shape)}, not {tuple(target.shape)}")
-            target.copy_(piece)
+            write(target, piece)
+
+
+def own_piece(target: Tensor, whole: Tensor, ranks: TensorRanks | None) -> Tensor:
+    """What this rank has of a whole tensor that belongs to the parameter or buffer `target`."""
+    cut = cut_of(target)
+    if cut is None or ranks is None or whole.ndim == 0:
+        return whole
+    return cut.piece(whole, ranks.rank, ranks.ranks)
 
 
 @torch.no_grad()
 def gather_whole(
-    parts: Sequence[nn.Module], ranks: TensorRanks | None, read: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    parts: Sequence[nn.Module], ranks: TensorRanks | None, read: Callable[[Tensor], Tensor | None] = lambda each: each
 ) -> dict[str, Tensor]:
     """The tensors of this rank's layers, whole and on the CPU, by the names that they have in the whole model.
 
     All ranks of a tensor group call it; those but the first get nothing. `read` gives what is to be gathered for a
-    parameter or buffer, in its shape: itself, its gradient, a state of the optimizer.
+    parameter or buffer, None for nothing: itself, its gradient, a state of the optimizer. What has not the shape of the
+    parameter is the same on every rank.
     """
     whole = {}
     for part in parts:
         for name, tensor in part.state_dict(keep_vars=True).items():
-            value, cut = read(tensor).detach(), cut_of(tensor)
-            if cut is not None and ranks is not None:
+            value, cut = read(tensor), cut_of(tensor)
+            if value is None:
+                continue
+            value = value.detach()
+            if cut is not None and ranks is not None and value.shape == tensor.shape:
                 pieces = _pieces(value, ranks)
                 value = cut.join(pieces) if ranks.rank == 0 else value
             if ranks is None or ranks.rank == 0:

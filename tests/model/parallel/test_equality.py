@@ -43,6 +43,16 @@ OMISSIONS = [
     ((1, 1, 2), "data-parallel gradients"),
     ((1, 2, 2), "data-parallel gradients"),
 ]
+VARIANTS = [
+    ((1, 1, 1), "checkpointing", {"checkpointing": True}),
+    ((1, 2, 1), "checkpointing", {"checkpointing": True}),
+    ((1, 1, 2), "ZeRO-1", {"zero": 1}),
+    ((1, 1, 2), "ZeRO-2", {"zero": 2}),
+    ((1, 1, 2), "ZeRO-3", {"zero": 3}),
+    ((1, 2, 2), "ZeRO-1", {"zero": 1}),
+    ((2, 2, 2), "ZeRO-1", {"zero": 1}),
+]
+"""Ways to save memory, which change no number either."""
 GRADIENTS, DISPLACEMENT = 1e-5, 1e-3
 """Relative L2: of the first step's gradients, and of what the weights have moved by after `STEPS` steps."""
 
@@ -76,6 +86,11 @@ def jobs_of(layout: Layout) -> list[Job]:
     return [
         *(Job(f"first step, {objective}", objective) for objective in OBJECTIVES),
         *(Job(f"all steps, {objective}", objective, steps=STEPS, frozen=True) for objective in OBJECTIVES),
+        *(
+            Job(variant, "parallel", steps=STEPS, frozen=True, **changes)
+            for where, variant, changes in VARIANTS
+            if where == layout
+        ),
         *(Job(f"without {place}", "parallel", omit=place) for where, place in OMISSIONS if where == layout),
     ]
 
@@ -90,12 +105,18 @@ def test_the_gradients_are_those_of_one_process(layout: Layout, objective: str, 
 
 @pytest.mark.parametrize(("layout", "objective"), list(product(LAYOUTS[1:], OBJECTIVES)))
 def test_the_weights_move_as_in_one_process(layout: Layout, objective: str, worlds: Path) -> None:
-    job, before = f"all steps, {objective}", initial_weights()
-    alone, shared = (
-        {key: value - before[key] for key, value in parameters(whole(worlds / name(each) / job, "weights")).items()}
-        for each in (LAYOUTS[0], layout)
-    )
+    job = f"all steps, {objective}"
+    alone, shared = (displacement(worlds / name(each) / job) for each in (LAYOUTS[0], layout))
     assert distance(shared, alone) <= DISPLACEMENT
+
+
+@pytest.mark.parametrize(("layout", "variant"), [(layout, variant) for layout, variant, _ in VARIANTS])
+def test_what_saves_memory_changes_no_number(layout: Layout, variant: str, worlds: Path) -> None:
+    alone, saving = worlds / name(LAYOUTS[0]) / "all steps, parallel", worlds / name(layout) / variant
+    assert distance(displacement(saving), displacement(alone)) <= DISPLACEMENT
+    steps, expected = (json.loads((folder / "steps.json").read_text()) for folder in (saving, alone))
+    for own, other in zip(steps, expected, strict=True):
+        assert own["stepped"] and own["norm"] == pytest.approx(other["norm"], rel=1e-3)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[1:])
@@ -124,6 +145,12 @@ def test_without_any_one_all_reduce_it_is_another_training(layout: Layout, place
 
 def name(layout: Layout) -> str:
     return "x".join(map(str, layout))
+
+
+def displacement(folder: Path) -> dict[str, Tensor]:
+    """What the weights have moved by."""
+    before = initial_weights()
+    return {key: value - before[key] for key, value in parameters(whole(folder, "weights")).items()}
 
 
 def whole(folder: Path, kind: str) -> dict[str, Tensor]:

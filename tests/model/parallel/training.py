@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import deepspeed
 import torch
@@ -24,7 +24,7 @@ from model.objectives.settings import MaskingSettings, Objective
 from model.parallel import collectives, guard, tensor
 from model.parallel.engine import Engine, EngineOptions, make_engine
 from model.parallel.layout import ParallelLayout
-from model.parallel.whole import gather_whole, load_whole
+from model.parallel.whole import gather_whole
 from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
 
@@ -52,7 +52,7 @@ class Watched(torch.optim.AdamW):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for group in self.param_groups:
             for parameter in group["params"]:
-                if not hasattr(parameter, "first_gradient"):
+                if not hasattr(parameter, "first_gradient") and parameter.grad is not None:
                     parameter.first_gradient = parameter.grad.clone()
         super().step(closure)
 
@@ -67,6 +67,8 @@ class Job:
     frozen: bool = False
     """Whether images keep the plans that the first weights make of them. A plan is a code: a difference in the last bit of
     a value can make it another one, and the trainings then are two."""
+    zero: Literal[0, 1, 2, 3] = 0
+    checkpointing: bool = False
     omit: str | None = None
     """Where the ranks tell each other nothing."""
 
@@ -74,18 +76,16 @@ class Job:
 def run(job: Job, layout: ParallelLayout, folder: Path) -> None:
     """Train, and leave what came out in a folder of the job's name."""
     with left_out(job.omit):
-        engine = tiny_engine(layout, job.objective)
-        ranks = engine.tensor_ranks
-        load_whole(engine.parts(), initial_weights(), ranks)
-        for part in engine.parts():
+        engine = tiny_engine(layout, job.objective, zero=job.zero, checkpointing=job.checkpointing)
+        for part in engine.parts:
             if job.frozen and part.plan is not None:
                 part.plan.freeze()
         steps = [engine.step(own_lessons(engine, job.objective, number)) for number in range(job.steps)]
-    weights, gradients = gather_whole(engine.parts(), ranks), gather_whole(engine.parts(), ranks, first_gradient)
+        weights, gradients = engine.weights(), gather_whole(engine.parts, engine.place.tensor, first_gradient)
     (folder / job.name).mkdir(parents=True, exist_ok=True)
-    if ranks is None or ranks.rank == 0:
-        save_file(weights, folder / job.name / f"weights-{dist.get_rank()}.safetensors")
-        save_file(gradients, folder / job.name / f"gradients-{dist.get_rank()}.safetensors")
+    if engine.place.holds_whole:
+        save_file(weights, folder / job.name / f"weights-{engine.place.stage}.safetensors")
+        save_file(gradients, folder / job.name / f"gradients-{engine.place.stage}.safetensors")
     if dist.get_rank() == 0:
         (folder / job.name / "steps.json").write_text(json.dumps([asdict(step) for step in steps]))
 
@@ -102,7 +102,7 @@ def tiny_engine(layout: ParallelLayout, objective: Objective, **changes: Any) ->
         gradient_clipping=1.0,
         **changes,
     )
-    return make_engine(options, weigh, lambda model: Watched(model.parameters(), LEARNING_RATE), None)
+    return make_engine(options, weigh, lambda model: Watched(model.parameters(), LEARNING_RATE), initial_weights())
 
 
 def weigh(losses: dict[str, Tensor]) -> Tensor:
@@ -117,8 +117,8 @@ def initial_weights() -> dict[str, Tensor]:
 
 def own_lessons(engine: Engine, objective: Objective, step: int) -> list[Lesson]:
     """This data-parallel rank's micro-batches of a step."""
-    rank, ranks = engine.grid.get_data_parallel_rank(), engine.grid.get_data_parallel_world_size()
-    return [lesson(objective, step, micro_batch) for micro_batch in range(rank, MICRO_BATCHES, ranks)]
+    place = engine.place
+    return [lesson(objective, step, number) for number in range(place.data, MICRO_BATCHES, place.layout.data)]
 
 
 def lesson(objective: Objective, step: int, micro_batch: int) -> Lesson:
