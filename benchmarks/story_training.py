@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.stories import Dealer, SceneTokens
-from components.train.optimizer import MuonWithAdamW, learning_rate_at, use_bf16
+from components.train.optimizer import learning_rate_at, make_optimizer, set_learning_rate, use_bf16
 from components.train.settings import OptimizationSettings
 from model.data.grids import Grids
 from model.decoding.loop import pack_blocks
@@ -115,10 +115,10 @@ def optimize(
     name: str,
 ) -> dict[str, float]:
     """All steps, in bf16 autocast where the processor has it; the parts of the loss, averaged over the last few."""
-    optimizer = MuonWithAdamW(model, settings)
+    optimizer = make_optimizer(model, settings)
     started, sums, last = time.monotonic(), {}, {}
     for step in range(settings.steps):
-        optimizer.set_learning_rate(learning_rate_at(step, settings))
+        set_learning_rate(optimizer, learning_rate_at(step, settings))
         with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16(settings)):
             loss, parts = step_loss()
         optimizer.zero_grad()

@@ -1,26 +1,60 @@
-"""Which samples a step trains on: a pure function of the seed, the step and the rank."""
+"""What a step asks: a pure function of the seed and the step, whatever ranks there are.
+
+A step's images are cut into micro-batches, numbered over all data-parallel ranks; each has masks of its own number. So a
+training that computes as many images at once goes on the same way in another layout.
+"""
+
+import torch
 
 from components.train.settings import OptimizationSettings
 from model.data.grids import Grids, read_grids
 from model.data.shards import Shards, epoch_order
+from model.objectives.lesson import Lesson, draw_lesson
+from model.objectives.masked import drop_prompts
+from model.objectives.settings import Objective
 from model.transformer.config import GeneratorConfig
 
 
-class BatchSource:
-    """Reads a rank's share of every step's batch from memory-mapped shards."""
+class LessonSource:
+    """Draws the lessons of one data-parallel rank from memory-mapped shards."""
 
-    def __init__(self, shards: Shards, settings: OptimizationSettings, shape: GeneratorConfig, rank: int, ranks: int):
-        if settings.global_batch_size % ranks:
-            raise ValueError(f"global_batch_size {settings.global_batch_size} is not a multiple of {ranks} ranks")
+    def __init__(
+        self,
+        shards: Shards,
+        settings: OptimizationSettings,
+        shape: GeneratorConfig,
+        objective: Objective,
+        unconditional_prompt: tuple[int, ...],
+        *,
+        rank: int,
+        ranks: int,
+    ):
         self.shards, self.settings, self.shape = shards, settings, shape
-        self.share = settings.global_batch_size // ranks
-        self.rank = rank
+        self.objective: Objective = objective
+        self._unconditional_prompt, self._rank, self._ranks = unconditional_prompt, rank, ranks
+        self.micro_batch = micro_batch_size(settings, ranks)
         self._order_epoch, self._order = -1, None
 
-    def batch(self, step: int) -> Grids:
-        """This rank's samples of one step."""
-        first = step * self.settings.global_batch_size + self.rank * self.share
-        rows = [self._row(position) for position in range(first, first + self.share)]
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of a step on each rank."""
+        return self.settings.global_batch_size // self._ranks // self.micro_batch
+
+    def lessons(self, step: int) -> list[Lesson]:
+        """This rank's micro-batches of one step."""
+        return [self._lesson(step, self._rank + self._ranks * number) for number in range(self.accumulation)]
+
+    def _lesson(self, step: int, number: int) -> Lesson:
+        settings, fine_rows = self.settings, 0
+        masks = torch.Generator().manual_seed(((settings.seed * 1_000_003 + step) * 4096 + number) % 2**63)
+        first = step * settings.global_batch_size + number * self.micro_batch
+        batch = self._read([self._row(position) for position in range(first, first + self.micro_batch)])
+        batch = drop_prompts(batch, settings.masking.unconditional_share, self._unconditional_prompt, masks)
+        if step % settings.fine_every_steps == 0 and self.shape.fine_layers:
+            fine_rows = max(1, round(self.micro_batch * settings.fine_batch_share))
+        return draw_lesson(self.objective, batch, self.shape, settings.masking, masks, fine_rows)
+
+    def _read(self, rows: list[int]) -> Grids:
         return read_grids(self.shards, rows, self.shape)
 
     def _row(self, position: int) -> int:
@@ -29,3 +63,8 @@ class BatchSource:
             self._order_epoch, self._order = epoch, epoch_order(self.settings.seed, epoch, len(self.shards))
         assert self._order is not None
         return int(self._order[index])
+
+
+def micro_batch_size(settings: OptimizationSettings, ranks: int) -> int:
+    """Images that each of so many data-parallel ranks computes at once."""
+    return settings.parallel.micro_batch_size or settings.global_batch_size // ranks

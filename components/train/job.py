@@ -5,6 +5,7 @@ from typing import Self
 
 from common.files import read_json, write_json
 from common.settings import Section
+from components.train.launcher import Ranks
 from components.train.settings import Objective, OptimizationSettings
 from model.transformer.config import GeneratorConfig
 
@@ -22,6 +23,16 @@ class Job(Section):
     start_from: Path | None
     """A checkpoint of the same shape; None starts from random weights."""
     work: Path
+
+    def ranks(self, file: Path) -> Ranks:
+        """What is to be started for it; `file` is where it was written."""
+        return Ranks(
+            module="components.train.worker",
+            arguments=[str(file)],
+            processes=self.training.processes,
+            threads=self.training.threads_per_process,
+            restarts=self.training.restarts,
+        )
 
     @classmethod
     def read(cls, file: Path) -> Self:

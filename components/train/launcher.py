@@ -1,4 +1,9 @@
-"""Starting the ranks of a training on this machine with torchrun."""
+"""Starting the ranks of a training with torchrun, on this machine or as one node of several.
+
+torchrun starts them everywhere, with one command line: a launcher decides only where it runs. Nodes find each other
+through a rendezvous (c10d) that the first of them hosts; where a rank dies, all are started again, at most `restarts`
+times, and go on from the newest state.
+"""
 
 import contextlib
 import os
@@ -6,10 +11,110 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from common.errors import TrainingError
 from common.processes import die_with_parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """What is to run: `python -m module arguments` on `processes` ranks of each node."""
+
+    module: str
+    arguments: Sequence[str]
+    processes: int
+    threads: int
+    """Of each rank."""
+    restarts: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """This machine among those of a training."""
+
+    nodes: int
+    number: int
+    """Node 0 hosts the rendezvous."""
+    rendezvous: str
+    """`HOST:PORT` of node 0, as all nodes reach it."""
+    run: str
+    """The same name on all nodes; other trainings at that address have others."""
+    address: str | None = None
+    """How the other nodes reach this one; None: by its host name."""
+    interface: str | None = None
+    """The network interface of that address, where the machine has several."""
+
+
+class Launcher(Protocol):
+    """Where ranks run."""
+
+    def run(self, ranks: Ranks) -> None:
+        """Start them and wait until all have ended. Raises `TrainingError` when one fails, after all restarts."""
+        ...
+
+
+class LocalLauncher:
+    """Runs them here: all of them, or those of one node of several."""
+
+    def __init__(self, node: Node | None = None):
+        self._node = node
+
+    def run(self, ranks: Ranks) -> None:
+        """The ranks write to this process's standard output and end with it."""
+        environment = rank_environment(ranks.threads) | node_environment(self._node)
+        command = torchrun_command(ranks, self._node)
+        with subprocess.Popen(command, env=environment, preexec_fn=die_with_parent) as torchrun:
+            try:
+                code = torchrun.wait()
+            except BaseException:
+                torchrun.terminate()
+                torchrun.wait(timeout=30)
+                raise
+        if code != 0:
+            raise TrainingError(
+                f"a rank ended with an error (torchrun's exit code {code})",
+                where="training",
+                fix="read the step's log; `emuflow run --resume` goes on from the last saved state",
+            )
+
+
+def torchrun_command(ranks: Ranks, node: Node | None) -> list[str]:
+    """The command line of one node; the only node where there is no `node`."""
+    where = ["--standalone"]
+    if node is not None:
+        where = [
+            f"--nnodes={node.nodes}",
+            f"--node-rank={node.number}",
+            "--rdzv-backend=c10d",
+            f"--rdzv-endpoint={node.rendezvous}",
+            f"--rdzv-id={node.run}",
+            # Who hosts is said here: torchrun compares host names, which machines may share.
+            f"--rdzv-conf=is_host={str(node.number == 0).lower()}",
+            *([f"--local-addr={node.address}"] if node.address else []),
+        ]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *where,
+        f"--nproc-per-node={ranks.processes}",
+        f"--max-restarts={ranks.restarts}",
+        "-m",
+        ranks.module,
+        *ranks.arguments,
+    ]
+
+
+def node_environment(node: Node | None) -> dict[str, str]:
+    """What torch must know of this node beside the command line."""
+    # With the agents' store shared by the ranks, a restart in place finds the keys of the attempt before it and hangs.
+    environment = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    if node is not None and node.interface is not None:
+        environment |= {"GLOO_SOCKET_IFNAME": node.interface, "NCCL_SOCKET_IFNAME": node.interface}
+    return environment
 
 
 def extensions_folder() -> Path:
@@ -54,33 +159,3 @@ def rank_environment(threads: int) -> dict[str, str]:
     if not torch.cuda.is_available():
         environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     return environment
-
-
-def run_ranks(module: str, arguments: Sequence[str], *, processes: int, threads: int) -> None:
-    """Run `python -m module arguments` on `processes` ranks and wait.
-
-    The ranks write to this process's standard output and end with it. Raises `TrainingError` when one fails.
-    """
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-        "-m",
-        module,
-        *arguments,
-    ]
-    with subprocess.Popen(command, env=rank_environment(threads), preexec_fn=die_with_parent) as torchrun:
-        try:
-            code = torchrun.wait()
-        except BaseException:
-            torchrun.terminate()
-            torchrun.wait(timeout=30)
-            raise
-    if code != 0:
-        raise TrainingError(
-            f"a rank ended with an error (torchrun's exit code {code})",
-            where="training",
-            fix="read the step's log; `emuflow run --resume` goes on from the last saved state",
-        )

@@ -16,7 +16,9 @@ class PartedOptimizer(torch.optim.Optimizer):
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]):
         self.parts = list(parts)
-        super().__init__([{"params": [p for part in parts for group in part.param_groups for p in group["params"]]}], {})
+        super().__init__(
+            [{"params": [p for part in parts for group in part.param_groups for p in group["params"]]}], {}
+        )
         self.param_groups = [group for part in self.parts for group in part.param_groups]
         for part in self.parts:
             part.state = self.state

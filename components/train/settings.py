@@ -63,9 +63,14 @@ class OptimizationSettings(Section):
     checkpoint_every_steps: int = Field(default=200, ge=1, description="how often the state for a resume is saved")
     states_kept: int = Field(default=2, ge=1, description="states for a resume that are kept, the newest")
     largest_skips: int = Field(
-        default=10, ge=1, description="steps in a row that are skipped for gradients that are not finite, before it ends"
+        default=10,
+        ge=1,
+        description="steps in a row that are skipped for gradients that are not finite, before it ends",
     )
     log_every_steps: int = Field(default=20, ge=1)
+    restarts: int = Field(
+        default=0, ge=0, description="how often all ranks are started again where one dies, from the newest state"
+    )
     step_timeout_s: float = Field(default=300, gt=0, description="a collective that takes longer is a hang")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from common.errors import DigestMismatchError, UsageError
 from common.files import read_json
 from components.train.job import Job
-from components.train.launcher import run_ranks
+from components.train.launcher import Launcher, LocalLauncher
 from components.train.settings import Objective, OptimizationSettings, TrainingSettings
 from model.transformer.config import GeneratorConfig, ModelSettings
 
@@ -88,8 +88,11 @@ def optimize(
     start_from: Path | None,
     work: Path,
     checkpoint: Path,
+    launcher: Launcher | None = None,
 ) -> dict[str, Any]:
     """Run the ranks and leave a checkpoint; what `train` and `adapt` share. Returns the content of `training.json`.
+
+    Ranks run where the `launcher` starts them; None: on this machine.
 
     `section` is where a user finds the settings. Raises `UsageError` where the ranks cannot share a batch evenly,
     `TrainingError` when a rank fails.
@@ -99,11 +102,7 @@ def optimize(
     from model.checkpoint import load_tensors, save_checkpoint
     from model.transformer.model import Generator
 
-    if settings.global_batch_size % settings.processes:
-        raise UsageError(
-            f"{section}.global_batch_size {settings.global_batch_size} is not a multiple of {section}.processes {settings.processes}",
-            fix="change one of them",
-        )
+    check_layout(section, settings, shape)
     job = Job(
         training=OptimizationSettings.model_validate(
             settings.model_dump(include=set(OptimizationSettings.model_fields))
@@ -119,12 +118,7 @@ def optimize(
     )
     work.mkdir(parents=True, exist_ok=True)
     job.write(work / "job.json")
-    run_ranks(
-        "components.train.worker",
-        [str(work / "job.json")],
-        processes=settings.processes,
-        threads=settings.threads_per_process,
-    )
+    (launcher or LocalLauncher()).run(job.ranks(work / "job.json"))
     training = read_json(work / "training.json")
     with torch.no_grad():
         generator = Generator(shape)
@@ -132,6 +126,28 @@ def optimize(
     save_checkpoint(checkpoint, generator, inputs.tokenizers, training)
     shutil.copyfile(work / "curves.jsonl", checkpoint / "curves.jsonl")
     return training
+
+
+def check_layout(section: str, settings: OptimizationSettings, shape: GeneratorConfig) -> None:
+    """Raises `UsageError` where the ranks cannot share the model or a batch so."""
+    from model.parallel.layout import Divisible, choose_layout
+
+    parallel, where = settings.parallel, f"{section}.parallel"
+    sizes = Divisible.of(shape, settings.global_batch_size)
+    layout = choose_layout(parallel.tensor, parallel.pipeline, settings.processes, sizes, where=where)
+    if settings.optimizer != "adamw" and (parallel.tensor > 1 or parallel.pipeline > 1 or parallel.zero):
+        raise UsageError(
+            "Muon needs whole matrices and one stage, without ZeRO", where=where, fix=f"set {section}.optimizer=adamw"
+        )
+    if parallel.zero > 1 and parallel.pipeline > 1:
+        raise UsageError(f"ZeRO-{parallel.zero} does not go with pipeline parallel", where=where, fix="set zero=1")
+    share = settings.global_batch_size // layout.data
+    if parallel.micro_batch_size is not None and share % parallel.micro_batch_size:
+        raise UsageError(
+            f"{share} images of each rank are not a multiple of micro_batch_size {parallel.micro_batch_size}",
+            where=where,
+            fix="change one of them",
+        )
 
 
 def generator_config(model: ModelSettings, bundle: "TokenizerBundle", shards: "Shards") -> GeneratorConfig:

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import deepspeed
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from deepspeed.runtime.pipe.engine import PipelineEngine
 from deepspeed.runtime.pipe.topology import PipelineParallelGrid
 from deepspeed.utils import (
@@ -17,6 +18,8 @@ from deepspeed.utils import (
     safe_get_full_optimizer_state,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
 )
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -132,9 +135,20 @@ class Engine(ABC):
         return tensor
 
     def _write(self, target: Tensor, value: Tensor) -> None:
+        if self.options.zero == 3 and isinstance(target, nn.Parameter):
+            # This is what is stepped on; what is computed with would follow it only at a step.
+            safe_set_local_fp32_param(target, self._shard(value))
+            with deepspeed.zero.GatheredParameters([target], modifier_rank=self.place.grid.dp_group[0]):
+                target.data.copy_(value)
+            return
         if self.options.zero and isinstance(target, nn.Parameter):
             safe_set_full_fp32_param(target, value)
         target.copy_(value)
+
+    def _shard(self, value: Tensor) -> Tensor:
+        """What ZeRO-3 keeps on this rank: one of equal pieces, the last one filled up."""
+        pieces = self.place.layout.data
+        return F.pad(value.flatten(), (0, -value.numel() % pieces)).chunk(pieces)[self.place.data]
 
     def _state_keys(self) -> list[str]:
         return sorted({key for state in self.optimizer.state.values() for key in state})
@@ -152,16 +166,20 @@ class Engine(ABC):
     def _write_state(self, key: str, parameter: nn.Parameter, value: Tensor) -> None:
         if self.options.zero == 0:
             self.optimizer.state[parameter][key] = value.to(parameter.device)
+        elif key != "step" and self.options.zero == 3:
+            safe_set_local_optimizer_state(parameter, self._shard(value), key)
         elif key != "step":
             safe_set_full_optimizer_state(parameter, value, key)
 
     def _make_state(self, keys: Sequence[str], state: Mapping[str, Tensor]) -> None:
         """ZeRO's flat parameters have no state before their first step: make one to write into."""
         step = next(value for name, value in state.items() if name.startswith("step:"))
-        for group in self.optimizer.param_groups:
-            for flat in group["params"]:
-                zeros = {key: torch.zeros_like(flat) for key in keys if key != "step"}
-                self.optimizer.state[flat] = {"step": step.clone().to(flat.device), **zeros}
+        flats = [flat for group in self.optimizer.param_groups for flat in group["params"]]
+        if self.options.zero == 3:  # which gives the optimizer one of them at a time
+            flats = self.deepspeed.optimizer.fp32_partitioned_groups_flat
+        for flat in flats:
+            zeros = {key: torch.zeros_like(flat) for key in keys if key != "step"}
+            self.optimizer.state[flat] = {"step": step.clone().to(flat.device), **zeros}
         if self.options.zero < 3:
             self.deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
 

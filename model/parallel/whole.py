@@ -24,9 +24,14 @@ def load_whole(
     for part in parts:
         for name, target in part.state_dict(keep_vars=True).items():
             piece = own_piece(target, state[name], ranks)
-            if piece.shape != target.shape:
-                raise ValueError(f"{name} is {tuple(piece.shape)}, not {tuple(target.shape)}")
+            if piece.shape != shape_of(target):
+                raise ValueError(f"{name} is {tuple(piece.shape)}, not {tuple(shape_of(target))}")
             write(target, piece)
+
+
+def shape_of(tensor: Tensor) -> torch.Size:
+    """Of a parameter whose values ZeRO-3 has taken away, too."""
+    return getattr(tensor, "ds_shape", tensor.shape)
 
 
 def own_piece(target: Tensor, whole: Tensor, ranks: TensorRanks | None) -> Tensor:
@@ -54,7 +59,7 @@ def gather_whole(
             if value is None:
                 continue
             value = value.detach()
-            if cut is not None and ranks is not None and value.shape == tensor.shape:
+            if cut is not None and ranks is not None and value.shape == shape_of(tensor):
                 pieces = _pieces(value, ranks)
                 value = cut.join(pieces) if ranks.rank == 0 else value
             if ranks is None or ranks.rank == 0:

@@ -97,15 +97,20 @@ class Plan(nn.Module):
             latents = self.encoder["latents"](cells.flatten(1))
             return self.quantizer.quantize(latents.unflatten(-1, (self.tokens, -1)))
 
+    @property
+    def has_encoder(self) -> bool:
+        """A part of a model may have the prior alone."""
+        return "encoder" in self._modules
+
     def freeze(self) -> None:
         """Keep the codes as they are from here on, so that the prior has something to converge to."""
         self.frozen = True
-        if "encoder" in self._modules:  # a part of the model may have the prior alone
+        if self.has_encoder:
             self.encoder.eval()
 
     def train(self, mode: bool = True) -> "Plan":
         super().train(mode)
-        if self.frozen and "encoder" in self._modules:
+        if self.frozen and self.has_encoder:
             self.encoder.eval()
         return self
 

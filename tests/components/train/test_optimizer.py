@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from components.train.optimizer import MuonWithAdamW, learning_rate_at, split_parameters
-from components.train.resume import load_state, save_state
+from components.train.optimizer import learning_rate_at, make_optimizer, set_learning_rate, split_parameters
 from components.train.settings import TrainingSettings
 from model.data.grids import Grids
 from model.objectives.lesson import draw_lesson
@@ -30,6 +29,18 @@ def test_schedule_warms_up_stays_and_decays():
     assert rates[-1] == pytest.approx(0.02, abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_every_parameter_is_in_one_group_with_its_own_decay(kind):
+    settings = TrainingSettings(optimizer=kind, weight_decay=0.3, other_weight_decay=0.2)
+    model = Generator(CONFIG)
+    optimizer = make_optimizer(model, settings)
+    decays = {id(parameter): group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(decays) == len(list(model.parameters()))
+    matrices, _, others = split_parameters(model)
+    assert {decays[id(parameter)] for parameter in matrices} == {0.3}
+    assert {decays[id(parameter)] for parameter in others} == {0.2}
+
+
 def test_only_block_matrices_go_to_muon():
     model = Generator(CONFIG)
     matrices, plan_encoder, others = split_parameters(model)
@@ -40,15 +51,16 @@ def test_only_block_matrices_go_to_muon():
     assert any(parameter is model.text_embedding.weight for parameter in others)
 
 
-def test_at_rate_zero_nothing_moves_the_plans_encoder():
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_at_rate_zero_nothing_moves_the_plans_encoder(kind):
     """Neither momentum nor weight decay: plans that drift are other plans than those that the prior has learned."""
     torch.manual_seed(0)
     model = Generator(CONFIG).train()
     assert model.plan is not None
-    optimizer, grids = MuonWithAdamW(model, TrainingSettings()), random_grids(4)
+    optimizer, grids = make_optimizer(model, TrainingSettings(optimizer=kind)), random_grids(4)
 
     def step(plan_encoder: float) -> list[torch.Tensor]:
-        optimizer.set_learning_rate(1e-2, plan_encoder)
+        set_learning_rate(optimizer, 1e-2, plan_encoder)
         draws = torch.Generator().manual_seed(0)
         losses = lesson_losses(model, draw_lesson("parallel", grids, CONFIG, MaskingSettings(), draws, fine_rows=2))
         torch.stack(list(losses.values())).sum().backward()
@@ -72,51 +84,3 @@ def random_grids(batch: int) -> Grids:
     draws = ((512, (batch, 16)), (240, (batch, 64)), (240, (batch, 64, 4)))
     text, sketch, details = (torch.randint(codes, shape, generator=random) for codes, shape in draws)
     return Grids(text, (sketch,), (details,))
-
-
-def train_steps(model: Generator, optimizer: MuonWithAdamW, steps: range) -> None:
-    for step in steps:
-        text = torch.randint(512, (2, 16), generator=torch.Generator().manual_seed(step))
-        coarse = torch.randint(240, (2, 64), generator=torch.Generator().manual_seed(step))
-        model.train_next(text, coarse).logsumexp(-1).mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def test_a_restored_state_goes_on_exactly(tmp_path):
-    settings = TrainingSettings(learning_rate=1e-2)
-    torch.manual_seed(0)
-    model = Generator(CONFIG)
-    optimizer = MuonWithAdamW(model, settings)
-    train_steps(model, optimizer, range(3))
-    save_state(tmp_path, 3, "a", model, optimizer)
-    train_steps(model, optimizer, range(3, 6))
-
-    torch.manual_seed(1)
-    other = Generator(CONFIG)
-    restored = MuonWithAdamW(other, settings)
-    assert load_state(tmp_path, "a", other, restored) == 3
-    train_steps(other, restored, range(3, 6))
-    for name, weight in model.state_dict().items():
-        assert torch.equal(weight, other.state_dict()[name]), name
-
-
-def test_a_state_of_other_settings_is_passed_over(tmp_path):
-    model = Generator(CONFIG)
-    optimizer = MuonWithAdamW(model, TrainingSettings())
-    train_steps(model, optimizer, range(1))
-    save_state(tmp_path, 1, "a", model, optimizer)
-    assert load_state(tmp_path, "b", model, optimizer) == 0
-
-
-def test_fault_09_a_corrupt_newest_state_falls_back_to_the_one_before(tmp_path, caplog):
-    model = Generator(CONFIG)
-    optimizer = MuonWithAdamW(model, TrainingSettings())
-    train_steps(model, optimizer, range(1))
-    for step in (1, 2, 3):
-        save_state(tmp_path, step, "a", model, optimizer)
-    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["state-00000002", "state-00000003"]
-    weights = tmp_path / "state-00000003" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    assert load_state(tmp_path, "a", model, optimizer) == 2
-    assert "falling back" in caplog.text

@@ -1,23 +1,14 @@
 """One training is the same training in every layout, and no word between its ranks can be left out."""
 
-import json
-import subprocess
-import sys
-from collections.abc import Mapping
-from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
-from components.train.launcher import rank_environment
-from tests.model.parallel.training import Job, initial_weights
+from tests.model.parallel.results import Layout, displacement, distance, name, parameters, run_worlds, steps_of, whole
+from tests.model.parallel.training import Job
 
 LAYOUTS = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (2, 2, 1), (1, 2, 2), (2, 2, 2)]
-"""Tensor, pipeline, data."""
 OBJECTIVES = ("parallel", "next_token")
 STEPS = 20
 TENSOR_PLACES = (
@@ -56,30 +47,11 @@ VARIANTS = [
 GRADIENTS, DISPLACEMENT = 1e-5, 1e-3
 """Relative L2: of the first step's gradients, and of what the weights have moved by after `STEPS` steps."""
 
-Layout = tuple[int, int, int]
-
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of all trainings, by layout and job."""
-    folder = tmp_path_factory.mktemp("worlds")
-    (folder / "worlds.json").write_text(
-        json.dumps(
-            [
-                {"name": name(layout), "layout": layout, "jobs": [asdict(job) for job in jobs_of(layout)]}
-                for layout in LAYOUTS
-            ]
-        )
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.model.parallel.worlds", str(folder)],
-        env=rank_environment(1),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return folder
+    return run_worlds(tmp_path_factory.mktemp("worlds"), [(layout, jobs_of(layout)) for layout in LAYOUTS])
 
 
 def jobs_of(layout: Layout) -> list[Job]:
@@ -114,7 +86,7 @@ def test_the_weights_move_as_in_one_process(layout: Layout, objective: str, worl
 def test_what_saves_memory_changes_no_number(layout: Layout, variant: str, worlds: Path) -> None:
     alone, saving = worlds / name(LAYOUTS[0]) / "all steps, parallel", worlds / name(layout) / variant
     assert distance(displacement(saving), displacement(alone)) <= DISPLACEMENT
-    steps, expected = (json.loads((folder / "steps.json").read_text()) for folder in (saving, alone))
+    steps, expected = (steps_of(folder) for folder in (saving, alone))
     for own, other in zip(steps, expected, strict=True):
         assert own["stepped"] and own["norm"] == pytest.approx(other["norm"], rel=1e-3)
 
@@ -122,9 +94,7 @@ def test_what_saves_memory_changes_no_number(layout: Layout, variant: str, world
 @pytest.mark.parametrize("layout", LAYOUTS[1:])
 def test_every_layout_tells_the_same_losses_and_norms(layout: Layout, worlds: Path) -> None:
     job = "all steps, parallel"
-    alone, shared = (
-        json.loads((worlds / name(each) / job / "steps.json").read_text()) for each in (LAYOUTS[0], layout)
-    )
+    alone, shared = (steps_of(worlds / name(each) / job) for each in (LAYOUTS[0], layout))
     assert len(shared) == STEPS and all(step["stepped"] for step in shared)
     assert shared[0]["parts"].keys() == {"coarse_loss", "plan_loss", "fine_loss"}
     assert shared[0]["loss"] == pytest.approx(alone[0]["loss"], rel=GRADIENTS)
@@ -138,40 +108,6 @@ def test_every_layout_tells_the_same_losses_and_norms(layout: Layout, worlds: Pa
 def test_without_any_one_all_reduce_it_is_another_training(layout: Layout, place: str, worlds: Path) -> None:
     alone, shared = worlds / name(LAYOUTS[0]) / "first step, parallel", worlds / name(layout) / f"without {place}"
     gradients = distance(whole(shared, "gradients"), whole(alone, "gradients"))
-    told, expected = (json.loads((folder / "steps.json").read_text())[0]["loss"] for folder in (shared, alone))
+    told, expected = (steps_of(folder)[0]["loss"] for folder in (shared, alone))
     # What only adds to the loss is in no gradient, but in the loss that is told.
     assert gradients > 10 * GRADIENTS or told != pytest.approx(expected, rel=10 * GRADIENTS)
-
-
-def name(layout: Layout) -> str:
-    return "x".join(map(str, layout))
-
-
-def displacement(folder: Path) -> dict[str, Tensor]:
-    """What the weights have moved by."""
-    before = initial_weights()
-    return {key: value - before[key] for key, value in parameters(whole(folder, "weights")).items()}
-
-
-def whole(folder: Path, kind: str) -> dict[str, Tensor]:
-    """The tensors of all ranks that had some."""
-    files = sorted(folder.glob(f"{kind}-*.safetensors"))
-    return {key: value for file in files for key, value in load_file(file).items()}
-
-
-def parameters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the statistics of batch norms, and the bias before one: it changes nothing, and its gradient is what
-    rounding leaves of zero."""
-    return {
-        key: value.double()
-        for key, value in tensors.items()
-        if not key.startswith("plan.encoder.latents.3.") and key != "plan.encoder.latents.2.bias"
-    }
-
-
-def distance(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    """Relative L2 of all parameters together."""
-    own, other = parameters(own), parameters(other)
-    assert own.keys() == other.keys() and len(other) > 30
-    difference = torch.cat([(own[key] - other[key]).flatten() for key in other])
-    return float(difference.norm() / torch.cat([value.flatten() for value in other.values()]).norm())

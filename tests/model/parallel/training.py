@@ -6,11 +6,12 @@ the last), and `steps.json`.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import deepspeed
 import torch
@@ -18,11 +19,12 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
+from components.train.states import States
 from model.data.grids import Grids
 from model.objectives.lesson import Lesson, draw_lesson
 from model.objectives.settings import MaskingSettings, Objective
 from model.parallel import collectives, guard, tensor
-from model.parallel.engine import Engine, EngineOptions, make_engine
+from model.parallel.engine import Engine, EngineOptions, Step, make_engine
 from model.parallel.layout import ParallelLayout
 from model.parallel.whole import gather_whole
 from model.transformer.config import GeneratorConfig
@@ -44,6 +46,8 @@ SHAPE = GeneratorConfig(
 MICRO_BATCH, MICRO_BATCHES = 2, 4
 MASKING = MaskingSettings(label_smoothing=0.1)
 LEARNING_RATE = 1e-3
+POISON: list[float] = []
+"""What this rank's loss is multiplied with, if anything."""
 
 
 class Watched(torch.optim.AdamW):
@@ -57,6 +61,9 @@ class Watched(torch.optim.AdamW):
         super().step(closure)
 
 
+Zero = int
+
+
 @dataclass(frozen=True)
 class Job:
     """One training of a world."""
@@ -67,10 +74,16 @@ class Job:
     frozen: bool = False
     """Whether images keep the plans that the first weights make of them. A plan is a code: a difference in the last bit of
     a value can make it another one, and the trainings then are two."""
-    zero: Literal[0, 1, 2, 3] = 0
+    zero: Zero = 0
     checkpointing: bool = False
     omit: str | None = None
     """Where the ranks tell each other nothing."""
+    states: str | None = None
+    """A folder beside the worlds' for states, from which the training goes on where there is one."""
+    saved_after: tuple[int, ...] = ()
+    """The steps after which a state is saved there."""
+    poisoned: tuple[int, int] | None = None
+    """A step and a rank whose loss is then no number."""
 
 
 def run(job: Job, layout: ParallelLayout, folder: Path) -> None:
@@ -80,7 +93,7 @@ def run(job: Job, layout: ParallelLayout, folder: Path) -> None:
         for part in engine.parts:
             if job.frozen and part.plan is not None:
                 part.plan.freeze()
-        steps = [engine.step(own_lessons(engine, job.objective, number)) for number in range(job.steps)]
+        steps = train(engine, job, folder.parent / job.states if job.states else None)
         weights, gradients = engine.weights(), gather_whole(engine.parts, engine.place.tensor, first_gradient)
     (folder / job.name).mkdir(parents=True, exist_ok=True)
     if engine.place.holds_whole:
@@ -88,6 +101,23 @@ def run(job: Job, layout: ParallelLayout, folder: Path) -> None:
         save_file(gradients, folder / job.name / f"gradients-{engine.place.stage}.safetensors")
     if dist.get_rank() == 0:
         (folder / job.name / "steps.json").write_text(json.dumps([asdict(step) for step in steps]))
+
+
+def train(engine: Engine, job: Job, states_folder: Path | None) -> list[Step]:
+    states, first, steps = None, 0, []
+    if states_folder is not None:
+        states = States(states_folder, "one training", engine, kept=2, timeout_s=60)
+        first = states.restore()
+    for number in range(first, job.steps):
+        POISON.clear()
+        if job.poisoned is not None and tuple(job.poisoned) == (number, dist.get_rank()):
+            POISON.append(math.nan)
+        steps.append(engine.step(own_lessons(engine, job.objective, number)))
+        if states is not None and number + 1 in job.saved_after:
+            states.save(number + 1)
+    if states is not None:
+        states.wait()
+    return steps
 
 
 def tiny_engine(layout: ParallelLayout, objective: Objective, **changes: Any) -> Engine:
@@ -107,7 +137,7 @@ def tiny_engine(layout: ParallelLayout, objective: Objective, **changes: Any) ->
 
 def weigh(losses: dict[str, Tensor]) -> Tensor:
     weights = {"coarse_loss": 1.0, "plan_loss": 0.6, "fine_loss": 0.8}
-    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum() * (POISON[0] if POISON else 1)
 
 
 def initial_weights() -> dict[str, Tensor]:
