@@ -35,18 +35,19 @@ def train(
     parent_checkpoint: Path | None,
     work: Path,
     checkpoint: Path,
+    launcher: Launcher | None = None,
 ) -> TrainingResult:
     """Train a generator on `shards` and write `checkpoint/`.
 
     `work` survives an interruption: a second call with the same settings and data goes on from the newest state
     in it. What `model` leaves open follows from the tokenizers and the shards; a whole shape is taken as it is, and may
-    have the image's own grid for its sketch. Raises `TrainingError` when a rank fails, `DigestMismatchError` when a shard
+    have the image's own grid for its sketch. Ranks run where the `launcher` starts them. Raises `TrainingError` when a rank fails, `DigestMismatchError` when a shard
     is not the one that was written or the shards were cut with other tokenizers, `DataError` where a shard is empty.
     """
     inputs = verified_inputs(shards, tokenizers)
     shape = model if isinstance(model, GeneratorConfig) else generator_config(model, inputs.bundle, inputs.cut)
     start = parent_checkpoint if settings.initialize_from == "parent" else None
-    training = optimize("training", settings, settings.objective, shape, inputs, start, work, checkpoint)
+    training = optimize("training", settings, settings.objective, shape, inputs, start, work, checkpoint, launcher)
     return TrainingResult(
         training["parameters"], training["seconds"], training["last"]["coarse_loss"], training["heldout_loss"]
     )

@@ -4,6 +4,8 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from model.data.shards import Shards
 from model.objectives.heldout import heldout_losses, heldout_next_token_losses
 from model.parallel.engine import Engine, EngineOptions, make_engine
 from model.parallel.layout import Divisible, ParallelLayout, choose_layout
+from model.parallel.place import limit_waiting
 from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
 
@@ -51,20 +54,27 @@ def run(job: Job) -> None:
         meter = make_meter(job, len(shards), first_step)
         callbacks.insert(0, meter)
     pulse = Heartbeat(job.work / "ranks", dist.get_rank())
-    try:
+    with telling_who_hangs(pulse, timeout_s):
         train_steps(engine, lessons, settings, first_step, callbacks, pulse)
-    except RuntimeError as error:  # what gloo and NCCL raise where a rank is gone, or has not answered in time
+        states.wait()
+        leave_weights(job.work, engine)
+    pulse.close()
+    if meter is not None:
+        finish(job, layout, meter, first_step)
+
+
+@contextmanager
+def telling_who_hangs(pulse: Heartbeat, timeout_s: float) -> Iterator[None]:
+    """Raises `TrainingError` where a rank is gone, or has not answered in time."""
+    limit_waiting(timeout_s)
+    try:
+        yield
+    except RuntimeError as error:  # gloo's and NCCL's
         raise TrainingError(
             f"the ranks could not go on together: {pulse.who_hangs(dist.get_world_size())}",
             where=f"rank {dist.get_rank()}",
             fix=f"a collective may take training.step_timeout_s, {timeout_s:g} s",
         ) from error
-    pulse.close()
-    states.wait()
-    leave_weights(job.work, engine)
-    if meter is not None:
-        finish(job, layout, meter, first_step)
-    dist.barrier()
 
 
 def open_engine(job: Job, shards: Shards, layout: ParallelLayout) -> tuple[Engine, LessonSource]:

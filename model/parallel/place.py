@@ -1,10 +1,12 @@
 """Where this rank stands in a layout, and whom it talks to."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import cast
 
 import torch.distributed as dist
 from deepspeed.runtime.pipe.topology import PipelineParallelGrid, PipeModelDataParallelTopology
+from torch.distributed import distributed_c10d
 
 from model.parallel.collectives import Group
 from model.parallel.layout import ParallelLayout
@@ -58,3 +60,9 @@ def _join_tensor_group(topology: PipeModelDataParallelTopology, layout: Parallel
             own = TensorRanks(group, ranks.index(dist.get_rank()), layout.tensor)
     assert own is not None, "every rank is in one of them"
     return own
+
+
+def limit_waiting(timeout_s: float) -> None:
+    """No collective of any group waits longer: DeepSpeed makes its groups with torch's own limit, half an hour."""
+    for group in list(distributed_c10d._world.pg_map):
+        distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s), group)

@@ -1,20 +1,15 @@
 """The training step with real DeepSpeed ranks on a tiny model."""
 
-import json
-import os
 import shutil
 import signal
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from common.errors import DataError, DigestMismatchError, TrainingError, UsageError
 from common.files import read_json
-from components.train.settings import TrainingSettings
 from components.train.train import generator_config, train
 from model.checkpoint import load_checkpoint
 from model.data.grids import read_grids
@@ -24,30 +19,8 @@ from model.tokenizers.settings import VisualTokenizerConfig
 from model.tokenizers.text import TextTokenizer
 from model.tokenizers.visual import VisualTokenizer
 from model.transformer.config import GeneratorConfig
-from tests.components.patterns import MODEL, write_patterns
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> tuple[Path, Path]:
-    return write_patterns(tmp_path_factory.mktemp("data"))
-
-
-def settings(**changes) -> TrainingSettings:
-    base = {"steps": 40, "global_batch_size": 8, "precision": "fp32", "checkpoint_every_steps": 5, "log_every_steps": 1}
-    return TrainingSettings.model_validate(base | changes)
-
-
-def curve(checkpoint: Path) -> dict[int, float]:
-    points = [json.loads(line) for line in (checkpoint / "curves.jsonl").read_text().splitlines()]
-    return {point["step"]: point["coarse_loss"] for point in points}
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(data, tmp_path_factory) -> Path:
-    tokenizers, shards = data
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    train(settings(), MODEL, shards, tokenizers, None, folder / "work", folder / "checkpoint")
-    return folder / "checkpoint"
+from tests.components.patterns import MODEL
+from tests.components.train.trainings import curve, ranks_of, settings, wait_for_a_state
 
 
 def test_two_ranks_learn_and_leave_a_checkpoint(data, uninterrupted):
@@ -66,7 +39,7 @@ def test_two_ranks_learn_and_leave_a_checkpoint(data, uninterrupted):
 def test_fault_07_a_killed_rank_resumes_with_the_same_losses(data, uninterrupted, tmp_path):
     tokenizers, shards = data
     work = tmp_path / "work"
-    killer = threading.Thread(target=kill_a_rank_once_saved, args=(work,))
+    killer = threading.Thread(target=signal_a_rank_once_saved, args=(work, signal.SIGKILL))
     killer.start()
     with pytest.raises(TrainingError, match="rank"):
         train(settings(), MODEL, shards, tokenizers, None, work, tmp_path / "checkpoint")
@@ -79,23 +52,60 @@ def test_fault_07_a_killed_rank_resumes_with_the_same_losses(data, uninterrupted
     assert curve(tmp_path / "checkpoint") == pytest.approx(curve(uninterrupted), rel=1e-6)
 
 
-def kill_a_rank_once_saved(work: Path) -> None:
-    """SIGKILL the last rank of this test's own training when its first state has been written."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if list(work.glob("state-*")):
-            ranks = [child for child in psutil.Process().children(recursive=True) if is_rank_of(child, work)]
-            os.kill(ranks[-1].pid, signal.SIGKILL)
-            return
-        time.sleep(0.005)
+def signal_a_rank_once_saved(work: Path, which: signal.Signals) -> None:
+    """Send a signal to the last rank of this test's own training when its first state has been written."""
+    wait_for_a_state(work)
+    ranks_of(work)[-1].send_signal(which)
 
 
-def is_rank_of(process: psutil.Process, work: Path) -> bool:
-    try:
-        command = process.cmdline()
-    except psutil.Error:
-        return False
-    return str(work / "job.json") in command and "torch.distributed.run" not in command
+def test_fault_12_a_rank_that_hangs_is_named_and_started_again(data, uninterrupted, tmp_path, capfd):
+    tokenizers, shards = data
+    work = tmp_path / "work"
+    stopper = threading.Thread(target=signal_a_rank_once_saved, args=(work, signal.SIGSTOP))
+    stopper.start()
+    changed = settings(step_timeout_s=8, restarts=1)
+    train(changed, MODEL, shards, tokenizers, None, work, tmp_path / "checkpoint")
+    stopper.join()
+    assert curve(tmp_path / "checkpoint") == pytest.approx(curve(uninterrupted), rel=1e-6)
+    told = capfd.readouterr()
+    assert "rank 1 has given no sign of life" in told.out + told.err
+
+
+def test_fault_10_a_training_goes_on_with_other_ranks_in_another_layout(data, tmp_path):
+    tokenizers, shards = data
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    same = {"optimizer": "adamw", "learning_rate": 1e-3, "plan_frozen_from": 0, "steps": 12}
+
+    def run(work: Path, checkpoint: Path, **changes) -> dict[int, float]:
+        train(settings(**(same | changes)), MODEL, shards, tokenizers, None, work, checkpoint)
+        return curve(checkpoint)
+
+    alone = run(whole / "work", whole / "checkpoint", processes=1, parallel={"micro_batch_size": 4})
+    killer = threading.Thread(target=signal_a_rank_once_saved, args=(shared / "work", signal.SIGKILL))
+    killer.start()
+    with pytest.raises(TrainingError, match="a rank ended"):
+        run(shared / "work", shared / "checkpoint", parallel={"tensor": 2, "micro_batch_size": 4})
+    killer.join()
+    resumed = run(shared / "work", shared / "checkpoint", parallel={"micro_batch_size": 4})
+    training = read_json(shared / "checkpoint" / "training.json")
+    assert training["first_step"] >= 5 and training["layout"] == "tensor 1 x pipeline 1 x data 2"
+    assert resumed == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"parallel": {"tensor": 2}}, "Muon needs whole matrices"),
+        ({"parallel": {"zero": 1}}, "Muon needs whole matrices"),
+        ({"optimizer": "adamw", "parallel": {"tensor": 3}, "processes": 3}, "are not a multiple of tensor 3"),
+        ({"optimizer": "adamw", "parallel": {"pipeline": 2, "zero": 2}}, "ZeRO-2 does not go with pipeline"),
+        ({"parallel": {"micro_batch_size": 3}}, "not a multiple of micro_batch_size 3"),
+        ({"global_batch_size": 9}, "not a multiple of data 2"),
+    ],
+)
+def test_a_layout_that_does_not_go_is_refused(changes, told, data, tmp_path):
+    with pytest.raises(UsageError, match=told):
+        train(settings(**changes), MODEL, data[1], data[0], None, tmp_path / "work", tmp_path / "checkpoint")
 
 
 def test_a_champion_is_trained_on_with_another_window_but_not_in_another_shape(data, uninterrupted, tmp_path, capfd):
@@ -129,14 +139,6 @@ def test_fault_04_shards_that_changed_since_they_were_written_stop_the_training(
     with pytest.raises(DigestMismatchError, match=rf"{name}: changed"):
         train(settings(), MODEL, shards, tokenizers, None, tmp_path / "work", tmp_path / "checkpoint")
     assert [path.name for path in tmp_path.iterdir()] == ["shards"]
-
-
-def test_a_batch_that_does_not_divide_is_refused(data, tmp_path):
-    tokenizers, shards = data
-    with pytest.raises(UsageError, match="not a multiple"):
-        train(
-            settings(global_batch_size=9), MODEL, shards, tokenizers, None, tmp_path / "work", tmp_path / "checkpoint"
-        )
 
 
 def test_a_grid_that_the_shards_do_not_hold_is_named(data):
