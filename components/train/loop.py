@@ -11,7 +11,9 @@ from components.train.batches import LessonSource
 from components.train.heartbeat import Heartbeat
 from components.train.optimizer import learning_rate_at, set_learning_rate
 from components.train.settings import OptimizationSettings
+from model.objectives.lesson import Lesson
 from model.parallel.engine import Engine, Step
+from model.transformer.model import Generator
 from model.transformer.plan import Plan
 
 _log = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ class Callback(Protocol):
 
 
 def train_steps(
-    engine: Engine,
+    engine: Engine[Lesson],
     lessons: LessonSource,
     settings: OptimizationSettings,
     first_step: int,
@@ -58,10 +60,10 @@ def train_steps(
             callback.after(number + 1, step)
 
 
-def freeze_plans(engine: Engine) -> None:
+def freeze_plans(engine: Engine[Lesson]) -> None:
     """No plan changes any more, and all ranks give an image the same one: their batches' means and variances differ."""
     for part in engine.parts:
-        plan = part.plan
+        plan = part.plan if isinstance(part, Generator) else None
         if plan is None or plan.frozen:
             continue
         plan.freeze()
@@ -69,7 +71,7 @@ def freeze_plans(engine: Engine) -> None:
             _agree(plan, engine)
 
 
-def _agree(plan: Plan, engine: Engine) -> None:
+def _agree(plan: Plan, engine: Engine[Lesson]) -> None:
     for buffer in plan.encoder.buffers():
         dist.broadcast(buffer, group=engine.place.data_group, group_src=0)
 

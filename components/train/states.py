@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 class States:
     """The states of one training. All ranks call `restore` and `save` at the same steps."""
 
-    def __init__(self, work: Path, fingerprint: str, engine: Engine, *, kept: int, timeout_s: float):
+    def __init__(self, work: Path, fingerprint: str, engine: Engine[Any], *, kept: int, timeout_s: float):
         """`work` is a folder that all ranks see. A state is for trainings of the same `fingerprint`; the newest `kept` stay.
         A stage that takes longer than `timeout_s` to write its part has died."""
         self._work, self._fingerprint, self._engine = work, fingerprint, engine

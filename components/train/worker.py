@@ -30,7 +30,9 @@ from model.checkpoint import load_checkpoint, load_tensors, save_tensors
 from model.data.grids import read_grids
 from model.data.shards import Shards
 from model.objectives.heldout import heldout_losses, heldout_next_token_losses
-from model.parallel.engine import Engine, EngineOptions, make_engine
+from model.objectives.lesson import Lesson
+from model.parallel.engine import Engine, EngineOptions
+from model.parallel.generator_engine import GeneratorTask, generator_engine
 from model.parallel.layout import Divisible, ParallelLayout, choose_layout
 from model.parallel.place import limit_waiting
 from model.transformer.config import GeneratorConfig
@@ -77,7 +79,7 @@ def telling_who_hangs(pulse: Heartbeat, timeout_s: float) -> Iterator[None]:
         ) from error
 
 
-def open_engine(job: Job, shards: Shards, layout: ParallelLayout) -> tuple[Engine, LessonSource]:
+def open_engine(job: Job, shards: Shards, layout: ParallelLayout) -> tuple[Engine[Lesson], LessonSource]:
     """The model on this rank, and where its lessons come from."""
     settings = job.training
     rank = dist.get_rank() // layout.tensor % layout.data  # DeepSpeed's order: stage, then data, then tensor
@@ -86,9 +88,6 @@ def open_engine(job: Job, shards: Shards, layout: ParallelLayout) -> tuple[Engin
     )
     options = EngineOptions(
         layout=layout,
-        shape=job.model,
-        objective=job.objective,
-        label_smoothing=settings.masking.label_smoothing,
         seed=settings.seed,
         micro_batch=lessons.micro_batch,
         accumulation=lessons.accumulation,
@@ -101,8 +100,10 @@ def open_engine(job: Job, shards: Shards, layout: ParallelLayout) -> tuple[Engin
     def weigh(losses: dict[str, Tensor]) -> Tensor:
         return weighted(losses, settings)
 
-    engine = make_engine(options, weigh, lambda model: make_optimizer(model, settings), start_weights(job))
-    return engine, lessons
+    task = GeneratorTask(
+        shape=job.model, objective=job.objective, label_smoothing=settings.masking.label_smoothing, weigh=weigh
+    )
+    return generator_engine(options, task, lambda model: make_optimizer(model, settings), start_weights(job)), lessons
 
 
 def layout_of(settings: OptimizationSettings, shape: GeneratorConfig, ranks: int) -> ParallelLayout:
@@ -170,7 +171,7 @@ def make_meter(job: Job, samples: int, first_step: int) -> Meter:
     )
 
 
-def leave_weights(work: Path, engine: Engine) -> None:
+def leave_weights(work: Path, engine: Engine[Lesson]) -> None:
     """Write the final weights, each stage its own; returns once all have."""
     weights = engine.weights()
     if engine.place.holds_whole:

@@ -75,6 +75,9 @@ class Lesson:
             self.label_smoothing,
         )
 
+    def to(self, device: torch.device) -> "Lesson":
+        return self.map(lambda tensor: tensor.to(device))
+
     def tensors(self) -> tuple[Tensor, ...]:
         """All of it but what every lesson of a training has in common; `from_tensors` is the way back."""
         asked = [self.text_ids, self.sketch.shown, self.sketch.hidden, self.sketch.truth]

@@ -1,17 +1,18 @@
-"""One training step over any layout, by DeepSpeed: its pipeline engine where there are stages, its plain one elsewhere."""
+"""One training step over any layout, by DeepSpeed, whatever the model: its pipeline engine where there are stages, its plain
+one elsewhere."""
 
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar, cast
 
 import deepspeed
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from deepspeed.runtime.pipe.engine import PipelineEngine
+from deepspeed.pipe import PipelineModule
 from deepspeed.runtime.pipe.topology import PipelineParallelGrid
 from deepspeed.utils import (
     safe_get_full_fp32_param,
@@ -24,19 +25,11 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from model.decoding.loop import stage_name
-from model.objectives.lesson import Lesson
-from model.objectives.losses import lesson_losses
-from model.objectives.settings import Objective
 from model.parallel.collectives import Group
 from model.parallel.guard import GuardedOptimizer
 from model.parallel.layout import ParallelLayout
-from model.parallel.place import Place, take_place
-from model.parallel.stages import GeneratorStages, LayerOptions, WeighLosses
-from model.parallel.tensor import split_layers
+from model.parallel.place import Place
 from model.parallel.whole import gather_whole, load_whole, own_piece
-from model.transformer.config import GeneratorConfig
-from model.transformer.model import Generator
 
 MakeOptimizer = Callable[[nn.Module], Optimizer]
 
@@ -46,13 +39,10 @@ class EngineOptions:
     """How a model is trained on this rank."""
 
     layout: ParallelLayout
-    shape: GeneratorConfig
-    objective: Objective
-    label_smoothing: float
-    seed: int
+    seed: int = 0
     """Of initial weights."""
     micro_batch: int
-    """Images that are computed at once."""
+    """Samples that are computed at once."""
     accumulation: int
     """Micro-batches of a step on each data-parallel rank."""
     gradient_clipping: float
@@ -76,29 +66,38 @@ class Step:
     """False where a gradient was not finite: no rank has stepped."""
 
 
-class Engine(ABC):
+class Batch(Protocol):
+    """What a model computes at once."""
+
+    def to(self, device: torch.device) -> Self: ...
+
+
+BatchT = TypeVar("BatchT", bound=Batch)
+
+
+class Engine(ABC, Generic[BatchT]):
     """A model on this rank, its step, and what is to be kept of both."""
 
     def __init__(
-        self, place: Place, parts: list[Generator], model: nn.Module, options: EngineOptions, optimizer: Optimizer
+        self, place: Place, parts: Sequence[nn.Module], model: nn.Module, options: EngineOptions, optimizer: Optimizer
     ):
-        """`parts` are the layers of this rank in their order, all of them in `model`."""
+        """`parts` are the layers of this rank in their order, with the names of the whole model; all are in `model`."""
         self.place, self.parts, self.options, self.optimizer = place, parts, options, optimizer
         self._guard = _guarded(model, place.grid, options, optimizer) if options.zero == 0 else None
         self.deepspeed: Any = deepspeed.initialize(
             model=model,
             optimizer=optimizer if self._guard is None else self._guard,
             config=_config(options),
-            mpu=None if isinstance(model, GeneratorStages) else place.grid,
+            mpu=None if isinstance(model, PipelineModule) else place.grid,
         )[0]
 
     @abstractmethod
-    def train(self, lessons: Sequence[Lesson]) -> tuple[float, dict[str, float]]:
+    def train(self, batches: Sequence[BatchT]) -> tuple[float, dict[str, float]]:
         """Train on this data-parallel rank's micro-batches; the loss and its parts, means over all ranks' micro-batches."""
 
-    def step(self, lessons: Sequence[Lesson]) -> Step:
+    def step(self, batches: Sequence[BatchT]) -> Step:
         """A training step on this data-parallel rank's micro-batches, `accumulation` of them."""
-        loss, parts = self.train(lessons)
+        loss, parts = self.train(batches)
         if self._guard is not None:
             return Step(loss, parts, self._guard.norm, self._guard.stepped)
         norm = self.deepspeed.get_global_grad_norm()
@@ -184,73 +183,27 @@ class Engine(ABC):
             self.deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
 
 
-class PlainEngine(Engine):
-    """All layers on every rank, whole or cut."""
+class PlainEngine(Engine[BatchT]):
+    """All layers on every rank, whole or cut. The model's forward pass gives a micro-batch's loss, and its parts by name."""
 
-    def __init__(
-        self, place: Place, generator: Generator, options: EngineOptions, weigh: WeighLosses, make: MakeOptimizer
-    ):
-        model = _Model(generator, weigh, checkpointing=options.checkpointing)
-        super().__init__(place, [generator], model, options, make(model))
-
-    def train(self, lessons: Sequence[Lesson]) -> tuple[float, dict[str, float]]:
+    def train(self, batches: Sequence[BatchT]) -> tuple[float, dict[str, float]]:
         engine, total, sums = self.deepspeed, 0.0, dict[str, float]()
-        for lesson in lessons:
-            loss, losses = engine(lesson.map(lambda tensor: tensor.to(engine.device)))
+        for batch in batches:
+            loss, losses = engine(batch.to(engine.device))
             engine.backward(loss)
             engine.step()
             total += loss.item()
             for name, part in losses.items():
                 sums[name] = sums.get(name, 0.0) + part.item()
-        return self._means(total, sums, len(lessons))
+        return self._means(total, sums, len(batches))
 
-    def _means(self, total: float, sums: dict[str, float], lessons: int) -> tuple[float, dict[str, float]]:
-        """Over the lessons of all data-parallel ranks."""
+    def _means(self, total: float, sums: dict[str, float], batches: int) -> tuple[float, dict[str, float]]:
+        """Over the micro-batches of all data-parallel ranks."""
         values = torch.tensor([total, *sums.values()], device=self.deepspeed.device, dtype=torch.float64)
         if self.place.layout.data > 1:
             dist.all_reduce(values, group=self.place.data_group)
-        means = (values / lessons / self.place.layout.data).tolist()
+        means = (values / batches / self.place.layout.data).tolist()
         return means[0], dict(zip(sums, means[1:], strict=True))
-
-
-class StagedEngine(Engine):
-    """Some layers on every rank."""
-
-    def __init__(self, place: Place, stages: GeneratorStages, options: EngineOptions, make: MakeOptimizer):
-        super().__init__(place, stages.generators(), stages, options, make(stages))
-        assert isinstance(self.deepspeed, PipelineEngine)
-        self._stages, self._stages_of_details = stages, -1
-
-    def train(self, lessons: Sequence[Lesson]) -> tuple[float, dict[str, float]]:
-        if len(lessons[0].details) != self._stages_of_details:  # other shapes pass between the stages
-            self._stages_of_details = len(lessons[0].details)
-            self.deepspeed.reset_activation_shape()
-        self._stages.expect(loss_names(lessons[0]))
-        loss = self.deepspeed.train_batch(iter([(lesson.tensors(), lesson) for lesson in lessons]))
-        parts = self.deepspeed.agg_additional_losses
-        return loss.item(), {name: part.item() for name, part in parts.items()}
-
-
-def make_engine(
-    options: EngineOptions, weigh: WeighLosses, make: MakeOptimizer, start: Mapping[str, Tensor] | None = None
-) -> Engine:
-    """`start` is the state dict of a whole model to start from; None: from the seed. All ranks call it."""
-    place = take_place(options.layout)
-    if options.layout.pipeline > 1:
-        layers = LayerOptions(options.shape, options.objective, options.label_smoothing, options.seed, place.tensor)
-        stages = GeneratorStages(layers, place.topology, weigh, checkpointing=options.checkpointing)
-        place = replace(place, grid=stages.grid)
-        if start is not None:
-            load_whole(stages.generators(), start, place.tensor)
-        return StagedEngine(place, stages, options, make)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        generator = Generator(options.shape).train()
-    if place.tensor is not None:
-        split_layers(generator, place.tensor, options.shape.visual_vocabulary)
-    if start is not None:
-        load_whole([generator], start, place.tensor)
-    return PlainEngine(place, generator.to(rank_device()), options, weigh, make)
 
 
 def rank_device() -> torch.device:
@@ -260,24 +213,6 @@ def rank_device() -> torch.device:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     torch.cuda.set_device(device)
     return device
-
-
-class _Model(nn.Module):
-    """A lesson's losses, so that one forward pass of the plain engine is a micro-batch."""
-
-    def __init__(self, generator: Generator, weigh: WeighLosses, *, checkpointing: bool):
-        super().__init__()
-        self.generator, self._weigh, self._checkpointing = generator, weigh, checkpointing
-
-    def forward(self, lesson: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = lesson_losses(self.generator, lesson, checkpointing=self._checkpointing)
-        return self._weigh(losses), losses
-
-
-def loss_names(lesson: Lesson) -> list[str]:
-    """What `mark` calls the losses of a lesson."""
-    plan = ["plan_loss"] if lesson.plan is not None else []
-    return ["coarse_loss", *plan, *(f"{stage_name(stage)}_loss" for stage in range(1, len(lesson.details) + 1))]
 
 
 def _guarded(

@@ -119,7 +119,7 @@ class GeneratorStages(PipelineModule):
 
     def _loss(self, answers: Answers, lesson: Lesson) -> Tensor:
         device = answers.sketch.device
-        losses = mark(answers, lesson.map(lambda tensor: tensor.to(device)), self.code_loss)
+        losses = mark(answers, lesson.to(device), self.code_loss)
         self._parts = OrderedDict((name, loss.detach()) for name, loss in losses.items())
         return self._weigh(losses)
 

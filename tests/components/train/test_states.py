@@ -47,7 +47,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def states(work: Path, held: Held, fingerprint: str = "a", **changes: Any) -> States:
-    return States(work, fingerprint, cast(Engine, held), **({"kept": 2, "timeout_s": 20} | changes))
+    return States(work, fingerprint, cast(Engine[Any], held), **({"kept": 2, "timeout_s": 20} | changes))
 
 
 def save(work: Path, *steps: int) -> Held:

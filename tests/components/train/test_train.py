@@ -58,6 +58,7 @@ def signal_a_rank_once_saved(work: Path, which: signal.Signals) -> None:
     ranks_of(work)[-1].send_signal(which)
 
 
+@pytest.mark.slow  # torchrun waits half a minute before it kills a rank that does not end
 def test_fault_12_a_rank_that_hangs_is_named_and_started_again(data, uninterrupted, tmp_path, capfd):
     tokenizers, shards = data
     work = tmp_path / "work"

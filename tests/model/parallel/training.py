@@ -24,7 +24,8 @@ from model.data.grids import Grids
 from model.objectives.lesson import Lesson, draw_lesson
 from model.objectives.settings import MaskingSettings, Objective
 from model.parallel import collectives, guard, tensor
-from model.parallel.engine import Engine, EngineOptions, Step, make_engine
+from model.parallel.engine import Engine, EngineOptions, Step
+from model.parallel.generator_engine import GeneratorTask, generator_engine
 from model.parallel.layout import ParallelLayout
 from model.parallel.whole import gather_whole
 from model.transformer.config import GeneratorConfig
@@ -91,7 +92,7 @@ def run(job: Job, layout: ParallelLayout, folder: Path) -> None:
     with left_out(job.omit):
         engine = tiny_engine(layout, job.objective, zero=job.zero, checkpointing=job.checkpointing)
         for part in engine.parts:
-            if job.frozen and part.plan is not None:
+            if job.frozen and isinstance(part, Generator) and part.plan is not None:
                 part.plan.freeze()
         steps = train(engine, job, folder.parent / job.states if job.states else None)
         weights, gradients = engine.weights(), gather_whole(engine.parts, engine.place.tensor, first_gradient)
@@ -103,7 +104,7 @@ def run(job: Job, layout: ParallelLayout, folder: Path) -> None:
         (folder / job.name / "steps.json").write_text(json.dumps([asdict(step) for step in steps]))
 
 
-def train(engine: Engine, job: Job, states_folder: Path | None) -> list[Step]:
+def train(engine: Engine[Lesson], job: Job, states_folder: Path | None) -> list[Step]:
     states, first, steps = None, 0, []
     if states_folder is not None:
         states = States(states_folder, "one training", engine, kept=2, timeout_s=60)
@@ -120,19 +121,17 @@ def train(engine: Engine, job: Job, states_folder: Path | None) -> list[Step]:
     return steps
 
 
-def tiny_engine(layout: ParallelLayout, objective: Objective, **changes: Any) -> Engine:
+def tiny_engine(layout: ParallelLayout, objective: Objective, **changes: Any) -> Engine[Lesson]:
     options = EngineOptions(
         layout=layout,
-        shape=SHAPE,
-        objective=objective,
-        label_smoothing=MASKING.label_smoothing,
         seed=1,
         micro_batch=MICRO_BATCH,
         accumulation=MICRO_BATCHES // layout.data,
         gradient_clipping=1.0,
         **changes,
     )
-    return make_engine(options, weigh, lambda model: Watched(model.parameters(), LEARNING_RATE), initial_weights())
+    task = GeneratorTask(shape=SHAPE, objective=objective, label_smoothing=MASKING.label_smoothing, weigh=weigh)
+    return generator_engine(options, task, lambda model: Watched(model.parameters(), LEARNING_RATE), initial_weights())
 
 
 def weigh(losses: dict[str, Tensor]) -> Tensor:
@@ -145,7 +144,7 @@ def initial_weights() -> dict[str, Tensor]:
     return Generator(SHAPE).state_dict()
 
 
-def own_lessons(engine: Engine, objective: Objective, step: int) -> list[Lesson]:
+def own_lessons(engine: Engine[Lesson], objective: Objective, step: int) -> list[Lesson]:
     """This data-parallel rank's micro-batches of a step."""
     place = engine.place
     return [lesson(objective, step, number) for number in range(place.data, MICRO_BATCHES, place.layout.data)]
