@@ -140,3 +140,16 @@ def bench_release(
 
     if not release.run(console, json_file, release.QUICK if quick else None):
         sys.exit(1)
+
+
+@bench_app.command(name="training")
+def bench_training(
+    json_file: BenchJsonOption = None,
+    rounds: Annotated[int, typer.Option(min=3, help="Blocks of steps of ours and of the Trainer each.")] = 6,
+) -> None:
+    """A training step beside Hugging Face's Trainer, on two processes, and with data, curves and states."""
+    with _in_a_checkout():
+        from benchmarks import training
+
+    if not training.run(console, json_file, training.Amount(rounds=rounds)):
+        sys.exit(1)

@@ -68,7 +68,7 @@ def ask(endpoint: str, model: str, *, timeout_s: float) -> Movement | None:
     import grpc
     from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-    request = service_pb2.ModelInferRequest(model_name=model)
+    request = service_pb2.ModelInferRequest(model_name=model)  # pyright: ignore[reportAttributeAccessIssue]
     request.parameters["health"].bool_param = True
     request.inputs.add(name="prompt", datatype="BYTES", shape=[1])
     request.raw_input_contents.append(struct.pack("<I", len(_PROMPT)) + _PROMPT)  # Triton's BYTES: the length first

@@ -30,6 +30,7 @@ ALLOWED = {
         "benchmarks.release",
         "benchmarks.serving",
         "benchmarks.soak",
+        "benchmarks.training",
     },
 }
 HEAVY = ("torch", "mlflow", "deepspeed", "great_expectations", "kfp")

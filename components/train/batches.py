@@ -31,18 +31,18 @@ class LessonSource:
     ):
         self.shards, self.settings, self.shape = shards, settings, shape
         self.objective: Objective = objective
-        self._unconditional_prompt, self._rank, self._ranks = unconditional_prompt, rank, ranks
+        self._unconditional_prompt, self.rank, self.ranks = unconditional_prompt, rank, ranks
         self.micro_batch = micro_batch_size(settings, ranks)
         self._order_epoch, self._order = -1, None
 
     @property
     def accumulation(self) -> int:
         """Micro-batches of a step on each rank."""
-        return self.settings.global_batch_size // self._ranks // self.micro_batch
+        return self.settings.global_batch_size // self.ranks // self.micro_batch
 
     def lessons(self, step: int) -> list[Lesson]:
         """This rank's micro-batches of one step."""
-        return [self._lesson(step, self._rank + self._ranks * number) for number in range(self.accumulation)]
+        return [self._lesson(step, self.rank + self.ranks * number) for number in range(self.accumulation)]
 
     def _lesson(self, step: int, number: int) -> Lesson:
         settings, fine_rows = self.settings, 0
@@ -65,6 +65,32 @@ class LessonSource:
         return int(self._order[index])
 
 
+class HeldoutLessons:
+    """The same questions about held-out samples each time; one data-parallel rank's."""
+
+    _SEED = 20_240_602
+
+    def __init__(self, training: LessonSource, heldout: Shards):
+        self._training, self._heldout = training, heldout
+
+    def lessons(self) -> list[Lesson]:
+        """In micro-batches as large as the training's, as many on each rank: what is left over is not asked, and where there
+        are too few samples they are asked twice."""
+        source, size = self._training, self._training.micro_batch
+        count = max(1, len(self._heldout) // (size * source.ranks))
+        return [self._lesson(source.rank + source.ranks * number) for number in range(count)]
+
+    def _lesson(self, number: int) -> Lesson:
+        source, size = self._training, self._training.micro_batch
+        rows = [position % len(self._heldout) for position in range(number * size, (number + 1) * size)]
+        grids = read_grids(self._heldout, rows, source.shape)
+        draws = torch.Generator().manual_seed(self._SEED + number)
+        fine_rows = size if source.shape.fine_layers else 0
+        return draw_lesson(source.objective, grids, source.shape, source.settings.masking, draws, fine_rows)
+
+
 def micro_batch_size(settings: OptimizationSettings, ranks: int) -> int:
     """Images that each of so many data-parallel ranks computes at once."""
-    return settings.parallel.micro_batch_size or settings.global_batch_size // ranks
+    size = settings.parallel.micro_batch_size
+    assert size != "auto", "it is found before the ranks start"
+    return size or settings.global_batch_size // ranks

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from common.files import write_text
 from common.redaction import redact_text
 
 _log = logging.getLogger(__name__)
@@ -18,8 +19,8 @@ class Curves:
     def __init__(self, file: Path, first_step: int):
         self.file = file
         file.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _lines(file) if json.loads(line)["step"] <= first_step]
-        file.write_text("".join(f"{line}\n" for line in kept))
+        kept = [json.dumps(point) for point in points(file) if point["step"] <= first_step]
+        write_text(file, "".join(f"{line}\n" for line in kept))
         self._mlflow, self._run_id = _mlflow_client()
 
     def log(self, step: int, **values: float) -> None:
@@ -45,5 +46,12 @@ def _mlflow_client() -> tuple[Any, str | None]:
     return MlflowClient(), run_id
 
 
-def _lines(file: Path) -> list[str]:
-    return file.read_text().splitlines() if file.exists() else []
+def points(file: Path) -> list[dict[str, float]]:
+    """What a file of curves holds; a line that was torn when the machine went down is none."""
+    found = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            _log.warning("%s: a line that cannot be read is left out", file)
+    return found

@@ -1,66 +1,94 @@
 """What each rank is at, in a folder that all ranks see: when one hangs, the others can say which.
 
-A rank that waits for another knows only that it waited too long. So each writes down what it begins, and a thread of it
-renews that once a second; the one that is behind the others, or whose sign of life is old, is the one that hangs.
+A rank that waits for another knows only that it waited too long. So a thread of each writes down every few seconds what
+the rank is at; the one whose sign of life is old, or that is behind the others, is the one that hangs.
 """
 
+import json
+import logging
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
-from common.files import read_json, write_json
+from common.files import read_json
 
-_EVERY_S = 1.0
-_OLD_S = 5.0
+Phase = Literal["starting", "data", "step"]
+_ORDER: dict[str, int] = {"starting": 0, "data": 1, "step": 2}
+_EVERY_S = 2.0
+_OLD_S = 7.0
+_TELL_AT = 0.9
+"""Of the time that a collective may take: NCCL ends the process after it, and nobody could tell any more."""
+_log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """The sign of life of one rank."""
+    """The sign of life of one rank of `ranks`."""
 
-    def __init__(self, folder: Path, rank: int):
-        self._folder, self._rank = folder, rank
-        self._step, self._phase = 0, "starting"
+    def __init__(self, folder: Path, rank: int, ranks: int, timeout_s: float):
+        """`timeout_s` is how long a collective may take."""
+        self._folder, self._rank, self._ranks, self._timeout_s = folder, rank, ranks, timeout_s
+        self._at: tuple[int, Phase, float] = (0, "starting", time.monotonic())
+        self._told = False
         self._ended = threading.Event()
+        folder.mkdir(parents=True, exist_ok=True)
         self._write()
         self._thread = threading.Thread(target=self._renew, name="heartbeat", daemon=True)
         self._thread.start()
 
-    def begin(self, step: int, phase: str) -> None:
-        """This rank begins the `phase` of a step (`data`, `step`)."""
-        self._step, self._phase = step, phase
+    def begin(self, step: int, phase: Phase) -> None:
+        """This rank begins the phase of a step."""
+        self._at = step, phase, time.monotonic()
+        self._told = False
 
     def close(self) -> None:
         self._ended.set()
         self._thread.join()
-        (self._folder / str(self._rank)).unlink(missing_ok=True)
+        self._file(self._rank).unlink(missing_ok=True)
 
-    def _renew(self) -> None:
-        while not self._ended.wait(_EVERY_S):
-            self._write()
+    def who_hangs(self) -> str:
+        """Which ranks keep the others waiting, as far as their signs of life tell; waits for those of the living."""
+        time.sleep(_OLD_S)
+        return self._who()
 
-    def _write(self) -> None:
-        content = {"step": self._step, "phase": self._phase, "at": time.time()}
-        write_json(self._folder / str(self._rank), content)
-
-    def who_hangs(self, ranks: int) -> str:
-        """Which ranks keep the others waiting, as far as their signs of life tell."""
-        self._write()
+    def _who(self) -> str:
         now, signs = time.time(), {}
-        for rank in range(ranks):
+        for rank in range(self._ranks):
             try:
-                signs[rank] = read_json(self._folder / str(rank))
+                signs[rank] = read_json(self._file(rank))
             except (OSError, ValueError):
                 return f"rank {rank} has ended"
-        silent = [rank for rank, sign in signs.items() if now - sign["at"] > _OLD_S]
+        silent = {rank: now - sign["at"] for rank, sign in signs.items() if now - sign["at"] > _OLD_S}
         if silent:
-            return "; ".join(
-                f"rank {rank} has given no sign of life for {now - signs[rank]['at']:.0f} s" for rank in silent
-            )
-        order = {"starting": 0, "data": 1, "step": 2}
-        first = min((sign["step"], order[sign["phase"]]) for sign in signs.values())
-        behind = [rank for rank, sign in signs.items() if (sign["step"], order[sign["phase"]]) == first]
-        if len(behind) == ranks:
+            return "; ".join(f"rank {rank} has given no sign of life for {age:.0f} s" for rank, age in silent.items())
+        order = {rank: (sign["step"], _ORDER[sign["phase"]]) for rank, sign in signs.items()}
+        behind = [rank for rank in order if order[rank] == min(order.values())]
+        if len(behind) == self._ranks:
             return f"all ranks are in step {signs[0]['step'] + 1}"
         return "; ".join(
             f"rank {rank} is at '{signs[rank]['phase']}' of step {signs[rank]['step'] + 1}" for rank in behind
         )
+
+    def _renew(self) -> None:
+        while not self._ended.wait(_EVERY_S):
+            self._write()
+            if self._waits_long() and not self._told:
+                self._told = True
+                _log.error("rank %d waits for the others since long: %s", self._rank, self._who())
+
+    def _waits_long(self) -> bool:
+        _, phase, since = self._at
+        return phase == "step" and time.monotonic() - since > _TELL_AT * self._timeout_s
+
+    def _write(self) -> None:
+        """A sign that cannot be written is missed; the next one may be."""
+        step, phase, _ = self._at
+        temporary = self._folder / f".{self._rank}"
+        try:
+            temporary.write_text(json.dumps({"step": step, "phase": phase, "at": time.time()}))
+            temporary.replace(self._file(self._rank))
+        except OSError as error:
+            _log.warning("no sign of life could be written: %s", error)
+
+    def _file(self, rank: int) -> Path:
+        return self._folder / str(rank)

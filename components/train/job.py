@@ -5,7 +5,7 @@ from typing import Self
 
 from common.files import read_json, write_json
 from common.settings import Section
-from components.train.launcher import Ranks
+from components.train.launcher import RankCommand
 from components.train.settings import Objective, OptimizationSettings
 from model.transformer.config import GeneratorConfig
 
@@ -24,9 +24,14 @@ class Job(Section):
     """A checkpoint of the same shape; None starts from random weights."""
     work: Path
 
-    def ranks(self, file: Path) -> Ranks:
+    def with_micro_batch(self, size: int) -> Self:
+        """The same, computing so many images at once."""
+        parallel = self.training.parallel.model_copy(update={"micro_batch_size": size})
+        return self.model_copy(update={"training": self.training.model_copy(update={"parallel": parallel})})
+
+    def ranks(self, file: Path) -> RankCommand:
         """What is to be started for it; `file` is where it was written."""
-        return Ranks(
+        return RankCommand(
             module="components.train.worker",
             arguments=[str(file)],
             processes=self.training.processes,

@@ -20,7 +20,7 @@ from common.processes import die_with_parent
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranks:
+class RankCommand:
     """What is to run: `python -m module arguments` on `processes` ranks of each node."""
 
     module: str
@@ -37,7 +37,7 @@ class Node:
 
     nodes: int
     number: int
-    """Node 0 hosts the rendezvous."""
+    """Node 0 hosts the rendezvous. Which ranks are a node's is torchrun's choice: it sorts the nodes by address."""
     rendezvous: str
     """`HOST:PORT` of node 0, as all nodes reach it."""
     run: str
@@ -51,7 +51,12 @@ class Node:
 class Launcher(Protocol):
     """Where ranks run."""
 
-    def run(self, ranks: Ranks) -> None:
+    @property
+    def nodes(self) -> int:
+        """Machines, each of which has as many ranks."""
+        ...
+
+    def run(self, ranks: RankCommand) -> None:
         """Start them and wait until all have ended. Raises `TrainingError` when one fails, after all restarts."""
         ...
 
@@ -62,7 +67,11 @@ class LocalLauncher:
     def __init__(self, node: Node | None = None):
         self._node = node
 
-    def run(self, ranks: Ranks) -> None:
+    @property
+    def nodes(self) -> int:
+        return 1 if self._node is None else self._node.nodes
+
+    def run(self, ranks: RankCommand) -> None:
         """The ranks write to this process's standard output and end with it."""
         environment = rank_environment(ranks.threads) | node_environment(self._node)
         command = torchrun_command(ranks, self._node)
@@ -81,13 +90,12 @@ class LocalLauncher:
             )
 
 
-def torchrun_command(ranks: Ranks, node: Node | None) -> list[str]:
+def torchrun_command(ranks: RankCommand, node: Node | None) -> list[str]:
     """The command line of one node; the only node where there is no `node`."""
     where = ["--standalone"]
     if node is not None:
         where = [
             f"--nnodes={node.nodes}",
-            f"--node-rank={node.number}",
             "--rdzv-backend=c10d",
             f"--rdzv-endpoint={node.rendezvous}",
             f"--rdzv-id={node.run}",

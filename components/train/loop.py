@@ -22,8 +22,8 @@ _log = logging.getLogger(__name__)
 class Callback(Protocol):
     """Something that happens after steps; on every rank, in the same order."""
 
-    def after(self, done: int, step: Step) -> None:
-        """`done` steps are done; the last one found `step`."""
+    def after(self, done: int, step: Step) -> bool | None:
+        """`done` steps are done; the last one found `step`. True ends the training, if all ranks say so."""
         ...
 
 
@@ -34,8 +34,11 @@ def train_steps(
     first_step: int,
     callbacks: Sequence[Callback],
     pulse: Heartbeat,
-) -> None:
-    """Train from `first_step` to the last one. Raises `TrainingError` where too many steps in a row are skipped."""
+) -> int:
+    """Train from `first_step` to the last one, or until a callback ends it; the number of steps that are done.
+
+    Raises `TrainingError` where too many steps in a row are skipped.
+    """
     skipped = 0
     for number in range(first_step, settings.steps):
         frozen = number >= settings.plan_frozen_from * settings.steps
@@ -56,8 +59,10 @@ def train_steps(
                 where="training",
                 fix="lower training.learning_rate, or look at the data of these steps",
             )
-        for callback in callbacks:
-            callback.after(number + 1, step)
+        ended = [callback.after(number + 1, step) for callback in callbacks]
+        if any(ended):
+            return number + 1
+    return settings.steps
 
 
 def freeze_plans(engine: Engine[Lesson]) -> None:

@@ -32,7 +32,7 @@ class Meter:
         ranks: int,
     ):
         """`samples` are those of an epoch, `parameters` those of the whole model."""
-        self._settings, self._curves, self._samples = settings, curves, samples
+        self._settings, self.curves, self._samples = settings, curves, samples
         self._tokens = tokens_per_step(settings, shape)
         self._flops, self._peak_flops = 6.0 * parameters * self._tokens, peak_flops(ranks)
         self._steps: list[Step] = []
@@ -49,18 +49,25 @@ class Meter:
             _log.info("step %d of %d: %s", done, settings.steps, self._message(done))
         report(done, settings.steps, self._message(done))
 
+    def close(self, done: int) -> None:
+        """The training has ended after `done` steps."""
+        if self._steps:
+            self._take(done)
+
     def _take(self, done: int) -> None:
         now, settings = time.monotonic(), self._settings
         seconds, steps, self._at, self._steps = now - self._at, self._steps, now, []
         self.seconds += seconds
-        names = dict.fromkeys(name for step in steps for name in step.parts)
-        parts = {name: [step.parts[name] for step in steps if name in step.parts] for name in names}
-        self.last = {name: sum(values) / len(values) for name, values in parts.items()}
+        moved = [step for step in steps if step.stepped]  # what is skipped has no loss that means anything
+        names = dict.fromkeys(name for step in moved for name in step.parts)
+        parts = {name: [step.parts[name] for step in moved if name in step.parts] for name in names}
+        self.last |= {name: sum(values) / len(values) for name, values in parts.items()}
+        if moved:
+            self.last["gradient_norm"] = moved[-1].norm
         position = done * settings.global_batch_size
         self.last |= {
             "images_per_second": len(steps) * settings.global_batch_size / seconds,
             "tokens_per_second": len(steps) * self._tokens / seconds,
-            "gradient_norm": steps[-1].norm if steps[-1].stepped else -1.0,
             "steps_skipped": float(self._skipped),
             "memory_bytes": float(memory_bytes()),
             "epoch": position / self._samples,
@@ -68,8 +75,7 @@ class Meter:
         if self._peak_flops is not None:
             self.last["mfu"] = len(steps) * self._flops / seconds / self._peak_flops
         rate = learning_rate_at(done - 1, settings)
-        finite = {name: value for name, value in self.last.items() if value == value and abs(value) != float("inf")}
-        self._curves.log(done, learning_rate=rate, **finite)
+        self.curves.log(done, learning_rate=rate, **self.last)
 
     def _message(self, done: int) -> str:
         each_s = (time.monotonic() - self._begun) / (done - self._first_step)

@@ -1,11 +1,13 @@
 """One node of a training on several machines: `python -m components.train.node JOB.json --nodes N --number I …`.
 
-Every node runs it with the same `JOB.json`, on a folder that all of them see; `training.processes` ranks start on each.
+Every node runs it with the same `JOB.json`, on a folder that all of them see; `training.processes` ranks start on each. A
+launcher of several machines runs it on each of them (`components.train.launcher.Launcher`).
 """
 
 import argparse
 from pathlib import Path
 
+from common.files import digest_json
 from components.train.job import Job
 from components.train.launcher import LocalLauncher, Node
 
@@ -24,7 +26,7 @@ def main() -> None:
         nodes=asked.nodes,
         number=asked.number,
         rendezvous=asked.rendezvous,
-        run=job.work.name,
+        run=digest_json(str(job.work))[:16],
         address=asked.address,
         interface=asked.interface,
     )

@@ -1,6 +1,6 @@
 """Settings section `training`, and what it has in common with `adaptation`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -21,8 +21,10 @@ class ParallelSettings(Section):
     activation_checkpointing: bool = Field(
         default=False, description="compute what is inside a block again in the backward pass; takes less memory"
     )
-    micro_batch_size: int | None = Field(
-        default=None, ge=1, description="images computed at once by a rank; null: all of its share of a step"
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        default=None,
+        description="images computed at once by a rank; auto: as many as fit its memory, found by trying; null: all of its"
+        " share of a step",
     )
 
 
@@ -61,6 +63,12 @@ class OptimizationSettings(Section):
     )
     masking: MaskingSettings = MaskingSettings()
     checkpoint_every_steps: int = Field(default=200, ge=1, description="how often the state for a resume is saved")
+    evaluate_every_steps: int = Field(
+        default=0, ge=0, description="how often the held-out loss is computed meanwhile; 0: at the end alone"
+    )
+    early_stop_after: int = Field(
+        default=0, ge=0, description="evaluations in a row without a lower held-out loss that end it; 0: none do"
+    )
     states_kept: int = Field(default=2, ge=1, description="states for a resume that are kept, the newest")
     largest_skips: int = Field(
         default=10,
@@ -71,7 +79,9 @@ class OptimizationSettings(Section):
     restarts: int = Field(
         default=0, ge=0, description="how often all ranks are started again where one dies, from the newest state"
     )
-    step_timeout_s: float = Field(default=300, gt=0, description="a collective that takes longer is a hang")
+    step_timeout_s: float = Field(
+        default=300, gt=0, description="a collective, or writing a state, that takes longer is a hang"
+    )
 
 
 class TrainingSettings(OptimizationSettings):

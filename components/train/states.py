@@ -63,8 +63,10 @@ class States:
         Raises `TrainingError`, or `DiskFullError`, where the save before this one failed.
         """
         self.wait()
-        weights, optimizer = self._engine.weights(), self._engine.optimizer_state()
         place = self._engine.place
+        if place.data > 0 and not self._engine.options.zero:
+            return  # another replica has the same
+        weights, optimizer = self._engine.weights(), self._engine.optimizer_state()
         if not place.holds_whole:
             return
         tensors = {f"weights:{name}": value for name, value in weights.items()}
@@ -118,8 +120,16 @@ class States:
         final = self._work / folder.name[1:]
         remove(final)
         folder.rename(final)
-        for old in self._states()[self._kept :]:
+        own = [state for state in self._states() if state.name <= final.name and self._is_own(state)]
+        for old in own[self._kept :]:
             shutil.rmtree(old, ignore_errors=True)
+
+    def _is_own(self, state: Path) -> bool:
+        """Whether it is this training's; what is of others, or damaged, is not counted among the newest."""
+        try:
+            return read_json(state / "state.json")["fingerprint"] == self._fingerprint
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def _newest(self) -> tuple[str, int] | None:
         for folder in self._states():

@@ -9,6 +9,7 @@ from common.errors import DigestMismatchError, UsageError
 from common.files import read_json
 from components.train.job import Job
 from components.train.launcher import Launcher, LocalLauncher
+from components.train.micro_batch import fitting_micro_batch
 from components.train.settings import Objective, OptimizationSettings, TrainingSettings
 from model.transformer.config import GeneratorConfig, ModelSettings
 
@@ -41,7 +42,7 @@ def train(
 
     `work` survives an interruption: a second call with the same settings and data goes on from the newest state
     in it. What `model` leaves open follows from the tokenizers and the shards; a whole shape is taken as it is, and may
-    have the image's own grid for its sketch. Ranks run where the `launcher` starts them. Raises `TrainingError` when a rank fails, `DigestMismatchError` when a shard
+    have the image's own grid for its sketch. The `launcher` starts the ranks; None: on this machine. Raises `TrainingError` when a rank fails, `DigestMismatchError` when a shard
     is not the one that was written or the shards were cut with other tokenizers, `DataError` where a shard is empty.
     """
     inputs = verified_inputs(shards, tokenizers)
@@ -93,17 +94,16 @@ def optimize(
 ) -> dict[str, Any]:
     """Run the ranks and leave a checkpoint; what `train` and `adapt` share. Returns the content of `training.json`.
 
-    Ranks run where the `launcher` starts them; None: on this machine.
-
-    `section` is where a user finds the settings. Raises `UsageError` where the ranks cannot share a batch evenly,
-    `TrainingError` when a rank fails.
+    `section` is where a user finds the settings. Ranks run where the `launcher` starts them; None: on this machine. Raises
+    `UsageError` for a layout that does not go, `TrainingError` when a rank fails.
     """
     import torch
 
     from model.checkpoint import load_tensors, save_checkpoint
     from model.transformer.model import Generator
 
-    check_layout(section, settings, shape)
+    launcher = launcher or LocalLauncher()
+    share = check_layout(section, settings, shape, launcher.nodes)
     job = Job(
         training=OptimizationSettings.model_validate(
             settings.model_dump(include=set(OptimizationSettings.model_fields))
@@ -118,8 +118,10 @@ def optimize(
         work=work.resolve(),
     )
     work.mkdir(parents=True, exist_ok=True)
+    if settings.parallel.micro_batch_size == "auto":
+        job = job.with_micro_batch(fitting_micro_batch(job, launcher, share, work.parent.parent / "micro-batch-sizes"))
     job.write(work / "job.json")
-    (launcher or LocalLauncher()).run(job.ranks(work / "job.json"))
+    launcher.run(job.ranks(work / "job.json"))
     training = read_json(work / "training.json")
     with torch.no_grad():
         generator = Generator(shape)
@@ -129,13 +131,13 @@ def optimize(
     return training
 
 
-def check_layout(section: str, settings: OptimizationSettings, shape: GeneratorConfig) -> None:
-    """Raises `UsageError` where the ranks cannot share the model or a batch so."""
+def check_layout(section: str, settings: OptimizationSettings, shape: GeneratorConfig, nodes: int = 1) -> int:
+    """How many images of a step are each rank's. Raises `UsageError` where the ranks cannot share the model or a batch so."""
     from model.parallel.layout import Divisible, choose_layout
 
     parallel, where = settings.parallel, f"{section}.parallel"
     sizes = Divisible.of(shape, settings.global_batch_size)
-    layout = choose_layout(parallel.tensor, parallel.pipeline, settings.processes, sizes, where=where)
+    layout = choose_layout(parallel.tensor, parallel.pipeline, settings.processes * nodes, sizes, where=where)
     if settings.optimizer != "adamw" and (parallel.tensor > 1 or parallel.pipeline > 1 or parallel.zero):
         raise UsageError(
             "Muon needs whole matrices and one stage, without ZeRO", where=where, fix=f"set {section}.optimizer=adamw"
@@ -143,12 +145,13 @@ def check_layout(section: str, settings: OptimizationSettings, shape: GeneratorC
     if parallel.zero > 1 and parallel.pipeline > 1:
         raise UsageError(f"ZeRO-{parallel.zero} does not go with pipeline parallel", where=where, fix="set zero=1")
     share = settings.global_batch_size // layout.data
-    if parallel.micro_batch_size is not None and share % parallel.micro_batch_size:
+    if isinstance(parallel.micro_batch_size, int) and share % parallel.micro_batch_size:
         raise UsageError(
             f"{share} images of each rank are not a multiple of micro_batch_size {parallel.micro_batch_size}",
             where=where,
             fix="change one of them",
         )
+    return share
 
 
 def generator_config(model: ModelSettings, bundle: "TokenizerBundle", shards: "Shards") -> GeneratorConfig:

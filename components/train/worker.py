@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,10 +16,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from common.errors import TrainingError
-from common.files import digest_json, write_json
+from common.files import digest_json
 from common.processes import die_with_parent
-from components.train.batches import LessonSource
+from components.train.batches import HeldoutLessons, LessonSource
 from components.train.curves import Curves
+from components.train.evaluation import Evaluation, evaluated_before
+from components.train.finish import finish, leave_weights
 from components.train.heartbeat import Heartbeat
 from components.train.job import Job
 from components.train.loop import Callback, Every, train_steps
@@ -26,10 +29,8 @@ from components.train.meter import Meter
 from components.train.optimizer import make_optimizer, use_bf16
 from components.train.settings import OptimizationSettings
 from components.train.states import States
-from model.checkpoint import load_checkpoint, load_tensors, save_tensors
-from model.data.grids import read_grids
+from model.checkpoint import load_checkpoint
 from model.data.shards import Shards
-from model.objectives.heldout import heldout_losses, heldout_next_token_losses
 from model.objectives.lesson import Lesson
 from model.parallel.engine import Engine, EngineOptions
 from model.parallel.generator_engine import GeneratorTask, generator_engine
@@ -38,6 +39,9 @@ from model.parallel.place import limit_waiting
 from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
 
+_START_LIMIT = timedelta(minutes=30)
+"""For what the ranks do together before the first step: reading and verifying a state, say."""
+_OF_OTHER_RANKS = re.compile(r"gloo|[Cc]onnection (closed|reset)|[Tt]imed out|NCCL")
 _log = logging.getLogger(__name__)
 
 
@@ -51,31 +55,38 @@ def run(job: Job) -> None:
     first_step = states.restore()
     _log.info("rank %d of %s trains steps %d to %d", dist.get_rank(), layout, first_step + 1, settings.steps)
     callbacks: list[Callback] = [Every(settings.checkpoint_every_steps, settings.steps, states.save)]
-    meter = None
-    if dist.get_rank() == 0:
-        meter = make_meter(job, len(shards), first_step)
+    meter = make_meter(job, len(shards), first_step) if dist.get_rank() == 0 else None
+    if meter is not None:
         callbacks.insert(0, meter)
-    pulse = Heartbeat(job.work / "ranks", dist.get_rank())
+    if settings.evaluate_every_steps:
+        heldout = HeldoutLessons(lessons, Shards(job.shards, "heldout"))
+        before = evaluated_before(job.work / "curves.jsonl", first_step)
+        callbacks.append(Evaluation(engine, heldout, settings, meter and meter.curves, before))
+    pulse = Heartbeat(job.work / "ranks", dist.get_rank(), dist.get_world_size(), timeout_s)
+    limit_waiting(timeout_s)
     with telling_who_hangs(pulse, timeout_s):
-        train_steps(engine, lessons, settings, first_step, callbacks, pulse)
+        done = train_steps(engine, lessons, settings, first_step, callbacks, pulse)
         states.wait()
         leave_weights(job.work, engine)
     pulse.close()
     if meter is not None:
-        finish(job, layout, meter, first_step)
+        meter.close(done)
+        finish(job, layout, meter, first_step=first_step, steps=done)
 
 
 @contextmanager
 def telling_who_hangs(pulse: Heartbeat, timeout_s: float) -> Iterator[None]:
-    """Raises `TrainingError` where a rank is gone, or has not answered in time."""
-    limit_waiting(timeout_s)
+    """Raises `TrainingError` where gloo says that a rank is gone, or has not answered in time; what NCCL does then, it does
+    to the whole process, and the heartbeat has told before."""
     try:
         yield
-    except RuntimeError as error:  # gloo's and NCCL's
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or _OF_OTHER_RANKS.search(str(error))):
+            raise
         raise TrainingError(
-            f"the ranks could not go on together: {pulse.who_hangs(dist.get_world_size())}",
+            f"the ranks could not go on together: {pulse.who_hangs()} ({error})",
             where=f"rank {dist.get_rank()}",
-            fix=f"a collective may take training.step_timeout_s, {timeout_s:g} s",
+            fix=f"a collective, or writing a state, may take training.step_timeout_s, {timeout_s:g} s",
         ) from error
 
 
@@ -143,7 +154,7 @@ def fingerprint(job: Job) -> str:
     """What a saved state depends on besides the step: settings, model, data, and the code that trains; not on how many
     ranks share the work, nor on how often anything is told or saved."""
     spread = {"processes", "threads_per_process", "parallel", "step_timeout_s", "largest_skips", "restarts"}
-    told = {"checkpoint_every_steps", "states_kept", "log_every_steps"}
+    told = {"checkpoint_every_steps", "states_kept", "log_every_steps", "evaluate_every_steps", "early_stop_after"}
     return digest_json(
         {
             "training": job.training.model_dump(mode="json", exclude=spread | told),
@@ -171,46 +182,6 @@ def make_meter(job: Job, samples: int, first_step: int) -> Meter:
     )
 
 
-def leave_weights(work: Path, engine: Engine[Lesson]) -> None:
-    """Write the final weights, each stage its own; returns once all have."""
-    weights = engine.weights()
-    if engine.place.holds_whole:
-        save_tensors(work / f"final-{engine.place.stage}.safetensors", weights)
-    dist.barrier()
-
-
-def finish(job: Job, layout: ParallelLayout, meter: Meter, first_step: int) -> None:
-    """Put the stages' weights together, and write what is known about them."""
-    files = [job.work / f"final-{stage}.safetensors" for stage in range(layout.pipeline)]
-    weights = {name: tensor for file in files for name, tensor in load_tensors(file).items()}
-    generator = Generator(job.model)
-    generator.load_state_dict(weights)
-    heldout = Shards(job.shards, "heldout")
-    score = heldout_next_token_losses if job.objective == "next_token" else heldout_losses
-    losses = score(generator.eval(), read_grids(heldout, list(range(len(heldout))), job.model))
-    save_tensors(job.work / "final.safetensors", weights)
-    for file in files:
-        file.unlink()
-    write_json(
-        job.work / "training.json",
-        {
-            "objective": job.objective,
-            "steps": job.training.steps,
-            "first_step": first_step,
-            "seconds": meter.seconds,
-            "ranks": dist.get_world_size(),
-            "layout": str(layout),
-            "precision": "bf16" if use_bf16(job.training) else "fp32",
-            "parameters": sum(parameter.numel() for parameter in generator.parameters()),
-            "last": meter.last,
-            "heldout_loss": sum(losses) / len(losses),
-            "heldout_loss_per_sample": losses,
-            "tokenizers_digest": job.tokenizers_digest,
-            "unconditional_share": job.training.masking.unconditional_share,
-        },
-    )
-
-
 def main() -> None:
     die_with_parent(signal.SIGKILL)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -218,7 +189,7 @@ def main() -> None:
     job = Job.read(Path(sys.argv[1]))
     deepspeed.init_distributed(
         "nccl" if torch.cuda.is_available() else "gloo",
-        timeout=timedelta(seconds=job.training.step_timeout_s),
+        timeout=_START_LIMIT,
         verbose=False,
     )
     try:

@@ -21,9 +21,13 @@ class Cut:
         parts = whole.split(self.sections, self.axis)
         return torch.cat([part.tensor_split(ranks, self.axis)[rank] for part in parts], self.axis).contiguous()
 
+    def sizes(self, rank: int, ranks: int) -> list[int]:
+        """How much of each section is a rank's."""
+        return [len(own_range(size, rank, ranks)) for size in self.sections]
+
     def join(self, pieces: Sequence[Tensor]) -> Tensor:
         """The whole parameter, from the pieces of all ranks in their order."""
-        sizes = [[len(own_range(size, rank, len(pieces))) for size in self.sections] for rank in range(len(pieces))]
+        sizes = [self.sizes(rank, len(pieces)) for rank in range(len(pieces))]
         parts = [piece.split(size, self.axis) for piece, size in zip(pieces, sizes, strict=True)]
         return torch.cat([part[section] for section in range(len(self.sections)) for part in parts], self.axis)
 

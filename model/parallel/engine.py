@@ -103,6 +103,10 @@ class Engine(ABC, Generic[BatchT]):
         norm = self.deepspeed.get_global_grad_norm()
         return Step(loss, parts, float(norm), not self.deepspeed.optimizer.overflow)
 
+    @abstractmethod
+    def evaluate(self, batches: Sequence[BatchT]) -> float:
+        """The mean loss of micro-batches, of all data-parallel ranks, with nothing learned; every rank gets it."""
+
     def weights(self) -> dict[str, Tensor]:
         """Parameters and buffers of this rank's layers, whole, in fp32; see `gather_whole`."""
         return gather_whole(self.parts, self.place.tensor, self._read)
@@ -119,7 +123,7 @@ class Engine(ABC, Generic[BatchT]):
         """The way back from `weights` and `optimizer_state`, in whatever layout they were taken."""
         load_whole(self.parts, weights, self.place.tensor, self._write)
         keys = sorted({name.split(":", 1)[0] for name in state})
-        if self.options.zero:
+        if self.options.zero and state:
             self._make_state(keys, state)
         for part in self.parts:
             for name, parameter in part.named_parameters():
@@ -187,23 +191,54 @@ class PlainEngine(Engine[BatchT]):
     """All layers on every rank, whole or cut. The model's forward pass gives a micro-batch's loss, and its parts by name."""
 
     def train(self, batches: Sequence[BatchT]) -> tuple[float, dict[str, float]]:
-        engine, total, sums = self.deepspeed, 0.0, dict[str, float]()
+        engine, sums = self.deepspeed, _Sums()
         for batch in batches:
             loss, losses = engine(batch.to(engine.device))
             engine.backward(loss)
             engine.step()
-            total += loss.item()
-            for name, part in losses.items():
-                sums[name] = sums.get(name, 0.0) + part.item()
-        return self._means(total, sums, len(batches))
+            sums.add(loss, losses)
+        return self._means(sums, len(batches))
 
-    def _means(self, total: float, sums: dict[str, float], batches: int) -> tuple[float, dict[str, float]]:
+    @torch.no_grad()
+    def evaluate(self, batches: Sequence[BatchT]) -> float:
+        engine, sums = self.deepspeed, _Sums()
+        engine.eval()
+        for batch in batches:
+            sums.add(*engine(batch.to(engine.device)))
+        engine.train()
+        return self._means(sums, len(batches))[0]
+
+    def _means(self, sums: "_Sums", batches: int) -> tuple[float, dict[str, float]]:
         """Over the micro-batches of all data-parallel ranks."""
-        values = torch.tensor([total, *sums.values()], device=self.deepspeed.device, dtype=torch.float64)
+        values = torch.stack(list(sums.values.values())).double()
         if self.place.layout.data > 1:
             dist.all_reduce(values, group=self.place.data_group)
-        means = (values / batches / self.place.layout.data).tolist()
-        return means[0], dict(zip(sums, means[1:], strict=True))
+        means = dict(zip(sums.values, (values / batches / self.place.layout.data).tolist(), strict=True))
+        return means.pop(_Sums.WHOLE), means
+
+
+class _Sums:
+    """Sums of losses by name, where they were computed: no device is waited for before all are done."""
+
+    WHOLE = ""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Tensor] = {}
+
+    def add(self, loss: Tensor, losses: Mapping[str, Tensor]) -> None:
+        for name, value in {self.WHOLE: loss, **losses}.items():
+            self.values[name] = self.values.get(name, 0) + value.detach()
+
+
+def to_rank(model: nn.Module, options: EngineOptions) -> None:
+    """Move a model to this rank's device; with ZeRO-3 its buffers alone, as DeepSpeed takes each parameter there in pieces."""
+    device = rank_device()
+    if options.zero < 3:
+        model.to(device)
+        return
+    for part in model.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, buffer.to(device))
 
 
 def rank_device() -> torch.device:
@@ -237,8 +272,8 @@ def _config(options: EngineOptions) -> dict[str, Any]:
         "gradient_clipping": 0.0 if guarded else options.gradient_clipping,
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": options.zero},
-        "torch_autocast": {"enabled": options.bf16 and guarded, "dtype": "bfloat16"},
-        "bf16": {"enabled": options.bf16 and not guarded},
+        # Weights, their gradients and their sums over micro-batches stay fp32, with ZeRO, too.
+        "torch_autocast": {"enabled": options.bf16, "dtype": "bfloat16"},
         # Cut in pieces between stages, only one tensor of the activations could need a gradient.
         "pipeline": {"use_reentrant": False, "pipe_partitioned": False, "grad_partitioned": False},
         "steps_per_print": 2**31,

@@ -1,18 +1,19 @@
 """The generator in any layout."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from deepspeed.runtime.pipe.engine import PipelineEngine
 from torch import Tensor, nn
 
 from model.decoding.loop import stage_name
 from model.objectives.lesson import Lesson
 from model.objectives.losses import lesson_losses
 from model.objectives.settings import Objective
-from model.parallel.engine import Engine, EngineOptions, MakeOptimizer, PlainEngine, rank_device
-from model.parallel.place import Place, take_place
+from model.parallel.engine import Engine, EngineOptions, MakeOptimizer, PlainEngine, to_rank
+from model.parallel.pipeline import StagedEngine
+from model.parallel.place import take_place
 from model.parallel.stages import GeneratorStages, LayerOptions, WeighLosses
 from model.parallel.tensor import split_layers
 from model.parallel.whole import load_whole
@@ -38,10 +39,9 @@ def generator_engine(
     if options.layout.pipeline > 1:
         layers = LayerOptions(task.shape, task.objective, task.label_smoothing, options.seed, place.tensor)
         stages = GeneratorStages(layers, place.topology, task.weigh, checkpointing=options.checkpointing)
-        place = replace(place, grid=stages.grid)
         if start is not None:
-            load_whole(stages.generators(), start, place.tensor)
-        return StagedEngine(place, stages, options, make)
+            load_whole(stages.own_parts(), start, place.tensor)
+        return StagedEngine(replace(place, grid=stages.grid), stages, options, make, feed=_feed, names=loss_names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         generator = Generator(task.shape).train()
@@ -49,7 +49,8 @@ def generator_engine(
         split_layers(generator, place.tensor, task.shape.visual_vocabulary)
     if start is not None:
         load_whole([generator], start, place.tensor)
-    model = _Model(generator.to(rank_device()), task.weigh, checkpointing=options.checkpointing)
+    to_rank(generator, options)
+    model = _Model(generator, task.weigh, checkpointing=options.checkpointing)
     return PlainEngine(place, [generator], model, options, make(model))
 
 
@@ -71,19 +72,5 @@ def loss_names(lesson: Lesson) -> list[str]:
     return ["coarse_loss", *plan, *(f"{stage_name(stage)}_loss" for stage in range(1, len(lesson.details) + 1))]
 
 
-class StagedEngine(Engine[Lesson]):
-    """Some layers on every rank."""
-
-    def __init__(self, place: Place, stages: GeneratorStages, options: EngineOptions, make: MakeOptimizer):
-        super().__init__(place, stages.generators(), stages, options, make(stages))
-        assert isinstance(self.deepspeed, PipelineEngine)
-        self._stages, self._stages_of_details = stages, -1
-
-    def train(self, batches: Sequence[Lesson]) -> tuple[float, dict[str, float]]:
-        if len(batches[0].details) != self._stages_of_details:  # other shapes pass between the stages
-            self._stages_of_details = len(batches[0].details)
-            self.deepspeed.reset_activation_shape()
-        self._stages.expect(loss_names(batches[0]))
-        loss = self.deepspeed.train_batch(iter([(lesson.tensors(), lesson) for lesson in batches]))
-        parts = self.deepspeed.agg_additional_losses
-        return loss.item(), {name: part.item() for name, part in parts.items()}
+def _feed(lesson: Lesson) -> tuple[Any, Any]:
+    return lesson.tensors(), lesson

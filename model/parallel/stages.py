@@ -1,21 +1,21 @@
-"""The generator as the list of layers that DeepSpeed cuts into the stages of a pipeline.
+"""The generator as the layers of a pipeline.
 
 Between layers go tuples of tensors: a lesson's own (`Lesson.tensors`) into the first, then its activations. The last
 stage is given the lesson as its label.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from deepspeed.pipe import LayerSpec, PipelineModule
-from deepspeed.runtime.pipe.topology import PipelineParallelGrid, ProcessTopology
+from deepspeed.pipe import LayerSpec
+from deepspeed.runtime.pipe.topology import ProcessTopology
 from torch import Tensor, nn
 
 from model.objectives.lesson import Lesson
-from model.objectives.losses import Activations, Answers, Paths, advance, answer, embed, mark, paths
+from model.objectives.losses import Activations, Answers, advance, answer, embed, mark, paths
 from model.objectives.settings import Objective
+from model.parallel.pipeline import Stages
 from model.parallel.tensor import SplitLoss, TensorRanks, split_layers
 from model.transformer.config import GeneratorConfig
 from model.transformer.embeddings import CodeLoss
@@ -46,90 +46,58 @@ class LayerOptions:
         return generator.train()
 
 
-class Layer(nn.Module):
-    """One layer of the list; `generator` has its weights, under the names that they have in the whole model."""
-
-    def __init__(self, options: LayerOptions, part: Part, number: int):
-        super().__init__()
-        self.options, self.number = options, number
-        self.generator = options.generator(part, number)
-
-    def lesson(self, tensors: Sequence[Tensor]) -> Lesson:
-        return Lesson.from_tensors(tensors, self.options.objective, self.options.shape, self.options.label_smoothing)
-
-
-class StemLayer(Layer):
+class StemLayer(nn.Module):
     """Embeds a lesson."""
 
     def __init__(self, options: LayerOptions):
-        super().__init__(options, STEM, options.shape.num_hidden_layers)
+        super().__init__()
+        self.options, self.part = options, options.generator(STEM, options.shape.num_hidden_layers)
 
     def forward(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return pack(embed(self.generator, self.lesson(tensors)))
+        options = self.options
+        return pack(
+            embed(self.part, Lesson.from_tensors(tensors, options.objective, options.shape, options.label_smoothing))
+        )
 
 
-class BlockLayer(Layer):
+class BlockLayer(nn.Module):
     """One block."""
 
     def __init__(self, options: LayerOptions, number: int):
-        super().__init__(options, one_block(number), number)
+        super().__init__()
+        self.options, self.number, self.part = options, number, options.generator(one_block(number), number)
 
     def forward(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         activations = unpack(tensors)
-        return pack(advance(self.generator, self.number, activations, self._paths(len(activations.details))))
-
-    def _paths(self, details: int) -> Paths:
-        return paths(self.generator, self.options.objective, details)
+        ways = paths(self.part, self.options.objective, len(activations.details))
+        return pack(advance(self.part, self.number, activations, ways))
 
 
-class HeadLayer(Layer):
+class HeadLayer(nn.Module):
     """Answers."""
 
     def __init__(self, options: LayerOptions):
-        super().__init__(options, HEAD, options.shape.num_hidden_layers + 1)
+        super().__init__()
+        self.part = options.generator(HEAD, options.shape.num_hidden_layers + 1)
 
     def forward(self, tensors: tuple[Tensor, ...]) -> Answers:
-        return answer(self.generator, unpack(tensors))
+        return answer(self.part, unpack(tensors))
 
 
-class GeneratorStages(PipelineModule):
-    """The stages of this process; the pipeline engine asks `get_additional_losses` for what a step's loss is made of."""
+class GeneratorStages(Stages):
+    """The stages of this process."""
 
     def __init__(self, options: LayerOptions, topology: ProcessTopology, weigh: WeighLosses, *, checkpointing: bool):
         blocks = [LayerSpec(BlockLayer, options, number) for number in range(options.shape.num_hidden_layers)]
-        super().__init__(
-            [LayerSpec(StemLayer, options), *blocks, LayerSpec(HeadLayer, options)],
-            topology=topology,
-            loss_fn=self._loss,
-            partition_method="type:BlockLayer",
-            activation_checkpoint_interval=int(checkpointing),
-            checkpointable_layers=["BlockLayer"],
-        )
+        layers = [LayerSpec(StemLayer, options), *blocks, LayerSpec(HeadLayer, options)]
+        super().__init__(layers, topology, checkpointing=checkpointing)
         ranks, codes = options.tensor_ranks, options.shape.visual_vocabulary
         self.code_loss = CodeLoss() if ranks is None else SplitLoss(codes, ranks)
-        self._weigh, self._parts = weigh, OrderedDict[str, Tensor]()
+        self._weigh = weigh
 
-    @property
-    def grid(self) -> PipelineParallelGrid:
-        return self._grid
-
-    def generators(self) -> list[Generator]:
-        """The parts of the model that this rank has, in their order."""
-        return [layer.generator for layer in self.forward_funcs if isinstance(layer, Layer)]
-
-    def _loss(self, answers: Answers, lesson: Lesson) -> Tensor:
-        device = answers.sketch.device
-        losses = mark(answers, lesson.to(device), self.code_loss)
-        self._parts = OrderedDict((name, loss.detach()) for name, loss in losses.items())
-        return self._weigh(losses)
-
-    def expect(self, names: Sequence[str]) -> None:
-        """The losses that the next step has: stages without a head must know how many there are."""
-        self._parts = OrderedDict((name, torch.zeros(())) for name in names)
-
-    def get_additional_losses(self) -> OrderedDict[str, Tensor]:
-        """The last micro-batch's losses by name."""
-        return self._parts
+    def losses(self, outputs: Answers, labels: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
+        losses = mark(outputs, labels.to(outputs.sketch.device), self.code_loss)
+        return self._weigh(losses), losses
 
 
 def pack(activations: Activations) -> tuple[Tensor, ...]:
@@ -138,8 +106,8 @@ def pack(activations: Activations) -> tuple[Tensor, ...]:
     return (activations.sketch, *activations.details, *codes)
 
 
-def unpack(tensors: Sequence[Tensor]) -> Activations:
-    """The inverse of `pack`: codes are whole numbers."""
-    sketch, *rest = tensors
+def unpack(tensors: Sequence[Tensor] | Tensor) -> Activations:
+    """The inverse of `pack`: codes are whole numbers. DeepSpeed makes a tensor of one alone."""
+    sketch, *rest = (tensors,) if isinstance(tensors, Tensor) else tensors
     codes = rest.pop() if rest and not rest[-1].is_floating_point() else None
     return Activations(sketch, tuple(rest), codes)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from model.parallel.collectives import Group, add, all_reduce, share
 from model.parallel.cuts import Cut, cut_parameter, own_range
+from model.transformer.decoder import Decoder
 from model.transformer.embeddings import CodeLoss, FactoredHead, FactoredTable
 from model.transformer.layers import Attention, RMSNorm, SwiGLU
 from model.transformer.plan import Plan
@@ -67,6 +68,17 @@ class HeadNorm(RMSNorm):
 
     def gain(self) -> Tensor:
         return share(self.weight, self._ranks.group, self._place)
+
+
+class SharedNorm(RMSNorm):
+    """A norm of whose outputs each rank computes with all, but a part."""
+
+    def __init__(self, norm: RMSNorm, ranks: TensorRanks, place: str):
+        super().__init__(len(norm.weight), norm.eps)
+        self.weight, self._ranks, self._place = norm.weight, ranks, place
+
+    def forward(self, x: Tensor) -> Tensor:
+        return share(super().forward(x), self._ranks.group, self._place)
 
 
 class SplitEmbedding(nn.Module):
@@ -175,6 +187,15 @@ def split_layers(model: nn.Module, ranks: TensorRanks, codes: int) -> None:
                 pass  # a few small matrices: what they cost is less than what telling each other would
             case _:
                 split_layers(module, ranks, codes)
+
+
+def split_decoder(decoder: Decoder, ranks: TensorRanks) -> None:
+    """`split_layers` of a plain decoder, with its head."""
+    split_layers(decoder, ranks, decoder.config.vocab_size)
+    if decoder.head is not None:
+        _replace(decoder, "head", ColumnLinear(ranks.cut(decoder.head.weight, 0), ranks, "head"))
+    elif decoder.config.tie_word_embeddings and hasattr(decoder, "norm"):
+        decoder.norm = SharedNorm(decoder.norm, ranks, "head")
 
 
 def _split_attention(attention: Attention, ranks: TensorRanks) -> None:

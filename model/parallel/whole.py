@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from model.parallel.cuts import cut_of
+from model.parallel.cuts import Cut, cut_of
 from model.parallel.tensor import TensorRanks
 
 
@@ -60,20 +60,20 @@ def gather_whole(
                 continue
             value = value.detach()
             if cut is not None and ranks is not None and value.shape == shape_of(tensor):
-                pieces = _pieces(value, ranks)
+                pieces = _pieces(value, cut, ranks)
                 value = cut.join(pieces) if ranks.rank == 0 else value
             if ranks is None or ranks.rank == 0:
                 whole[name] = value.cpu().clone()
     return whole
 
 
-def _pieces(value: Tensor, ranks: TensorRanks) -> list[Tensor]:
-    """Every rank's piece, in their order. Pieces may differ in size by one, so each says how large it is."""
-    sizes: list[torch.Size] = [value.shape] * ranks.ranks
-    dist.all_gather_object(sizes, value.shape, ranks.group)
+def _pieces(value: Tensor, cut: Cut, ranks: TensorRanks) -> list[Tensor]:
+    """Every rank's piece, in their order; they may differ in size by one in each section."""
     pieces = []
-    for rank, size in enumerate(sizes):
-        piece = value.contiguous() if rank == ranks.rank else torch.empty(size, dtype=value.dtype, device=value.device)
+    for rank in range(ranks.ranks):
+        size = list(value.shape)
+        size[cut.axis] = sum(cut.sizes(rank, ranks.ranks))
+        piece = value.contiguous() if rank == ranks.rank else value.new_empty(size)
         dist.broadcast(piece, group=ranks.group, group_src=rank)
         pieces.append(piece)
     return pieces

@@ -77,7 +77,19 @@ class LeanAttention(nn.Module):
         rotation: Rotation | None = None,
         local: LocalAttention | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """See `Attention.forward`; where `local` is given, all of `x` are its cells."""
+        """See `Attention.forward`."""
+        mixed, key, value = self.attend(x, bias, past, rotation, local)
+        return mixed, torch.stack([key, value])
+
+    def attend(
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        past: Tensor | None = None,
+        rotation: Rotation | None = None,
+        local: LocalAttention | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Attention.attend`; where `local` is given, all of `x` are its cells."""
         batch, tokens, _ = x.shape
         heads = self.qkv_proj(x).view(batch, tokens, -1, self.head_dim).transpose(1, 2)
         both, value = heads.split([self.heads + self.kv_heads, self.kv_heads], 1)
@@ -89,7 +101,7 @@ class LeanAttention(nn.Module):
             turned = torch.cat([second, first], -1)
             both = both * (self.qk_norm * rotation.cos) + turned * (self.turned_norm * rotation.sin)
         query, key = both.split([self.heads, self.kv_heads], 1)
-        present = torch.stack([key, value])
+        own_key, own_value = key, value
         if past is not None:
             key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
         groups = self.heads // self.kv_heads
@@ -100,4 +112,4 @@ class LeanAttention(nn.Module):
             if bias is not None:
                 scores = scores + bias.repeat(groups, 1)
             mixed = (torch.softmax(scores, -1) @ value).view(batch, self.heads, tokens, self.head_dim)
-        return self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, -1)), present
+        return self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, -1)), own_key, own_value

@@ -5,21 +5,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.transformer.config import DecoderConfig
+from model.transformer.embeddings import CodeLoss
 from model.transformer.layers import Block, RMSNorm
+from model.transformer.part import WHOLE, Part
 from model.transformer.patterns import causal_bias
-from model.transformer.rope import rotation
+from model.transformer.rope import Rotation, rotation
 
 
 class Decoder(nn.Module):
     """Token embedding, pre-norm blocks with rotary positions, and a head over the same vocabulary."""
 
-    def __init__(self, config: DecoderConfig):
+    def __init__(self, config: DecoderConfig, part: Part = WHOLE):
+        """With a `part` it holds these layers alone, under the names that they have in the whole. A head that is tied has
+        its weights in the stem."""
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.head = None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if part.stem:
+            self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        numbers = part.layers(config.num_hidden_layers)
+        self.blocks = nn.ModuleDict({str(number): Block(config) for number in numbers})
+        if part.head:
+            self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.token_loss = CodeLoss()
+        untied = part.head and not config.tie_word_embeddings
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False) if untied else None
+
+    def decoder_blocks(self) -> list[Block]:
+        return [block for block in self.blocks.values() if isinstance(block, Block)]
 
     def forward(self, ids: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Logits of each token's successor, and the keys and values for the next call.
@@ -33,15 +45,34 @@ class Decoder(nn.Module):
             raise ValueError(
                 f"{known + tokens} tokens, more than max_position_embeddings {self.config.max_position_embeddings}"
             )
-        turn = rotation(
-            torch.arange(known, known + tokens, device=ids.device), self.config.head_dim, self.config.rope_theta
-        )
+        turn = self._turn(known, tokens, ids.device)
         bias = None if tokens == 1 else causal_bias(tokens, known, ids.device)
         x, presents = self.embedding(ids), []
-        for index, block in enumerate(self.blocks):
+        for index, block in enumerate(self.decoder_blocks()):
             x, present = block(x, bias, None if past is None else past[index], turn)
             presents.append(present)
-        weight = self.embedding.weight if self.head is None else self.head.weight
-        logits = F.linear(self.norm(x), weight)
         present = torch.stack(presents)
-        return logits, present if past is None else torch.cat([past, present], -2)
+        return self.read(x), present if past is None else torch.cat([past, present], -2)
+
+    def sequence_logits(self, ids: Tensor) -> Tensor:
+        """Logits of each token's successor, for training: int64 [batch, tokens] -> [batch, tokens, vocab_size]; those of
+        `forward`, with nothing kept."""
+        x, turn = self.embedding(ids), self._turn(0, ids.shape[1], ids.device)
+        for block in self.decoder_blocks():
+            x = block.transform_causally(x, turn)
+        return self.read(x)
+
+    def pass_block(self, number: int, x: Tensor) -> Tensor:
+        """[batch, tokens, hidden] -> the same, through the block of that number."""
+        block = self.blocks[str(number)]
+        assert isinstance(block, Block)
+        return block.transform_causally(x, self._turn(0, x.shape[1], x.device))
+
+    def read(self, x: Tensor) -> Tensor:
+        """[batch, tokens, hidden] of the last block -> logits."""
+        x = self.norm(x)
+        return F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
+
+    def _turn(self, first: int, tokens: int, device: torch.device) -> Rotation:
+        positions = torch.arange(first, first + tokens, device=device)
+        return rotation(positions, self.config.head_dim, self.config.rope_theta)

@@ -72,17 +72,29 @@ class Attention(nn.Module):
         rotation: Rotation | None = None,
         local: LocalAttention | None = None,
     ) -> tuple[Tensor, Tensor]:
+        """`attend`, with the keys and values of `x` alone in one tensor, shaped as `past`."""
+        mixed, key, value = self.attend(x, bias, past, rotation, local)
+        return mixed, torch.stack([key, value])
+
+    def attend(
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        past: Tensor | None = None,
+        rotation: Rotation | None = None,
+        local: LocalAttention | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Attend to `past` and to `x` itself.
 
         `x` [batch, tokens, hidden]; `bias` [tokens, past + tokens] is added to the scores, None adds nothing;
         `past` [2, batch, kv_heads, past, head_dim]; `rotation` turns the queries and keys of `x` by their positions
         (those of `past` are turned already), None leaves them as they are. Where `local` is given, the last tokens of `x`
         are its cells and attend by it, and `bias` is about the tokens before them alone. Returns [batch, tokens, hidden]
-        and the keys and values of `x` alone, shaped as `past`.
+        and the keys and values of `x` alone, each [batch, kv_heads, tokens, head_dim].
         """
         batch, tokens, _ = x.shape
-        query, key, value = self.project(x, rotation)
-        present = torch.stack([key, value])
+        query, own_key, own_value = self.project(x, rotation)
+        key, value = own_key, own_value
         if past is not None:
             key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
         query, key, value = query * self.head_dim**-0.5, self._repeat(key), self._repeat(value)
@@ -93,7 +105,15 @@ class Attention(nn.Module):
             if text:
                 read = _attend(query[:, :, :text], key[:, :, :text], value[:, :, :text], bias)
                 mixed = torch.cat([read, mixed], 2)
-        return self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, -1)), present
+        return self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, -1)), own_key, own_value
+
+    def attend_causally(self, x: Tensor, rotation: Rotation) -> Tensor:
+        """Each token to itself and those before it, without their scores in memory: [batch, tokens, hidden] -> the same."""
+        batch, tokens, _ = x.shape
+        query, key, value = self.project(x, rotation)
+        grouped = self.heads != self.kv_heads
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+        return self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, -1))
 
     def project(self, x: Tensor, rotation: Rotation | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """[batch, tokens, hidden] -> queries [batch, heads, tokens, head_dim], not scaled, and keys and values of
@@ -156,8 +176,20 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """[batch, tokens, hidden] -> the same, and this block's keys and values (see `Attention.forward`)."""
         attended, present = self.attention(self.attention_norm(x), bias, past, rotation, local)
-        x = x + attended
-        return x + self.mlp(self.mlp_norm(x)), present
+        return self._feed_forward(x + attended), present
+
+    def transform(
+        self, x: Tensor, bias: Tensor | None, rotation: Rotation | None = None, local: LocalAttention | None = None
+    ) -> Tensor:
+        """`forward` where nothing is known before `x` and nothing is kept of it: [batch, tokens, hidden] -> the same."""
+        return self._feed_forward(x + self.attention.attend(self.attention_norm(x), bias, None, rotation, local)[0])
+
+    def transform_causally(self, x: Tensor, rotation: Rotation) -> Tensor:
+        """`transform` where each token sees itself and those before it."""
+        return self._feed_forward(x + self.attention.attend_causally(self.attention_norm(x), rotation))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return x + self.mlp(self.mlp_norm(x))
 
 
 @torch.no_grad()

@@ -209,7 +209,9 @@ class Generator(nn.Module):
 
     def pass_block(self, number: int, x: Tensor, path: Path) -> Tensor:
         """[b, tokens, hidden] -> the same, through the block of that number."""
-        return self.blocks[str(number)](x, path.bias, None, path.turn, path.local)[0]
+        block = self.blocks[str(number)]
+        assert isinstance(block, Block)
+        return block.transform(x, path.bias, path.turn, path.local)
 
     def through_details(self, x: Tensor, stage: int) -> Tensor:
         """[b, t + c, hidden] -> the same, through all blocks that details pass."""

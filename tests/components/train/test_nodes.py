@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from components.train.launcher import Node, Ranks, node_environment, torchrun_command
+from components.train.launcher import Node, RankCommand, node_environment, torchrun_command
 from components.train.train import train
 from tests.components.patterns import MODEL
 from tests.components.train.trainings import curve, ranks_of, settings, wait_for_a_state
@@ -60,10 +60,10 @@ class TwoHosts:
     """Runs a node of the training on each host."""
 
     def __init__(self, hosts: list[Host]):
-        self._hosts = hosts
+        self._hosts, self.nodes = hosts, len(hosts)
         self.output = ""
 
-    def run(self, ranks: Ranks) -> None:
+    def run(self, ranks: RankCommand) -> None:
         nodes = [
             subprocess.Popen(
                 [
@@ -86,6 +86,7 @@ class TwoHosts:
         assert [node.returncode for node in nodes] == [0, 0], self.output[-4000:]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_on_one_of_two_hosts_changes_no_loss(
     hosts: list[Host], data: tuple[Path, Path], uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -109,11 +110,11 @@ def test_a_worker_that_is_killed_on_one_of_two_hosts_changes_no_loss(
 
 
 def test_the_command_line_is_torchruns_on_every_node() -> None:
-    ranks = Ranks(module="m", arguments=["job.json"], processes=8, threads=1, restarts=3)
+    ranks = RankCommand(module="m", arguments=["job.json"], processes=8, threads=1, restarts=3)
     alone = torchrun_command(ranks, None)
     assert "--standalone" in alone and alone[-3:] == ["-m", "m", "job.json"]
     node = Node(nodes=4, number=2, rendezvous="a:1", run="r", address="10.0.0.3", interface="eth1")
     command = torchrun_command(ranks, node)
-    assert {"--nnodes=4", "--node-rank=2", "--rdzv-endpoint=a:1", "--rdzv-id=r", "--local-addr=10.0.0.3"} < set(command)
+    assert {"--nnodes=4", "--rdzv-endpoint=a:1", "--rdzv-id=r", "--local-addr=10.0.0.3"} < set(command)
     assert {"--nproc-per-node=8", "--max-restarts=3", "--rdzv-conf=is_host=false"} < set(command)
     assert node_environment(node)["GLOO_SOCKET_IFNAME"] == "eth1"

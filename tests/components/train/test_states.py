@@ -24,7 +24,8 @@ class Held:
     """What a rank of one stage knows, in the place of an engine."""
 
     def __init__(self, layout: ParallelLayout | None = None, stage: int = 0):
-        self.place = SimpleNamespace(holds_whole=True, stage=stage, layout=layout or ParallelLayout())
+        self.place = SimpleNamespace(holds_whole=True, stage=stage, data=0, layout=layout or ParallelLayout())
+        self.options = SimpleNamespace(zero=0)
         self.value, self.restored = 0.0, dict[str, float]()
 
     def weights(self) -> dict[str, Tensor]:
@@ -71,6 +72,18 @@ def test_the_newest_state_comes_back_and_older_ones_go(tmp_path: Path) -> None:
 def test_a_state_of_other_settings_is_passed_over(tmp_path: Path) -> None:
     save(tmp_path, 1)
     assert states(tmp_path, Held(), "b").restore() == 0
+
+
+def test_states_of_others_are_neither_counted_nor_touched(tmp_path: Path) -> None:
+    """Newer ones of other settings would otherwise push out what was just written."""
+    other = states(tmp_path, Held(), "another training")
+    for step in (8, 9):
+        other.save(step)
+    other.wait()
+    save(tmp_path, 1, 2, 3)
+    names = [f"state-{step:08d}" for step in (2, 3, 8, 9)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert states(tmp_path, Held()).restore() == 3
 
 
 def test_saving_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

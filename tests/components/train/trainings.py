@@ -16,7 +16,7 @@ def settings(**changes) -> TrainingSettings:
 
 def curve(checkpoint: Path) -> dict[int, float]:
     points = [json.loads(line) for line in (checkpoint / "curves.jsonl").read_text().splitlines()]
-    return {point["step"]: point["coarse_loss"] for point in points}
+    return {point["step"]: point["coarse_loss"] for point in points if "coarse_loss" in point}
 
 
 def wait_for_a_state(work: Path, timeout_s: float = 120) -> None:

@@ -22,6 +22,9 @@ POISONED: list[tuple[Layout, Zero]] = [((1, 1, 2), 0), ((2, 2, 1), 0), ((1, 1, 2
 POISONED_STEP, POISONED_RANK = 2, {(1, 1, 2): 1, (2, 2, 1): 3}
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("states")

@@ -17,18 +17,20 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.train.states import States
 from model.data.grids import Grids
 from model.objectives.lesson import Lesson, draw_lesson
-from model.objectives.settings import MaskingSettings, Objective
+from model.objectives.settings import MaskingSettings
 from model.parallel import collectives, guard, tensor
+from model.parallel.decoder_engine import Tokens, decoder_engine
 from model.parallel.engine import Engine, EngineOptions, Step
 from model.parallel.generator_engine import GeneratorTask, generator_engine
 from model.parallel.layout import ParallelLayout
 from model.parallel.whole import gather_whole
-from model.transformer.config import GeneratorConfig
+from model.transformer.config import DecoderConfig, GeneratorConfig
+from model.transformer.decoder import Decoder
 from model.transformer.model import Generator
 
 SHAPE = GeneratorConfig(
@@ -44,6 +46,19 @@ SHAPE = GeneratorConfig(
     visual_levels=(5, 3, 3),
     coarse_grid=(4, 4),
 )
+DECODERS = {
+    name: DecoderConfig(
+        vocab_size=65,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        tie_word_embeddings=tied,
+    )
+    for name, tied in (("tokens", False), ("tied tokens", True))
+}
 MICRO_BATCH, MICRO_BATCHES = 2, 4
 MASKING = MaskingSettings(label_smoothing=0.1)
 LEARNING_RATE = 1e-3
@@ -70,7 +85,8 @@ class Job:
     """One training of a world."""
 
     name: str
-    objective: Objective
+    objective: str
+    """One of the generator's, or `tokens` or `tied tokens`: a plain decoder, whose head may be its embedding."""
     steps: int = 1
     frozen: bool = False
     """Whether images keep the plans that the first weights make of them. A plan is a code: a difference in the last bit of
@@ -85,16 +101,20 @@ class Job:
     """The steps after which a state is saved there."""
     poisoned: tuple[int, int] | None = None
     """A step and a rank whose loss is then no number."""
+    details_every: int = 1
+    """Steps from one that asks the details to the next."""
+    bf16: bool = False
 
 
 def run(job: Job, layout: ParallelLayout, folder: Path) -> None:
     """Train, and leave what came out in a folder of the job's name."""
     with left_out(job.omit):
-        engine = tiny_engine(layout, job.objective, zero=job.zero, checkpointing=job.checkpointing)
+        engine = tiny_engine(layout, job)
         for part in engine.parts:
             if job.frozen and isinstance(part, Generator) and part.plan is not None:
                 part.plan.freeze()
         steps = train(engine, job, folder.parent / job.states if job.states else None)
+        evaluated = engine.evaluate(own_batches(engine, job, 990))
         weights, gradients = engine.weights(), gather_whole(engine.parts, engine.place.tensor, first_gradient)
     (folder / job.name).mkdir(parents=True, exist_ok=True)
     if engine.place.holds_whole:
@@ -102,9 +122,10 @@ def run(job: Job, layout: ParallelLayout, folder: Path) -> None:
         save_file(gradients, folder / job.name / f"gradients-{engine.place.stage}.safetensors")
     if dist.get_rank() == 0:
         (folder / job.name / "steps.json").write_text(json.dumps([asdict(step) for step in steps]))
+        (folder / job.name / "evaluated.json").write_text(json.dumps(evaluated))
 
 
-def train(engine: Engine[Lesson], job: Job, states_folder: Path | None) -> list[Step]:
+def train(engine: Engine[Any], job: Job, states_folder: Path | None) -> list[Step]:
     states, first, steps = None, 0, []
     if states_folder is not None:
         states = States(states_folder, "one training", engine, kept=2, timeout_s=60)
@@ -113,7 +134,11 @@ def train(engine: Engine[Lesson], job: Job, states_folder: Path | None) -> list[
         POISON.clear()
         if job.poisoned is not None and tuple(job.poisoned) == (number, dist.get_rank()):
             POISON.append(math.nan)
-        steps.append(engine.step(own_lessons(engine, job.objective, number)))
+        before = engine.weights() if job.poisoned is not None else {}
+        steps.append(engine.step(own_batches(engine, job, number)))
+        if job.poisoned is not None and job.poisoned[0] == number:
+            after = engine.weights()
+            assert all(torch.equal(after[name], before[name]) for name in before), "a skipped step moved a weight"
         if states is not None and number + 1 in job.saved_after:
             states.save(number + 1)
     if states is not None:
@@ -121,17 +146,31 @@ def train(engine: Engine[Lesson], job: Job, states_folder: Path | None) -> list[
     return steps
 
 
-def tiny_engine(layout: ParallelLayout, objective: Objective, **changes: Any) -> Engine[Lesson]:
+def tiny_engine(layout: ParallelLayout, job: Job) -> Engine[Any]:
     options = EngineOptions(
         layout=layout,
         seed=1,
         micro_batch=MICRO_BATCH,
         accumulation=MICRO_BATCHES // layout.data,
         gradient_clipping=1.0,
-        **changes,
+        zero=job.zero,  # pyright: ignore[reportArgumentType]
+        bf16=job.bf16,
+        checkpointing=job.checkpointing,
     )
-    task = GeneratorTask(shape=SHAPE, objective=objective, label_smoothing=MASKING.label_smoothing, weigh=weigh)
-    return generator_engine(options, task, lambda model: Watched(model.parameters(), LEARNING_RATE), initial_weights())
+    start = initial_weights(job.objective)
+    if job.objective in DECODERS:
+        return decoder_engine(options, DECODERS[job.objective], make_optimizer, start)
+    task = GeneratorTask(
+        shape=SHAPE,
+        objective=job.objective,  # pyright: ignore[reportArgumentType]
+        label_smoothing=MASKING.label_smoothing,
+        weigh=weigh,
+    )
+    return generator_engine(options, task, make_optimizer, start)
+
+
+def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    return Watched(model.parameters(), LEARNING_RATE)
 
 
 def weigh(losses: dict[str, Tensor]) -> Tensor:
@@ -139,25 +178,31 @@ def weigh(losses: dict[str, Tensor]) -> Tensor:
     return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum() * (POISON[0] if POISON else 1)
 
 
-def initial_weights() -> dict[str, Tensor]:
+def initial_weights(objective: str = "parallel") -> dict[str, Tensor]:
     torch.manual_seed(0)
-    return Generator(SHAPE).state_dict()
+    return (Decoder(DECODERS[objective]) if objective in DECODERS else Generator(SHAPE)).state_dict()
 
 
-def own_lessons(engine: Engine[Lesson], objective: Objective, step: int) -> list[Lesson]:
+def own_batches(engine: Engine[Any], job: Job, step: int) -> list[Any]:
     """This data-parallel rank's micro-batches of a step."""
-    place = engine.place
-    return [lesson(objective, step, number) for number in range(place.data, MICRO_BATCHES, place.layout.data)]
+    place, draw = engine.place, tokens if job.objective in DECODERS else lesson
+    return [draw(job, step, number) for number in range(place.data, MICRO_BATCHES, place.layout.data)]
 
 
-def lesson(objective: Objective, step: int, micro_batch: int) -> Lesson:
+def tokens(job: Job, step: int, micro_batch: int) -> Tokens:
+    draws = torch.Generator().manual_seed(1000 * step + micro_batch)
+    return Tokens(torch.randint(DECODERS[job.objective].vocab_size, (MICRO_BATCH, 13), generator=draws))
+
+
+def lesson(job: Job, step: int, micro_batch: int) -> Lesson:
     draws = torch.Generator().manual_seed(1000 * step + micro_batch)
     grids = Grids(
         torch.randint(SHAPE.text_vocabulary, (MICRO_BATCH, SHAPE.text_length), generator=draws),
         (torch.randint(SHAPE.visual_vocabulary, (MICRO_BATCH, 16), generator=draws),),
         (torch.randint(SHAPE.visual_vocabulary, (MICRO_BATCH, 16, 4), generator=draws),),
     )
-    return draw_lesson(objective, grids, SHAPE, MASKING, draws, fine_rows=1)
+    fine_rows = 1 if step % job.details_every == 0 else 0
+    return draw_lesson(job.objective, grids, SHAPE, MASKING, draws, fine_rows)  # pyright: ignore[reportArgumentType]
 
 
 def first_gradient(value: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ then are what torchrun starts: processes with a rank, a gloo group, and DeepSpee
 
 import json
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -15,6 +16,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 
+from common.processes import die_with_parent
 from model.parallel.layout import ParallelLayout
 from tests.model.parallel.training import Job, run
 
@@ -29,9 +31,15 @@ def run_world(layout: ParallelLayout, jobs: list[Job], folder: Path) -> None:
         if child == 0:
             os._exit(_rank(rank, layout, jobs, port, folder))
         children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    if any(codes):
-        raise RuntimeError(f"the ranks of {layout} ended with {codes}")
+    running = set(children)
+    while running:
+        ended, status = os.waitpid(-1, 0)
+        running.discard(ended)
+        code = os.waitstatus_to_exitcode(status)
+        if code:
+            for child in running:  # they would wait for it
+                os.kill(child, signal.SIGKILL)
+            raise RuntimeError(f"rank {children.index(ended)} of {layout} ended with {code}")
 
 
 def _rank(rank: int, layout: ParallelLayout, jobs: list[Job], port: int, folder: Path) -> int:
@@ -42,6 +50,7 @@ def _rank(rank: int, layout: ParallelLayout, jobs: list[Job], port: int, folder:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
+    die_with_parent(signal.SIGKILL)
     try:
         torch.set_num_threads(1)
         deepspeed.init_distributed("gloo", verbose=False)

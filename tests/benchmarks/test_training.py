@@ -1,0 +1,60 @@
+"""The training benchmark on a small shape: every promise is in the result, and a state's cost is what it is called."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from benchmarks import training
+
+AMOUNT = training.Amount(
+    preset="nano",
+    sequence=32,
+    batch=2,
+    rounds=2,
+    steps=3,
+    accumulation=2,
+    data_parallel_rounds=1,
+    data_parallel_steps=2,
+    loop_steps=65,
+    loop_hidden=64,
+    loop_layers=2,
+)
+PROMISED = {
+    "tokens_per_s_vs_hf_trainer": (1.0, 1.5),
+    "dp_efficiency_2": (0.85, 0.95),
+    "overhead_share": (0.05, 0.01),
+    "checkpoint_stall_steps": (1, 0),
+    "planner_max_error": (0.20, 0.10),
+}
+
+
+@pytest.mark.slow
+def test_every_promise_is_in_the_result(tmp_path):
+    shown, file = io.StringIO(), tmp_path / "training.json"
+    held = training.run(Console(file=shown, width=120), file, AMOUNT)
+    result = json.loads(file.read_text())
+    checks = {check["name"]: check for check in result["checks"]}
+    assert {name: (checks[name]["bound"], checks[name]["aim"]) for name in PROMISED} == PROMISED
+    assert held == all(check["ok"] for check in result["checks"])
+    names = [row["name"] for row in result["rows"]]
+    assert {"ours, fp32", "trainer, fp32", "data parallel 1", "data parallel 2", "the training loop"} <= set(names)
+    assert all(row["median_ms"] > 0 and row["tokens_per_s"] > 0 for row in result["rows"])
+    beside = result["beside_trainer_fp32"]
+    assert beside["first_losses"]["ours"] == pytest.approx(beside["first_losses"]["trainer"], abs=1e-3)
+    assert set(beside["attention"]["probed_s"]) == {"sdpa", "eager"}
+    assert checks["planner_max_error"]["value"] == pytest.approx(0.17, abs=0.01)
+    assert checks["overhead_share"]["value"] < 1
+    assert result["loop"]["state_bytes"] >= 3 * 4 * 0.9 * result["loop"]["parameters"]
+    assert len(result["loop"]["written_s"]) == 3
+
+
+def test_what_a_state_costs_is_told_in_steps():
+    quiet = [2.0] * 24
+    # A state after step 5 adds 1 s to that step and 1 s to the next; one after step 12 adds 4 s.
+    seconds = [value + {4: 1.0, 5: 1.0, 11: 4.0}.get(number, 0.0) for number, value in enumerate(quiet)]
+    assert training.stall_steps(seconds, [5, 12]) == pytest.approx((2 / 2 + 4 / 2) / 2)
+    assert training.stall_steps(quiet, [5, 12]) == 0
+    slower = [2.0 + 0.5 * (number > 12) for number in range(24)]  # for a reason of its own
+    assert training.stall_steps(slower, [5, 12]) == pytest.approx((0.0 - 0.4) / 2)
