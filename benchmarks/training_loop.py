@@ -18,11 +18,11 @@ import torch.distributed as dist
 
 from benchmarks.training import Amount, pin
 from components.train.heartbeat import Heartbeat
-from components.train.job import Job
+from components.train.job import Job, layout_of
 from components.train.loop import Every, train_steps
 from components.train.settings import OptimizationSettings
 from components.train.states import States
-from components.train.worker import layout_of, make_meter, open_engine
+from components.train.worker import make_meter, open_engine
 from model.data.shards import RecordLayout, Shards, ShardWriter, write_manifest
 from model.objectives.lesson import Lesson
 from model.parallel.engine import Engine, Step
@@ -126,7 +126,7 @@ def main() -> None:
     deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", verbose=False)
     job = make_job(Path(question["folder"]), amount)
     settings, shards = job.training, Shards(job.shards, "train")
-    engine, lessons = open_engine(job, shards, layout_of(settings, job.model, dist.get_world_size()))
+    engine, lessons = open_engine(job, shards, layout_of(settings, job.model, dist.get_world_size(), where="benchmark"))
     timed, ends = Timed(engine), Ends()
     states = TimedStates(job.work, "0", engine, kept=2, timeout_s=300)
     saved = list(range(_SAVED_EVERY, settings.steps, _SAVED_EVERY))

@@ -7,7 +7,7 @@ training that computes as many images at once goes on the same way in another la
 import torch
 
 from components.train.settings import OptimizationSettings
-from model.data.grids import Grids, read_grids
+from model.data.grids import read_grids
 from model.data.shards import Shards, epoch_order
 from model.objectives.lesson import Lesson, draw_lesson
 from model.objectives.masked import drop_prompts
@@ -48,14 +48,12 @@ class LessonSource:
         settings, fine_rows = self.settings, 0
         masks = torch.Generator().manual_seed(((settings.seed * 1_000_003 + step) * 4096 + number) % 2**63)
         first = step * settings.global_batch_size + number * self.micro_batch
-        batch = self._read([self._row(position) for position in range(first, first + self.micro_batch)])
+        rows = [self._row(position) for position in range(first, first + self.micro_batch)]
+        batch = read_grids(self.shards, rows, self.shape)
         batch = drop_prompts(batch, settings.masking.unconditional_share, self._unconditional_prompt, masks)
         if step % settings.fine_every_steps == 0 and self.shape.fine_layers:
             fine_rows = max(1, round(self.micro_batch * settings.fine_batch_share))
         return draw_lesson(self.objective, batch, self.shape, settings.masking, masks, fine_rows)
-
-    def _read(self, rows: list[int]) -> Grids:
-        return read_grids(self.shards, rows, self.shape)
 
     def _row(self, position: int) -> int:
         epoch, index = divmod(position, len(self.shards))

@@ -73,7 +73,7 @@ class LocalLauncher:
 
     def run(self, ranks: RankCommand) -> None:
         """The ranks write to this process's standard output and end with it."""
-        environment = rank_environment(ranks.threads) | node_environment(self._node)
+        environment = rank_environment(ranks.threads) | node_environment(self._node, ranks.restarts)
         command = torchrun_command(ranks, self._node)
         with subprocess.Popen(command, env=environment, preexec_fn=die_with_parent) as torchrun:
             try:
@@ -116,10 +116,13 @@ def torchrun_command(ranks: RankCommand, node: Node | None) -> list[str]:
     ]
 
 
-def node_environment(node: Node | None) -> dict[str, str]:
+def node_environment(node: Node | None, restarts: int) -> dict[str, str]:
     """What torch must know of this node beside the command line."""
-    # With the agents' store shared by the ranks, a restart in place finds the keys of the attempt before it and hangs.
-    environment = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    environment = {}
+    if restarts:
+        # With the agents' store shared by the ranks, a restart in place finds the keys of the attempt before it and hangs.
+        # Without, rank 0 listens at a port that was free a moment before: where it no longer is, that takes a restart.
+        environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     if node is not None and node.interface is not None:
         environment |= {"GLOO_SOCKET_IFNAME": node.interface, "NCCL_SOCKET_IFNAME": node.interface}
     return environment

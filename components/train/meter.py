@@ -46,8 +46,8 @@ class Meter:
         self._skipped += not step.stepped
         if done % settings.log_every_steps == 0 or done == settings.steps:
             self._take(done)
-            _log.info("step %d of %d: %s", done, settings.steps, self._message(done))
-        report(done, settings.steps, self._message(done))
+            _log.info("step %d of %d: %s, %s left", done, settings.steps, self._speed(done), self._left(done))
+        report(done, settings.steps, self._speed(done))  # who shows it tells the time that is left
 
     def close(self, done: int) -> None:
         """The training has ended after `done` steps."""
@@ -77,11 +77,15 @@ class Meter:
         rate = learning_rate_at(done - 1, settings)
         self.curves.log(done, learning_rate=rate, **self.last)
 
-    def _message(self, done: int) -> str:
-        each_s = (time.monotonic() - self._begun) / (done - self._first_step)
-        left_s = each_s * (self._settings.steps - done)
-        losses = f"loss {self.last['coarse_loss']:.3f}, " if "coarse_loss" in self.last else ""
-        return f"{losses}{self._settings.global_batch_size / each_s:.0f} images/s, {_duration(left_s)} left"
+    def _each_s(self, done: int) -> float:
+        return (time.monotonic() - self._begun) / (done - self._first_step)
+
+    def _speed(self, done: int) -> str:
+        loss = f"loss {self.last['coarse_loss']:.3f}, " if "coarse_loss" in self.last else ""
+        return f"{loss}{self._settings.global_batch_size / self._each_s(done):.0f} images/s"
+
+    def _left(self, done: int) -> str:
+        return _duration(self._each_s(done) * (self._settings.steps - done))
 
 
 def tokens_per_step(settings: OptimizationSettings, shape: GeneratorConfig) -> float:

@@ -6,13 +6,14 @@ something. More images at once never take less memory, so the largest number tha
 
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common.errors import TrainingError
 from common.files import digest_json, read_json, write_json
 from common.processes import memory_kills
 from components.train.job import Job
-from components.train.launcher import Launcher, RankCommand
+from components.train.launcher import Launcher
 
 CPU_SHARE, GPU_SHARE = 0.8, 0.92
 """Of the memory that is free at the start, what a training may take."""
@@ -61,16 +62,8 @@ def _try(job: Job, launcher: Launcher, size: int) -> bool:
     file, killed_before = work / "job.json", memory_kills()
     (work / "no-memory").unlink(missing_ok=True)
     job.with_micro_batch(size).model_copy(update={"work": work}).write(file)
-    ranks = job.ranks(file)
     try:
-        launcher.run(
-            RankCommand(
-                module="components.train.probe",
-                arguments=[str(file)],
-                processes=ranks.processes,
-                threads=ranks.threads,
-            )
-        )
+        launcher.run(replace(job.ranks(file), module="components.train.probe", restarts=0))
     except TrainingError:
         if not (work / "no-memory").is_file() and memory_kills() == killed_before:
             raise  # for another reason, which is in the log

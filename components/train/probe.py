@@ -17,9 +17,9 @@ import torch
 import torch.distributed as dist
 
 from common.processes import die_with_parent
-from components.train.job import Job
+from components.train.job import Job, layout_of
 from components.train.micro_batch import CPU_SHARE, GPU_SHARE
-from components.train.worker import layout_of, open_engine
+from components.train.worker import open_engine
 from model.data.shards import Shards
 
 _STEPS = 2
@@ -39,7 +39,7 @@ def free_bytes() -> int:
 
 def run(job: Job) -> None:
     settings, shards = job.training, Shards(job.shards, "train")
-    layout = layout_of(settings, job.model, dist.get_world_size())
+    layout = layout_of(settings, job.model, dist.get_world_size(), where="parallel")
     engine, lessons = open_engine(job, shards, layout)
     for _ in range(_STEPS):  # the second one has the optimizer's state; the first step's lessons are the largest
         engine.step(lessons.lessons(0))

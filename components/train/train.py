@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import DigestMismatchError, UsageError
 from common.files import read_json
-from components.train.job import Job
+from components.train.job import Job, layout_of
 from components.train.launcher import Launcher, LocalLauncher
 from components.train.micro_batch import fitting_micro_batch
 from components.train.settings import Objective, OptimizationSettings, TrainingSettings
@@ -133,11 +133,8 @@ def optimize(
 
 def check_layout(section: str, settings: OptimizationSettings, shape: GeneratorConfig, nodes: int = 1) -> int:
     """How many images of a step are each rank's. Raises `UsageError` where the ranks cannot share the model or a batch so."""
-    from model.parallel.layout import Divisible, choose_layout
-
     parallel, where = settings.parallel, f"{section}.parallel"
-    sizes = Divisible.of(shape, settings.global_batch_size)
-    layout = choose_layout(parallel.tensor, parallel.pipeline, settings.processes * nodes, sizes, where=where)
+    layout = layout_of(settings, shape, settings.processes * nodes, where=where)
     if settings.optimizer != "adamw" and (parallel.tensor > 1 or parallel.pipeline > 1 or parallel.zero):
         raise UsageError(
             "Muon needs whole matrices and one stage, without ZeRO", where=where, fix=f"set {section}.optimizer=adamw"

@@ -18,12 +18,12 @@ from torch import Tensor
 from common.errors import TrainingError
 from common.files import digest_json
 from common.processes import die_with_parent
-from components.train.batches import HeldoutLessons, LessonSource
+from components.train.batches import HeldoutLessons, LessonSource, micro_batch_size
 from components.train.curves import Curves
 from components.train.evaluation import Evaluation, evaluated_before
 from components.train.finish import finish, leave_weights
 from components.train.heartbeat import Heartbeat
-from components.train.job import Job
+from components.train.job import Job, layout_of
 from components.train.loop import Callback, Every, train_steps
 from components.train.meter import Meter
 from components.train.optimizer import make_optimizer, use_bf16
@@ -34,7 +34,7 @@ from model.data.shards import Shards
 from model.objectives.lesson import Lesson
 from model.parallel.engine import Engine, EngineOptions
 from model.parallel.generator_engine import GeneratorTask, generator_engine
-from model.parallel.layout import Divisible, ParallelLayout, choose_layout
+from model.parallel.layout import ParallelLayout
 from model.parallel.place import limit_waiting
 from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 def run(job: Job) -> None:
     """Train to the last step, then leave weights, curves and the held-out loss in the work folder (rank 0)."""
     settings, shards = job.training, Shards(job.shards, "train")
-    layout = layout_of(settings, job.model, dist.get_world_size())
+    layout = layout_of(settings, job.model, dist.get_world_size(), where="parallel")
     engine, lessons = open_engine(job, shards, layout)
     timeout_s = settings.step_timeout_s
     states = States(job.work, fingerprint(job), engine, kept=settings.states_kept, timeout_s=timeout_s)
@@ -93,15 +93,12 @@ def telling_who_hangs(pulse: Heartbeat, timeout_s: float) -> Iterator[None]:
 def open_engine(job: Job, shards: Shards, layout: ParallelLayout) -> tuple[Engine[Lesson], LessonSource]:
     """The model on this rank, and where its lessons come from."""
     settings = job.training
-    rank = dist.get_rank() // layout.tensor % layout.data  # DeepSpeed's order: stage, then data, then tensor
-    lessons = LessonSource(
-        shards, settings, job.model, job.objective, job.unconditional_prompt, rank=rank, ranks=layout.data
-    )
+    micro_batch = micro_batch_size(settings, layout.data)
     options = EngineOptions(
         layout=layout,
         seed=settings.seed,
-        micro_batch=lessons.micro_batch,
-        accumulation=lessons.accumulation,
+        micro_batch=micro_batch,
+        accumulation=settings.global_batch_size // layout.data // micro_batch,
         gradient_clipping=settings.gradient_clipping,
         zero=settings.parallel.zero,
         bf16=use_bf16(settings),
@@ -114,14 +111,12 @@ def open_engine(job: Job, shards: Shards, layout: ParallelLayout) -> tuple[Engin
     task = GeneratorTask(
         shape=job.model, objective=job.objective, label_smoothing=settings.masking.label_smoothing, weigh=weigh
     )
-    return generator_engine(options, task, lambda model: make_optimizer(model, settings), start_weights(job)), lessons
-
-
-def layout_of(settings: OptimizationSettings, shape: GeneratorConfig, ranks: int) -> ParallelLayout:
-    """Raises `UsageError` for one that does not divide the model or the batch."""
-    sizes = Divisible.of(shape, settings.global_batch_size)
-    parallel = settings.parallel
-    return choose_layout(parallel.tensor, parallel.pipeline, ranks, sizes, where="training.parallel")
+    engine = generator_engine(options, task, lambda model: make_optimizer(model, settings), start_weights(job))
+    data = engine.place.data
+    lessons = LessonSource(
+        shards, settings, job.model, job.objective, job.unconditional_prompt, rank=data, ranks=layout.data
+    )
+    return engine, lessons
 
 
 def weighted(losses: dict[str, Tensor], settings: OptimizationSettings) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.transformer.layers import Attention, RMSNorm
+from model.transformer.layers import Attention, KeepingAttention, RMSNorm
 from model.transformer.model import Generator
 from model.transformer.patterns import LocalAttention
 from model.transformer.plan import Plan
@@ -55,7 +55,7 @@ class LeanPlan(nn.Module):
         return self.spread(values.flatten(1)[:, None]).view(len(values), self.cells, -1)
 
 
-class LeanAttention(nn.Module):
+class LeanAttention(KeepingAttention):
     """`Attention`; queries and keys are normalised and turned together, and no head of keys is repeated."""
 
     def __init__(self, attention: Attention):
@@ -69,18 +69,6 @@ class LeanAttention(nn.Module):
         self.qk_norm, self.turned_norm = nn.Parameter(norm), nn.Parameter(torch.cat([-second, first], -1))
         self.unit = RMSNorm(self.head_dim, attention.q_norm.eps)
 
-    def forward(
-        self,
-        x: Tensor,
-        bias: Tensor | None,
-        past: Tensor | None = None,
-        rotation: Rotation | None = None,
-        local: LocalAttention | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """See `Attention.forward`."""
-        mixed, key, value = self.attend(x, bias, past, rotation, local)
-        return mixed, torch.stack([key, value])
-
     def attend(
         self,
         x: Tensor,
@@ -89,7 +77,7 @@ class LeanAttention(nn.Module):
         rotation: Rotation | None = None,
         local: LocalAttention | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See `Attention.attend`; where `local` is given, all of `x` are its cells."""
+        """As `KeepingAttention`; where `local` is given, all of `x` are its cells."""
         batch, tokens, _ = x.shape
         heads = self.qkv_proj(x).view(batch, tokens, -1, self.head_dim).transpose(1, 2)
         both, value = heads.split([self.heads + self.kv_heads, self.kv_heads], 1)

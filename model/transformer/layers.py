@@ -1,5 +1,6 @@
 """The layers of a pre-norm decoder block: RMSNorm, grouped-query attention with head QK-norm, SwiGLU."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -49,33 +50,10 @@ class RMSNorm(nn.Module):
         return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * weight
 
 
-class Attention(nn.Module):
-    """Grouped-query attention with RMSNorm on each head's queries and keys (Qwen3, Emu3.5)."""
+class KeepingAttention(nn.Module):
+    """Attention that gives the keys and values of its input, for the next call."""
 
-    def __init__(self, config: BlockShape):
-        super().__init__()
-        self.heads, self.kv_heads, self.head_dim = (
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            config.head_dim,
-        )
-        self.qkv_proj = nn.Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
-        self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
-        self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
-
-    def forward(
-        self,
-        x: Tensor,
-        bias: Tensor | None,
-        past: Tensor | None = None,
-        rotation: Rotation | None = None,
-        local: LocalAttention | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """`attend`, with the keys and values of `x` alone in one tensor, shaped as `past`."""
-        mixed, key, value = self.attend(x, bias, past, rotation, local)
-        return mixed, torch.stack([key, value])
-
+    @abstractmethod
     def attend(
         self,
         x: Tensor,
@@ -92,6 +70,43 @@ class Attention(nn.Module):
         are its cells and attend by it, and `bias` is about the tokens before them alone. Returns [batch, tokens, hidden]
         and the keys and values of `x` alone, each [batch, kv_heads, tokens, head_dim].
         """
+
+    def forward(
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        past: Tensor | None = None,
+        rotation: Rotation | None = None,
+        local: LocalAttention | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`attend`, with the keys and values of `x` alone in one tensor, shaped as `past`."""
+        mixed, key, value = self.attend(x, bias, past, rotation, local)
+        return mixed, torch.stack([key, value])
+
+
+class Attention(KeepingAttention):
+    """Grouped-query attention with RMSNorm on each head's queries and keys (Qwen3, Emu3.5)."""
+
+    def __init__(self, config: BlockShape):
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
+        self.qkv_proj = nn.Linear(config.hidden_size, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
+        self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
+        self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
+
+    def attend(
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        past: Tensor | None = None,
+        rotation: Rotation | None = None,
+        local: LocalAttention | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         batch, tokens, _ = x.shape
         query, own_key, own_value = self.project(x, rotation)
         key, value = own_key, own_value

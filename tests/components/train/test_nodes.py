@@ -117,4 +117,6 @@ def test_the_command_line_is_torchruns_on_every_node() -> None:
     command = torchrun_command(ranks, node)
     assert {"--nnodes=4", "--rdzv-endpoint=a:1", "--rdzv-id=r", "--local-addr=10.0.0.3"} < set(command)
     assert {"--nproc-per-node=8", "--max-restarts=3", "--rdzv-conf=is_host=false"} < set(command)
-    assert node_environment(node)["GLOO_SOCKET_IFNAME"] == "eth1"
+    assert node_environment(node, 0)["GLOO_SOCKET_IFNAME"] == "eth1"
+    shared = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+    assert shared not in node_environment(None, 0) and node_environment(None, 3)[shared] == "1"
