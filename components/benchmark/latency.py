@@ -2,17 +2,21 @@
 
 The mirrored order (ABBA; ABCCBA for three arms) cancels a drift of the machine within a round; which arm begins is drawn
 for each round, so that none always follows the same other one. All blocks of a round ask the same questions.
+
+A round in which others had the processors is measured again, after a pause; see `neighbours.py`.
 """
 
 import itertools
 import random
+import time
 from collections.abc import Sequence
 
 from components.benchmark.arms import ArmClient, Question
 from components.benchmark.machine import MachineStates
 from components.benchmark.measurements import CANDIDATE, CHAMPION, LatencyBlock, rounds
+from components.benchmark.neighbours import Neighbours, are_disturbing
 from components.benchmark.server_watch import ServerWatch
-from components.benchmark.settings import LatencySettings
+from components.benchmark.settings import LatencySettings, NeighbourSettings
 from components.benchmark.statistics import Bootstrap
 
 Blocks = dict[str, list[LatencyBlock]]
@@ -20,24 +24,40 @@ _PRECISION = Bootstrap(confidence=0.95, resamples=500, seed=0)
 
 
 def measure_latency(
-    settings: LatencySettings, arms: Sequence[ArmClient], questions: Sequence[Question], watch: ServerWatch, seed: int
+    settings: LatencySettings,
+    calm: NeighbourSettings,
+    arms: Sequence[ArmClient],
+    questions: Sequence[Question],
+    watch: ServerWatch,
+    seed: int,
 ) -> Blocks:
     """Blocks of each arm, by name. One client, one request at a time.
 
     Between `min_rounds` and `max_rounds`: with a champion until the interval of the p95 ratio is narrow. How wide it is
-    ends the rounds, never on which side of a bound it lies, so stopping does not favour a result.
+    ends the rounds, never on which side of a bound it lies, so stopping does not favour a result. Disturbed rounds are
+    kept and marked, do not count, and end the measurement where there are too many.
     """
     blocks: Blocks = {arm.name: [] for arm in arms}
     asked, order, machine = itertools.cycle(questions), random.Random(seed), MachineStates()
-    for index in range(settings.max_rounds):
-        if index >= settings.min_rounds and _is_precise(settings, blocks):
+    neighbours, quiet, disturbed = Neighbours(watch.cpu_s), 0, 0
+    while quiet < settings.max_rounds and disturbed < calm.max_disturbed_rounds:
+        if quiet >= settings.min_rounds and _is_precise(settings, blocks):
             break
-        turn = order.sample(list(arms), len(arms))
+        turn, in_round = order.sample(list(arms), len(arms)), []
+        neighbours.shares()
         for half in (turn, turn[::-1]):
             chosen = list(itertools.islice(asked, settings.block_requests))
             previewed = list(itertools.islice(asked, settings.block_previews))
-            for arm in half:
-                blocks[arm.name].append(_block(index, arm, chosen, previewed, watch, machine))
+            in_round += [(arm.name, _block(quiet + disturbed, arm, chosen, previewed, watch, machine)) for arm in half]
+        shares = neighbours.shares()
+        disturbs = are_disturbing(calm, shares)
+        for name, block in in_round:
+            blocks[name].append(block.model_copy(update={"processors": shares, "disturbed": disturbs}))
+        if disturbs:
+            disturbed += 1
+            time.sleep(calm.pause_s)
+        else:
+            quiet += 1
     return blocks
 
 

@@ -1,4 +1,4 @@
-"""The machine's state around a measurement: what it is, and how much of it others took."""
+"""The machine's state around a measurement: what it is, and how much of it other guests took."""
 
 import os
 import platform

@@ -35,13 +35,22 @@ class MachineState(Record):
     temperature_c: float | None
 
 
+class ProcessorShares(Record):
+    """Of the time of all processors that this process may use, during one round: what processes that are neither ours nor
+    the server's had of it, and what stood idle."""
+
+    others: float
+    idle: float
+
+
 class LatencyBlock(Record):
     """Consecutive requests of one client to one arm, inside a round that holds two blocks of every arm.
 
     `samples_ms` are the client's times to the image, of requests for the image alone; `server_ms` what the package says
     of the same requests, from their coming to the image. `preview_ms` are the client's times to the first stage, of
     further requests with previews. `triton_queue_ms` and `triton_compute_ms` are Triton's own means for a request of
-    the block: the time in Triton's queue, and in the call that hands it to the package.
+    the block: the time in Triton's queue, and in the call that hands it to the package. `processors` are those of the
+    whole round; where others had too much of them, the round is `disturbed`, and no number of it counts.
     """
 
     round: int
@@ -51,16 +60,19 @@ class LatencyBlock(Record):
     triton_queue_ms: float | None = None
     triton_compute_ms: float | None = None
     machine: MachineState | None = None
+    processors: ProcessorShares | None = None
+    disturbed: bool = False
 
 
 Times = Literal["samples_ms", "server_ms", "preview_ms"]
 
 
 def rounds(blocks: Sequence[LatencyBlock], times: Times = "samples_ms") -> list[list[float | None]]:
-    """Milliseconds of one arm, one list for each round, in the rounds' order."""
+    """Milliseconds of one arm, one list for each round that nobody disturbed, in the rounds' order."""
     by_round: defaultdict[int, list[float | None]] = defaultdict(list)
     for block in blocks:
-        by_round[block.round] += getattr(block, times)
+        if not block.disturbed:
+            by_round[block.round] += getattr(block, times)
     return [by_round[index] for index in sorted(by_round)]
 
 
@@ -74,13 +86,14 @@ class ThroughputChunk(Record):
 class OpenLoad(Record):
     """Requests at random times, whether or not earlier ones were answered; a latency counts from when one was due.
 
-    `errors` are the requests without an image, such as those that a full queue refused.
+    `errors` are the requests without an image, such as those that a full queue refused. `disturbed` as for a round.
     """
 
     offered_per_s: float
     seconds: float
     image_ms: list[float]
     errors: int
+    disturbed: bool = False
 
 
 class Warmup(Record):

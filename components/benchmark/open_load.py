@@ -14,7 +14,9 @@ import numpy as np
 
 from components.benchmark.arms import ArmClient, Question
 from components.benchmark.measurements import OpenLoad
-from components.benchmark.settings import OpenLoadSettings
+from components.benchmark.neighbours import Neighbours, are_disturbing
+from components.benchmark.server_watch import ServerWatch
+from components.benchmark.settings import NeighbourSettings, OpenLoadSettings
 from emuflow_client import GeneratorError
 
 
@@ -29,20 +31,25 @@ class Answers:
 
 def measure_open_load(
     settings: OpenLoadSettings,
+    calm: NeighbourSettings,
     arms: Sequence[ArmClient],
     questions: Sequence[Question],
     images_per_s: float,
+    watch: ServerWatch,
     seed: int,
 ) -> dict[str, OpenLoad]:
     """Each arm's answers, by name; `images_per_s` is what every arm can give."""
     rate = settings.share * images_per_s
-    answers = {arm.name: Answers() for arm in arms}
+    answers, neighbours = {arm.name: Answers() for arm in arms}, Neighbours(watch.cpu_s)
     for number in range(settings.chunks):
         due = _due(rate, settings.chunk_seconds, seed + number)
         for arm in arms if number % 2 == 0 else arms[::-1]:
             asyncio.run(_ask(arm, questions, due, answers[arm.name]))
+    disturbed = are_disturbing(calm, neighbours.shares())
     return {
-        name: OpenLoad(offered_per_s=rate, seconds=each.seconds, image_ms=each.image_ms, errors=each.errors)
+        name: OpenLoad(
+            offered_per_s=rate, seconds=each.seconds, image_ms=each.image_ms, errors=each.errors, disturbed=disturbed
+        )
         for name, each in answers.items()
     }
 

@@ -68,6 +68,18 @@ class ServerWatch:
             return None
         return round(total / 2**20, 1) if total else None
 
+    def cpu_s(self) -> float | None:
+        """Processor time that this process and the server's processes had so far; `None` where this machine does not
+        tell it, or one of them ended meanwhile."""
+        import psutil
+
+        try:
+            server = psutil.Process(self._pid)
+            times = [process.cpu_times() for process in (psutil.Process(), server, *server.children(recursive=True))]
+        except psutil.Error:
+            return None
+        return sum(each.user + each.system for each in times)
+
     def close(self) -> None:
         self._client.close()
 

@@ -129,11 +129,13 @@ def _measure(
         session.add(name, throughput_chunks=each)
     report_phase("timing")
     answered = answered_by_all(questions, session.answers)
-    for name, blocks in measure_latency(settings.latency, arms, answered, watch, settings.seed).items():
+    calm, seed = settings.neighbours, settings.seed
+    for name, blocks in measure_latency(settings.latency, calm, arms, answered, watch, seed).items():
         session.add(name, latency_blocks=blocks)
     report_phase("open load")
     compared = [arm for arm in asked if arm.name != FULL_PRECISION]
-    for name, load in measure_open_load(settings.open_load, compared, answered, _least(chunks), settings.seed).items():
+    slowest = _least(chunks)
+    for name, load in measure_open_load(settings.open_load, calm, compared, answered, slowest, watch, seed).items():
         session.add(name, open_load=load)
     for arm in arms:
         session.add(arm.name, memory_mb=watch.memory_mb(arm.name))

@@ -16,6 +16,15 @@ class WarmupSettings(Section):
     tolerance: float = Field(default=0.15, gt=0, lt=1, description="relative change between two windows' medians")
 
 
+class NeighbourSettings(Section):
+    """When other processes of this machine disturb a measurement: they had more of its processors than this share, and
+    more than stood idle (on a large node with idle processors nobody waits for one)."""
+
+    max_others_share: float = Field(default=0.15, ge=0, le=1, description="of the processors' time; 1: nobody disturbs")
+    max_disturbed_rounds: int = Field(default=24, ge=1, description="so many are measured again before it gives up")
+    pause_s: float = Field(default=1.0, ge=0, description="after a disturbed round, for whatever it is to end")
+
+
 class LatencySettings(Section):
     """Rounds of blocks: every arm once, then once more in the opposite order."""
 
@@ -48,6 +57,7 @@ class BenchmarkSettings(Section):
     warmup: WarmupSettings = WarmupSettings()
     latency: LatencySettings = LatencySettings()
     open_load: OpenLoadSettings = OpenLoadSettings()
+    neighbours: NeighbourSettings = NeighbourSettings()
     seed: int = Field(default=1000, ge=0, description="of the first question; each next one has the next seed")
     seeds_per_caption: int = Field(
         default=3, ge=1, le=64, description="more of them tell a small loss of accuracy from chance"

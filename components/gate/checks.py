@@ -138,6 +138,11 @@ def incomparable(name: str, kind: Kind, comparison: Comparison, bound: float, re
     )  # fmt: skip
 
 
+def undecided(check: Check, reason: str) -> Check:
+    """The same check where its numbers, whatever they are, tell nothing."""
+    return check.model_copy(update={"result": Result.INCONCLUSIVE, "ok": False, "reason": reason})
+
+
 def _judged_by_value(
     name: str, kind: Kind, value: float, comparison: Comparison, bound: float, n: int, interval: Interval
 ) -> Check:

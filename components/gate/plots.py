@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from components.benchmark.measurements import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 TITLES = {
@@ -179,25 +180,30 @@ def warm_up(measured: Measurements) -> str | None:
 
 
 def machine(measured: Measurements) -> str | None:
-    """How busy the machine was at the end of each block, in the order of the blocks."""
-    states = [block.machine for block in _in_order(measured) if block.machine]
+    """How busy the machine was at the end of each block, and who had it, in the order of the blocks."""
+    blocks = [block for block in _in_order(measured) if block.machine]
+    states = [block.machine for block in blocks if block.machine]
     if not states:
         return None
 
     def draw(axes: "Axes") -> None:
         places = range(1, len(states) + 1)
-        axes.plot(places, [state.load for state in states], color="#475569", lw=1.2, label="load (one minute)")
+        load = axes.plot(places, [state.load for state in states], color="#475569", lw=1.2, label="load (one minute)")
         axes.set_ylim(bottom=0)
         axes.set_ylabel("running processes")
         axes.set_xlabel("block")
-        if any(state.steal_share is not None for state in states):
-            stolen = axes.twinx()
-            shares = [100 * (state.steal_share or 0) for state in states]
-            stolen.fill_between(places, shares, color="#dc2626", alpha=0.25, lw=0, label="stolen by other guests, %")
-            stolen.set_ylim(0, max(10.0, *shares))
-            stolen.grid(visible=False)
-            stolen.set_ylabel("stolen, %")
-        _legend(axes)
+        others = [100 * block.processors.others if block.processors else math.nan for block in blocks]
+        taken = axes.twinx()
+        had = taken.fill_between(places, others, color="#dc2626", alpha=0.3, lw=0, label="processor time others had, %")
+        handles = [*load, had]
+        disturbed = [block.disturbed for block in blocks]
+        if any(disturbed):
+            style = {"color": "#64748b", "alpha": 0.15, "lw": 0, "label": "disturbed rounds, which do not count"}
+            handles.append(taken.fill_between(places, 0, 100, where=disturbed, step="mid", **style))
+        taken.set_ylim(0, 100)
+        taken.grid(visible=False)
+        taken.set_ylabel("others, %")
+        _legend(axes, handles)
 
     return _svg(draw, 6.4, 3.2)
 
@@ -206,9 +212,10 @@ def _in_order(measured: Measurements) -> list[LatencyBlock]:
     return sorted((b for arm in measured.arms.values() for b in arm.latency_blocks), key=lambda block: block.round)
 
 
-def _legend(axes: "Axes") -> None:
+def _legend(axes: "Axes", handles: Sequence["Artist"] | None = None) -> None:
     """Above the plot, so that it never hides a point."""
-    axes.legend(fontsize=7.5, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.2)
+    shown = handles or axes.get_legend_handles_labels()[0]
+    axes.legend(handles=shown, fontsize=7.5, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.2)
 
 
 def _finite(samples: list[Any]) -> np.ndarray:

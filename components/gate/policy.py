@@ -15,7 +15,18 @@ def all_checks(settings: GateSettings, measured: Measurements) -> list[Check]:
     if CHAMPION in measured.arms:
         found += [*quality_vs_champion(settings, measured), *_latency_vs_champion(settings, measured)]
         found += _memory_vs_champion(settings, measured)
-    return found
+    busy = _busy(settings, measured)
+    return [checks.undecided(check, busy) if busy and check.kind == "latency" else check for check in found]
+
+
+def _busy(settings: GateSettings, measured: Measurements) -> str | None:
+    """Why no latency of this measurement tells anything: other processes had the machine; None: they had not."""
+    arm = measured.arms.get(CANDIDATE)
+    by_round = {block.round: block.disturbed for block in arm.latency_blocks} if arm else {}
+    disturbed, quiet = sum(by_round.values()), len(by_round) - sum(by_round.values())
+    if not disturbed or (quiet >= settings.min_latency_rounds and quiet / len(by_round) >= settings.min_quiet_share):
+        return None
+    return f"other processes had the processors in {disturbed} of {len(by_round)} rounds: measure again on a quieter machine"
 
 
 def unfit(settings: GateSettings, measured: Measurements) -> str | None:
@@ -78,7 +89,10 @@ def _open_load_errors(measured: Measurements, bound: float) -> Check:
     load = measured.arms[CANDIDATE].open_load if CANDIDATE in measured.arms else None
     asked = len(load.image_ms) + load.errors if load else 0
     share = load.errors / asked if load and asked else None
-    return checks.absolute("open_load_error_share", "latency", share, "<=", bound, n=asked)
+    found = checks.absolute("open_load_error_share", "latency", share, "<=", bound, n=asked)
+    if load and load.disturbed and not found.ok:
+        return checks.undecided(found, "other processes had the processors: measure again on a quieter machine")
+    return found
 
 
 def _safety(measured: Measurements) -> list[Check]:

@@ -28,6 +28,7 @@ def reported(settings: GateSettings, measured: Measurements) -> Numbers:
         "package_bytes_ratio": candidate.package_bytes / full.package_bytes if candidate and full else None,
         "judge_accuracy": measured.judge.accuracy if measured.judge else None,
         "detectable_p50_ratio": _detectable(settings, measured),
+        "disturbed_rounds": _disturbed_rounds(candidate) if candidate else None,
     }
     for name, arm in measured.arms.items():
         correct = correct_shares(measured, name)
@@ -46,8 +47,12 @@ def _times(arm: Arm) -> Numbers:
         finite = [value for value in samples if value is not None and math.isfinite(value)]
         numbers[key] = float(np.percentile(finite, percent)) if finite else None
     for key in ("triton_queue_ms", "triton_compute_ms"):
-        numbers[key] = _median([getattr(block, key) for block in arm.latency_blocks])
+        numbers[key] = _median([getattr(block, key) for block in arm.latency_blocks if not block.disturbed])
     return numbers
+
+
+def _disturbed_rounds(arm: Arm) -> int:
+    return len({block.round for block in arm.latency_blocks if block.disturbed})
 
 
 def _throughput(settings: GateSettings, measured: Measurements, arm: Arm) -> Numbers:

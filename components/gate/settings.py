@@ -79,4 +79,7 @@ class GateSettings(Section):
     min_latency_samples: int = Field(default=200, ge=20, description="requests per arm behind a latency")
     min_previews: int = Field(default=40, ge=10, description="requests per arm behind a time to the first stage")
     min_latency_rounds: int = Field(default=8, ge=2, description="interleaved rounds behind a latency")
+    min_quiet_share: float = Field(
+        default=0.5, ge=0, le=1, description="of the rounds, without other processes on the processors"
+    )
     min_heldout_samples: int = Field(default=32, ge=1, description="samples behind a held-out loss")

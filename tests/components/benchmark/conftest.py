@@ -8,7 +8,13 @@ import pytest
 from PIL import Image
 
 from common.files import write_json
-from components.benchmark.settings import BenchmarkSettings, LatencySettings, OpenLoadSettings, WarmupSettings
+from components.benchmark.settings import (
+    BenchmarkSettings,
+    LatencySettings,
+    NeighbourSettings,
+    OpenLoadSettings,
+    WarmupSettings,
+)
 from components.evaluation_set import freeze_evaluation_set
 from components.ingest.digit_world import digits, render, scenes
 from components.judge.judge import judge
@@ -37,6 +43,7 @@ SETTINGS = BenchmarkSettings(
     frechet_resamples=20,
     unjudged_captions=10,
     max_steal_share=1.0,
+    neighbours=NeighbourSettings(max_others_share=1.0),
 )
 
 

@@ -17,12 +17,14 @@ from components.benchmark.measurements import (
     FULL_PRECISION,
     Measurements,
     read_measurements,
+    rounds,
 )
-from components.benchmark.settings import BenchmarkSettings, WarmupSettings
+from components.benchmark.settings import BenchmarkSettings, NeighbourSettings, WarmupSettings
 from components.gate.gate import gate
 from components.gate.settings import GateSettings
 from components.gate.verdict import Result
 from tests.components.benchmark.conftest import CAPTIONS, SETTINGS, Workbench, write_evaluation_set
+from tests.components.benchmark.test_neighbours import busy_cores
 
 
 def run(
@@ -87,6 +89,8 @@ def test_each_block_tells_what_the_client_the_package_triton_and_the_machine_saw
         assert 0 < block.triton_queue_ms < 50 and 0 < block.triton_compute_ms < 50
         assert block.machine is not None and block.machine.load >= 0
         assert block.machine.steal_share is None or 0 <= block.machine.steal_share <= 1
+        assert block.processors is not None and 0 <= block.processors.others + block.processors.idle <= 1.01
+        assert not block.disturbed
 
 
 def test_the_second_load_of_the_champion_is_timed_and_nothing_more(measured):
@@ -171,6 +175,20 @@ def test_fault_16_a_server_that_was_not_warmed_up_makes_the_measurement_invalid(
     record = run(workbench, tmp_path / "measurements", settings=cold)
     assert record.status == "INVALID" and "not warmed up" in record.reasons[0]
     assert gate(GateSettings(), tmp_path / "measurements", tmp_path / "verdict").result is Result.INVALID
+
+
+def test_fault_17_beside_processes_that_take_every_core_it_gives_up_and_decides_nothing(workbench, tmp_path):
+    calm = NeighbourSettings(max_disturbed_rounds=3, pause_s=0)
+    settings = SETTINGS.model_copy(update={"neighbours": calm})
+    with busy_cores():
+        record = run(workbench, tmp_path / "measurements", champion=workbench.fp32, settings=settings)
+    assert record.status == "VALID", record.reasons
+    for arm in record.arms.values():
+        assert [block.disturbed for block in arm.latency_blocks] == [True] * 6 and not rounds(arm.latency_blocks)
+    decided = gate(GateSettings(), tmp_path / "measurements", tmp_path / "verdict")
+    latencies = [check for check in decided.verdict.checks if check.kind == "latency"]
+    assert len(latencies) == 6 and {check.result for check in latencies} == {Result.INCONCLUSIVE}
+    assert "other processes had the processors in 3 of 3 rounds" in decided.report_file.read_text()
 
 
 def test_data_without_labels_is_measured_without_a_judge(workbench, tmp_path):

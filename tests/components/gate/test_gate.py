@@ -10,7 +10,6 @@ from common.errors import GateError
 from components.benchmark.measurements import (
     CANDIDATE,
     CHAMPION,
-    CONTROL,
     FULL_PRECISION,
     BlockBytes,
     Correctness,
@@ -338,31 +337,6 @@ def test_throughput_is_reported_with_an_interval_from_its_chunks():
     assert 190 < low < rate < high < 210
     silent = verdict_on(with_candidate(measurements(), throughput_chunks=[])).reported
     assert silent["candidate_images_per_s"] is None and silent["candidate_images_per_s_low"] is None
-
-
-def disturbed(p50_ms: float, *, seed: int) -> list[LatencyBlock]:
-    """From the middle on, somebody else takes the machine now and then: a block takes once to eight times as long."""
-    random, blocks = np.random.default_rng(seed), latency(p50_ms, seed=seed)
-    for number in range(len(blocks) // 2, len(blocks)):
-        slower = random.uniform(1, 8)
-        times = {"samples_ms": blocks[number].samples_ms, "preview_ms": blocks[number].preview_ms}
-        slowed = {name: [value * slower for value in each if value] for name, each in times.items()}
-        blocks[number] = blocks[number].model_copy(update=slowed)
-    return blocks
-
-
-@pytest.mark.parametrize(("slower", "wrong"), [(1.0, Result.FAIL), (1.15, Result.PASS)])
-def test_fault_17_a_noisy_neighbour_gives_no_wrong_verdict(slower, wrong):
-    """Most often none at all: INCONCLUSIVE."""
-    results = []
-    for seed in range(20):
-        record = measurements(champion=champion().model_copy(update={"latency_blocks": disturbed(3.0, seed=10 + seed)}))
-        arms = {**record.arms, CONTROL: record.arms[CONTROL].model_copy(update={"latency_blocks": []})}
-        blocks = disturbed(3.0 * slower, seed=100 + seed)
-        results.append(
-            verdict_on(with_candidate(record.model_copy(update={"arms": arms}), latency_blocks=blocks)).result
-        )
-    assert wrong not in results and results.count(Result.INCONCLUSIVE) > 10
 
 
 def test_the_verdict_and_a_page_that_stands_alone_are_written(tmp_path):

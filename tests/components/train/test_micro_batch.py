@@ -1,7 +1,7 @@
 """How many images fit is found by trying, with few tries, and is not tried again."""
 
+import multiprocessing
 import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,24 +78,25 @@ def test_another_error_is_no_lack_of_memory(job: Job, tmp_path: Path) -> None:
         fitting_micro_batch(moved, Memory(fits=8, broken=True), 8, tmp_path / "cache")
 
 
-@pytest.fixture
-def little_memory() -> Iterator[None]:
-    """Of what this process starts, each may have 3 GiB; torch and DeepSpeed take most of one."""
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (3 << 30, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_DATA, before)
+def train_with_little_memory(shards: Path, tokenizers: Path, work: Path, checkpoint: Path) -> None:
+    """In a process of its own, that and each of its ranks may have 3 GiB; torch and DeepSpeed take most of one."""
+    resource.setrlimit(resource.RLIMIT_DATA, (3 << 30, 3 << 30))
+    wide = MODEL.model_copy(update={"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 4})
+    changed = settings(steps=1, global_batch_size=128, processes=1, parallel={"micro_batch_size": "auto"})
+    train(changed, wide, shards, tokenizers, None, work, checkpoint)
 
 
 @pytest.mark.slow
 def test_real_ranks_that_run_out_of_memory_compute_fewer_images_at_once(
-    little_memory: None, data: tuple[Path, Path], tmp_path: Path
+    data: tuple[Path, Path], tmp_path: Path
 ) -> None:
     tokenizers, shards = data
-    wide = MODEL.model_copy(update={"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 4})
-    changed = settings(steps=1, global_batch_size=128, processes=1, parallel={"micro_batch_size": "auto"})
     work = tmp_path / "work" / "run" / "train"
-    train(changed, wide, shards, tokenizers, None, work, tmp_path / "checkpoint")
+    folders = (shards, tokenizers, work, tmp_path / "checkpoint")
+    process = multiprocessing.get_context("spawn").Process(target=train_with_little_memory, args=folders)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     (kept,) = (tmp_path / "work" / "micro-batch-sizes").iterdir()
     found = read_json(kept)
     assert 1 <= found["micro_batch_size"] < 128
