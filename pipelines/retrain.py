@@ -43,6 +43,7 @@ def pipeline(*, adapted: bool = False) -> Any:
         benchmark_settings: str,
         gate_settings: str,
         promotion_settings: str,
+        launcher_settings: str,
         # What the retraining starts from (empty: from nothing).
         champion: str = "",
         parent_tokenizers: str = "",
@@ -88,6 +89,7 @@ def pipeline(*, adapted: bool = False) -> Any:
             parent_checkpoint=parent_checkpoint,
             work=work,
             run_id=RUN_ID,
+            launcher=launcher_settings,
             shards=shards,
             tokenizers=tokenizers,
         ).outputs["checkpoint"]
@@ -96,6 +98,7 @@ def pipeline(*, adapted: bool = False) -> Any:
                 settings=adaptation_settings,
                 work=work,
                 run_id=RUN_ID,
+                launcher=launcher_settings,
                 trained=checkpoint,
                 shards=shards,
                 tokenizers=tokenizers,

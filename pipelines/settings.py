@@ -22,7 +22,7 @@ from components.ingest.settings import BUILT_IN, IngestSettings
 from components.judge.settings import JudgeSettings
 from components.promote.settings import PromotionSettings
 from components.tokenize.settings import TokenizerSettings
-from components.train.settings import TrainingSettings
+from components.train.settings import LauncherSettings, TrainingSettings
 from components.validate.settings import ValidateSettings
 from model.transformer.config import ModelSettings
 
@@ -57,12 +57,19 @@ class PlatformSettings(Section):
         default="subprocess", description="what a step of a local run is: a process, or a container of its image"
     )
     containers: ContainerSettings = ContainerSettings()
+    launcher: LauncherSettings = LauncherSettings()
     tracking_uri: str | None = Field(
         default=None, description="MLflow; else MLFLOW_TRACKING_URI, else SQLite in the home"
     )
     release_url: str | None = Field(
         default=None, description="SQLAlchemy URL of the release store; else MLflow's SQLite file"
     )
+
+    @model_validator(mode="after")
+    def _hosts_are_reached(self) -> Self:
+        if self.launcher.kind == "hosts" and self.runner == "containers":
+            raise ValueError("launcher.kind=hosts needs runner=subprocess: a step's container reaches no other host")
+        return self
 
 
 class SettingsTree(Section):
@@ -119,7 +126,8 @@ class Settings(SettingsTree):
     def section_parameters(self) -> dict[str, str]:
         """The sections as parameters of the pipeline: `training_settings` and so on, each as JSON."""
         names = [name for name in type(self).model_fields if name != "platform"]
-        return {f"{name}_settings": getattr(self, name).model_dump_json() for name in names}
+        sections = {f"{name}_settings": getattr(self, name).model_dump_json() for name in names}
+        return {**sections, "launcher_settings": self.platform.launcher.model_dump_json()}
 
 
 def load(preset: str, overrides: Sequence[str] = (), data: Path | None = None) -> Settings:

@@ -10,6 +10,7 @@ from pathlib import Path
 from common.errors import DataError
 from common.files import read_json
 from components.adapt.settings import AdaptationSettings
+from components.train.launcher import Launcher
 from components.train.train import optimize, verified_inputs
 from model.transformer.config import GeneratorConfig
 
@@ -29,11 +30,17 @@ class AdaptationResult:
 
 
 def adapt(
-    settings: AdaptationSettings, trained: Path, shards: Path, tokenizers: Path, work: Path, checkpoint: Path
+    settings: AdaptationSettings,
+    trained: Path,
+    shards: Path,
+    tokenizers: Path,
+    work: Path,
+    checkpoint: Path,
+    launcher: Launcher | None = None,
 ) -> AdaptationResult:
     """Adapt the next-token checkpoint `trained` on `shards` and write `checkpoint/`.
 
-    `work` survives an interruption, as in training. Raises `DataError` where `trained` predicts in parallel already,
+    `work` survives an interruption and `launcher` starts the ranks, as in training. Raises `DataError` where `trained` predicts in parallel already,
     and what training raises.
     """
     before = read_json(trained / "training.json")
@@ -43,7 +50,7 @@ def adapt(
         )
     shape = GeneratorConfig.parse(read_json(trained / "config.json"), where=str(trained / "config.json"))
     inputs = verified_inputs(shards, tokenizers)
-    training = optimize("adaptation", settings, "parallel", shape, inputs, trained, work, checkpoint)
+    training = optimize("adaptation", settings, "parallel", shape, inputs, trained, work, checkpoint, launcher)
     return AdaptationResult(
         steps=settings.steps,
         cost_share=settings.steps / before["steps"],

@@ -10,6 +10,7 @@ def adapt(
     settings: str,
     work: str,
     run_id: str,
+    launcher: str,
     trained: Input[Model],
     shards: Input[Dataset],
     tokenizers: Input[Model],
@@ -21,6 +22,8 @@ def adapt(
     from components.adapt.adapt import adapt as run
     from components.adapt.settings import AdaptationSettings
     from components.step import step
+    from components.train.hosts import launcher_of
+    from components.train.settings import LauncherSettings
 
     with step("adapt", settings, checkpoint=checkpoint.path) as record:
         record.result = run(
@@ -30,4 +33,5 @@ def adapt(
             Path(tokenizers.path),
             Path(work) / run_id / "adapt",
             Path(checkpoint.path),
+            launcher_of(LauncherSettings.parse_json(launcher)),
         )

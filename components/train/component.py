@@ -12,6 +12,7 @@ def train(
     parent_checkpoint: str,
     work: str,
     run_id: str,
+    launcher: str,
     shards: Input[Dataset],
     tokenizers: Input[Model],
     checkpoint: Output[Model],
@@ -20,7 +21,8 @@ def train(
     from pathlib import Path
 
     from components.step import step
-    from components.train.settings import TrainingSettings
+    from components.train.hosts import launcher_of
+    from components.train.settings import LauncherSettings, TrainingSettings
     from components.train.train import train as run
     from model.transformer.config import ModelSettings
 
@@ -33,4 +35,5 @@ def train(
             Path(parent_checkpoint) if parent_checkpoint else None,
             Path(work) / run_id / "train",
             Path(checkpoint.path),
+            launcher_of(LauncherSettings.parse_json(launcher)),
         )

@@ -1,10 +1,13 @@
 """One node of a training on several machines: `python -m components.train.node JOB.json --nodes N --number I …`.
 
-Every node runs it with the same `JOB.json`, on a folder that all of them see; `training.processes` ranks start on each. A
-launcher of several machines runs it on each of them (`components.train.launcher.Launcher`).
+Every node runs it with the same `JOB.json`, on a folder that all of them see; `training.processes` ranks start on each.
+`HostsLauncher` runs it through a remote shell; a scheduler, or a person, may run it on each machine as well.
 """
 
 import argparse
+import os
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 from common.files import digest_json
@@ -20,17 +23,36 @@ def main() -> None:
     parser.add_argument("--rendezvous", required=True, metavar="HOST:PORT", help="of node 0, which listens there")
     parser.add_argument("--address", help="how the other nodes reach this one; without it, by its host name")
     parser.add_argument("--interface", help="the network interface of that address, where there are several")
+    parser.add_argument("--module", help="what the ranks run; without it, the training")
+    parser.add_argument("--restarts", type=int, help="of ranks that die; without it, as the job says")
+    parser.add_argument("--run", help="the same name on all nodes; without it, one that follows from the job")
+    parser.add_argument("--attended", action="store_true", help="end once the standard input ends")
     asked = parser.parse_args()
     job = Job.read(asked.job)
+    ranks = job.ranks(asked.job)
+    ranks = replace(
+        ranks,
+        module=asked.module or ranks.module,
+        restarts=ranks.restarts if asked.restarts is None else asked.restarts,
+    )
     node = Node(
         nodes=asked.nodes,
         number=asked.number,
         rendezvous=asked.rendezvous,
-        run=digest_json(str(job.work))[:16],
+        run=asked.run or digest_json(str(job.work))[:16],
         address=asked.address,
         interface=asked.interface,
     )
-    LocalLauncher(node).run(job.ranks(asked.job))
+    if asked.attended:
+        threading.Thread(target=_end_with_input, daemon=True).start()
+    LocalLauncher(node).run(ranks)
+
+
+def _end_with_input() -> None:
+    """Whoever started this through a remote shell has gone, and torchrun goes with this process."""
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,38 @@
 """Settings section `training`, and what it has in common with `adaptation`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.settings import Section
 from model.objectives.settings import MaskingSettings, Objective
+
+
+class LauncherSettings(Section):
+    """Where the ranks of a training run."""
+
+    kind: Literal["processes", "hosts"] = Field(
+        default="processes", description="on the step's own machine, or on `hosts` that a remote shell reaches"
+    )
+    hosts: list[str] = Field(
+        default_factory=list,
+        description="names for the remote shell; each sees the home and has the environment under the same path, and runs"
+        " training.processes ranks; the first one hosts the rendezvous",
+    )
+    addresses: list[str] = Field(default_factory=list, description="how they reach each other; else by those names")
+    interface: str | None = Field(default=None, description="their network interface, where there are several")
+    port: int = Field(default=29400, ge=1024, le=65535, description="of the rendezvous, on the first host")
+    remote_shell: list[str] = Field(
+        default=["ssh", "-o", "BatchMode=yes"], min_length=1, description="runs a command: REMOTE_SHELL HOST COMMAND"
+    )
+
+    @model_validator(mode="after")
+    def _hosts_are_named(self) -> Self:
+        if self.kind == "hosts" and len(self.hosts) < 2:
+            raise ValueError(f"kind=hosts needs two or more hosts, not {len(self.hosts)}")
+        if self.addresses and len(self.addresses) != len(self.hosts):
+            raise ValueError(f"{len(self.addresses)} addresses for {len(self.hosts)} hosts")
+        return self
 
 
 class ParallelSettings(Section):
@@ -33,7 +60,7 @@ class OptimizationSettings(Section):
 
     steps: int = Field(default=1500, ge=1, description="optimizer steps")
     seed: int = Field(default=0, ge=0, description="of the initial weights, the order of the data and the masks")
-    processes: int = Field(default=2, ge=1, description="ranks on this machine")
+    processes: int = Field(default=2, ge=1, description="ranks on each machine")
     threads_per_process: int = Field(default=1, ge=1)
     parallel: ParallelSettings = ParallelSettings()
     global_batch_size: int = Field(default=32, ge=1, description="images a step, over all ranks")

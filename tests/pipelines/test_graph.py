@@ -120,7 +120,7 @@ def test_each_step_receives_only_its_own_sections(compiled):
         }
         for name, task in tasks.items()
     }
-    assert received["train"] == {"training_settings", "model_settings"}
+    assert received["train"] == {"training_settings", "model_settings", "launcher_settings"}
     assert received["export"] == {"export_settings", "decoding_settings"}
     assert received["gate"] == {"gate_settings"}
 

@@ -1,25 +1,37 @@
 """A training on two hosts, which are two network namespaces here: ranks that die are started again, and nothing is lost."""
 
+import contextlib
+import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
-from components.train.launcher import Node, RankCommand, node_environment, torchrun_command
+from common.errors import SettingsError, TrainingError
+from components.train.hosts import HostsLauncher, launcher_of
+from components.train.job import Job
+from components.train.launcher import LocalLauncher, Node, RankCommand, node_environment, torchrun_command
+from components.train.settings import LauncherSettings
 from components.train.train import train
+from pipelines.settings import load
 from tests.components.patterns import MODEL
 from tests.components.train.trainings import curve, ranks_of, settings, wait_for_a_state
+
+INTERFACE = "link0"
 
 
 @dataclass(frozen=True)
 class Host:
-    """A network namespace with one interface to the other one."""
+    """A network namespace with one interface to the other one; `interface` is its name while it is made."""
 
     name: str
     interface: str
@@ -37,8 +49,9 @@ def hosts() -> Iterator[list[Host]]:
         ip("link", "add", both[0].interface, "type", "veth", "peer", "name", both[1].interface)
         for host in both:
             ip("link", "set", host.interface, "netns", host.name)
-            ip("-n", host.name, "addr", "add", f"{host.address}/24", "dev", host.interface)
-            ip("-n", host.name, "link", "set", host.interface, "up")
+            ip("-n", host.name, "link", "set", host.interface, "name", INTERFACE)
+            ip("-n", host.name, "addr", "add", f"{host.address}/24", "dev", INTERFACE)
+            ip("-n", host.name, "link", "set", INTERFACE, "up")
             ip("-n", host.name, "link", "set", "lo", "up")
     except (OSError, subprocess.CalledProcessError) as error:
         remove(both)
@@ -56,42 +69,29 @@ def remove(hosts: list[Host]) -> None:
         subprocess.run(["ip", "netns", "delete", host.name], capture_output=True, check=False)
 
 
-class TwoHosts:
-    """Runs a node of the training on each host."""
-
-    def __init__(self, hosts: list[Host]):
-        self._hosts, self.nodes = hosts, len(hosts)
-        self.output = ""
-
-    def run(self, ranks: RankCommand) -> None:
-        nodes = [
-            subprocess.Popen(
-                [
-                    *("ip", "netns", "exec", host.name, sys.executable, "-m", "components.train.node"),
-                    *(*ranks.arguments, "--nodes=2", f"--number={number}", "--rendezvous=10.77.0.1:29500"),
-                    *(f"--address={host.address}", f"--interface={host.interface}"),
-                ],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for number, host in enumerate(self._hosts)
-        ]
-        try:
-            outputs = [node.communicate(timeout=240)[0] for node in nodes]
-        finally:
-            for node in nodes:
-                node.kill()
-        self.output = "\n".join(outputs)
-        assert [node.returncode for node in nodes] == [0, 0], self.output[-4000:]
+@pytest.fixture
+def launcher(hosts: list[Host], tmp_path: Path) -> HostsLauncher:
+    """Reaches the hosts by a shell that treats its arguments as ssh does: it joins them, and the host's shell reads that."""
+    shell = tmp_path / "shell"
+    shell.write_text('#!/bin/sh\nhost=$1\nshift\nexec ip netns exec "$host" sh -c "$*"\n')
+    shell.chmod(0o755)
+    return HostsLauncher(
+        LauncherSettings(
+            kind="hosts",
+            hosts=[host.name for host in hosts],
+            addresses=[host.address for host in hosts],
+            interface=INTERFACE,
+            remote_shell=[str(shell)],
+        )
+    )
 
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_on_one_of_two_hosts_changes_no_loss(
-    hosts: list[Host], data: tuple[Path, Path], uninterrupted: Path, tmp_path: Path
+    launcher: HostsLauncher, data: tuple[Path, Path], uninterrupted: Path, tmp_path: Path
 ) -> None:
     tokenizers, shards = data
-    work, launcher = tmp_path / "work", TwoHosts(hosts)
+    work = tmp_path / "work"
     killed: list[int] = []
 
     def kill_once_saved() -> None:
@@ -105,8 +105,90 @@ def test_a_worker_that_is_killed_on_one_of_two_hosts_changes_no_loss(
     changed = settings(processes=1, restarts=2)
     train(changed, MODEL, shards, tokenizers, None, work, tmp_path / "checkpoint", launcher)
     killer.join()
-    assert killed and "trains steps 1 to 40" in launcher.output
+    assert killed
     assert curve(tmp_path / "checkpoint") == pytest.approx(curve(uninterrupted), rel=1e-6)
+
+
+def here(folder: Path, ends_at_once: str = "nobody") -> LauncherSettings:
+    """Two hosts that are this machine; the node of one of them may end with an error before it has begun."""
+    shell = folder / "here"
+    shell.write_text(f'#!/bin/sh\n[ "$1" = {ends_at_once} ] && exit 7\nshift\nexec sh -c "$*"\n')
+    shell.chmod(0o755)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return LauncherSettings(
+        kind="hosts",
+        hosts=["first", "second"],
+        addresses=["127.0.0.1"] * 2,
+        port=port,
+        remote_shell=[str(shell)],
+    )
+
+
+def copied_job(uninterrupted: Path, folder: Path) -> Job:
+    job = Job.read(uninterrupted.parent / "work" / "job.json").model_copy(update={"work": folder / "work"})
+    job.write(folder / "job.json")
+    return job
+
+
+def of_job(file: Path) -> list[psutil.Process]:
+    return [each for each in psutil.process_iter(["cmdline"]) if str(file) in " ".join(each.info["cmdline"] or ())]
+
+
+def test_where_one_node_fails_no_other_one_waits_or_trains_on(uninterrupted: Path, tmp_path: Path) -> None:
+    job = copied_job(uninterrupted, tmp_path)
+    launcher = HostsLauncher(here(tmp_path, ends_at_once="second"))
+    with pytest.raises(TrainingError, match=r"the node on second ended with an error \(exit code 7\)"):
+        launcher.run(job.ranks(tmp_path / "job.json"))
+    assert not of_job(tmp_path / "job.json")
+
+
+def test_the_nodes_end_with_whoever_started_them(uninterrupted: Path, tmp_path: Path) -> None:
+    copied_job(uninterrupted, tmp_path)
+    script = (
+        "import sys; from pathlib import Path; from components.train.job import Job; from components.train.hosts import "
+        "HostsLauncher; from components.train.settings import LauncherSettings; file = Path(sys.argv[1]); "
+        "HostsLauncher(LauncherSettings.parse_json(sys.argv[2])).run(Job.read(file).ranks(file))"
+    )
+    file = tmp_path / "job.json"
+    command = [sys.executable, "-c", script, str(file), here(tmp_path).model_dump_json()]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as starter:
+        wait_until(lambda: sum("torch.distributed.run" in each.cmdline() for each in of_job(file)) == 2)
+        starter.kill()
+    wait_until(lambda: not of_job(file))
+
+
+def wait_until(true: Callable[[], bool], timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if true():
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"kind": "hosts", "hosts": ["alone"]}, "two or more hosts"),
+        ({"kind": "hosts", "hosts": ["a", "b"], "addresses": ["10.0.0.1"]}, "1 addresses for 2 hosts"),
+    ],
+)
+def test_hosts_that_do_not_go_are_refused(changed: dict[str, object], told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        LauncherSettings.parse(changed, where="platform.launcher")
+
+
+def test_the_platform_chooses_where_ranks_run() -> None:
+    assert isinstance(launcher_of(LauncherSettings()), LocalLauncher)
+    asked = ["platform.launcher.kind=hosts", "platform.launcher.hosts=[a, b]"]
+    chosen = launcher_of(load("smoke", asked).platform.launcher)
+    assert isinstance(chosen, HostsLauncher) and chosen.nodes == 2
+    assert json.loads(load("smoke", asked).section_parameters()["launcher_settings"])["hosts"] == ["a", "b"]
+    with pytest.raises(SettingsError, match="reaches no other host"):
+        load("smoke", [*asked, "platform.runner=containers"])
 
 
 def test_the_command_line_is_torchruns_on_every_node() -> None:
