@@ -61,5 +61,7 @@ class Neighbours:
 
 
 def are_disturbing(settings: NeighbourSettings, shares: ProcessorShares | None) -> bool:
-    """Whether others had so much that ours waited for a processor."""
-    return shares is not None and shares.others > max(settings.max_others_share, shares.idle)
+    """Whether others had so much that ours waited for a processor; where nobody knows, they may have had."""
+    if settings.max_others_share >= 1:
+        return False
+    return shares is None or shares.others > max(settings.max_others_share, shares.idle)

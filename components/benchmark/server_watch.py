@@ -1,5 +1,6 @@
 """What the server itself tells of an arm: Triton's counters of its requests, and the memory of the processes that hold it."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,15 +71,19 @@ class ServerWatch:
 
     def cpu_s(self) -> float | None:
         """Processor time that this process and the server's processes had so far; `None` where this machine does not
-        tell it, or one of them ended meanwhile."""
+        tell it, or the server ended."""
         import psutil
 
+        total = 0.0
         try:
             server = psutil.Process(self._pid)
-            times = [process.cpu_times() for process in (psutil.Process(), server, *server.children(recursive=True))]
+            for process in (psutil.Process(), server, *server.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    times = process.cpu_times()
+                    total += times.user + times.system
         except psutil.Error:
             return None
-        return sum(each.user + each.system for each in times)
+        return total
 
     def close(self) -> None:
         self._client.close()

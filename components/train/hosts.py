@@ -40,11 +40,15 @@ class HostsLauncher:
 
     def run(self, ranks: RankCommand) -> None:
         run, hosts = secrets.token_hex(8), self._settings.hosts
-        shells = [
-            subprocess.Popen(self._command(ranks, number, run), stdin=subprocess.PIPE) for number in range(len(hosts))
-        ]
+        shells: list[subprocess.Popen[bytes]] = []
         try:
+            for number in range(len(hosts)):
+                shells.append(subprocess.Popen(self._command(ranks, number, run), stdin=subprocess.PIPE))
             failed = _first_failure(shells)
+        except FileNotFoundError as error:
+            raise TrainingError(
+                f"there is no program '{error.filename}'", where="platform.launcher.remote_shell", fix="install it"
+            ) from None
         finally:
             for shell in shells:
                 if shell.stdin is not None:

@@ -18,6 +18,8 @@ from typing import Protocol
 from common.errors import TrainingError
 from common.processes import die_with_parent
 
+_KEEP_FREED_MEMORY = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RankCommand:
@@ -168,5 +170,14 @@ def rank_environment(threads: int) -> dict[str, str]:
         "TORCH_EXTENSIONS_DIR": str(folder),
     }
     if not torch.cuda.is_available():
-        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "GLIBC_TUNABLES": _tunables()}
     return environment
+
+
+def _tunables() -> str:
+    """glibc's, with the user's own last, which win: large tensors that are freed are used again in the next step.
+
+    By default glibc gives each back to the system, which clears its pages anew: some 40,000 page faults in a step of
+    32M weights.
+    """
+    return ":".join(filter(None, (_KEEP_FREED_MEMORY, os.environ.get("GLIBC_TUNABLES"))))

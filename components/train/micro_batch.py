@@ -83,6 +83,7 @@ def _kind(job: Job, launcher: Launcher, share: int) -> str:
             "fine": [training.fine_batch_share, training.fine_every_steps],
             "precision": training.precision,
             "optimizer": training.optimizer,
+            "compiled": training.compile_blocks,
             "device": device(),
         }
     )[:32]

@@ -88,6 +88,10 @@ class OptimizationSettings(Section):
     precision: Literal["auto", "bf16", "fp32"] = Field(
         default="auto", description="auto: bf16 autocast where the processor has it"
     )
+    compile_blocks: bool = Field(
+        default=False,
+        description="compile the blocks (torch.compile): faster steps after a minute or two; without a GPU it takes g++",
+    )
     masking: MaskingSettings = MaskingSettings()
     checkpoint_every_steps: int = Field(default=200, ge=1, description="how often the state for a resume is saved")
     evaluate_every_steps: int = Field(

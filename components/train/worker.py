@@ -103,6 +103,7 @@ def open_engine(job: Job, shards: Shards, layout: ParallelLayout) -> tuple[Engin
         zero=settings.parallel.zero,
         bf16=use_bf16(settings),
         checkpointing=settings.parallel.activation_checkpointing,
+        compiled=settings.compile_blocks,
     )
 
     def weigh(losses: dict[str, Tensor]) -> Tensor:
@@ -148,7 +149,15 @@ def _windows(shape: GeneratorConfig) -> dict[str, int | None]:
 def fingerprint(job: Job) -> str:
     """What a saved state depends on besides the step: settings, model, data, and the code that trains; not on how many
     ranks share the work, nor on how often anything is told or saved."""
-    spread = {"processes", "threads_per_process", "parallel", "step_timeout_s", "largest_skips", "restarts"}
+    spread = {
+        "processes",
+        "threads_per_process",
+        "parallel",
+        "compile_blocks",
+        "step_timeout_s",
+        "largest_skips",
+        "restarts",
+    }
     told = {"checkpoint_every_steps", "states_kept", "log_every_steps", "evaluate_every_steps", "early_stop_after"}
     return digest_json(
         {

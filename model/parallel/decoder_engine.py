@@ -64,7 +64,7 @@ def decoder_engine(
     if start is not None:
         load_whole([decoder], start, place.tensor)
     to_rank(decoder, options)
-    model = _Model(decoder, checkpointing=options.checkpointing)
+    model = _Model(decoder, checkpointing=options.checkpointing, compiled=options.compiled)
     return PlainEngine(place, [decoder], model, options, make(model))
 
 
@@ -89,18 +89,23 @@ def _part(config: DecoderConfig, seed: int, part: Part, ranks: TensorRanks | Non
 class _Model(nn.Module):
     """A micro-batch's loss."""
 
-    def __init__(self, decoder: Decoder, *, checkpointing: bool):
+    def __init__(self, decoder: Decoder, *, checkpointing: bool, compiled: bool):
         super().__init__()
         self.decoder, self._checkpointing = decoder, checkpointing
+        # Logits are the largest tensor of a step: compiled, the loss passes over them fewer times.
+        self._ask = torch.compile(self._read, dynamic=False) if compiled else self._read
 
     def forward(self, tokens: Tokens) -> tuple[Tensor, dict[str, Tensor]]:
         decoder = self.decoder
         if not self._checkpointing:
-            return next_token_loss(decoder.sequence_logits(tokens.shown), tokens.asked, decoder.token_loss)
+            return self._ask(decoder.pass_blocks(tokens.shown), tokens.asked)
         x = decoder.embedding(tokens.shown)
         for number in range(decoder.config.num_hidden_layers):
             x = checkpoint(decoder.pass_block, number, x, use_reentrant=False)
-        return next_token_loss(decoder.read(x), tokens.asked, decoder.token_loss)
+        return self._ask(x, tokens.asked)
+
+    def _read(self, x: Tensor, asked: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return next_token_loss(self.decoder.read(x), asked, self.decoder.token_loss)
 
 
 class StemLayer(nn.Module):

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from model.parallel.collectives import Group
+from model.parallel.compiled import compile_blocks
 from model.parallel.guard import GuardedOptimizer
 from model.parallel.layout import ParallelLayout
 from model.parallel.place import Place
@@ -51,6 +52,8 @@ class EngineOptions:
     bf16: bool = False
     checkpointing: bool = False
     """Whether what is inside a block is computed again in the backward pass rather than kept."""
+    compiled: bool = False
+    """Whether blocks are compiled."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,11 @@ class Engine(ABC, Generic[BatchT]):
             config=_config(options),
             mpu=None if isinstance(model, PipelineModule) else place.grid,
         )[0]
+        if options.layout.data == 1 and options.zero == 0:
+            # DeepSpeed would copy all gradients into a buffer and back to average them with nobody's.
+            self.deepspeed.enable_backward_allreduce = self.deepspeed.pipeline_enable_backward_allreduce = False
+        if options.compiled:
+            compile_blocks(parts, staged=options.layout.pipeline > 1)
 
     @abstractmethod
     def train(self, batches: Sequence[BatchT]) -> tuple[float, dict[str, float]]:

@@ -33,7 +33,14 @@ class GuardedOptimizer(torch.optim.Optimizer):
         self.param_groups = inner.param_groups
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Clip and step; where the norm is not finite, on any rank, none steps."""
+        """Clip and step; where the norm is not finite, on any rank, none steps.
+
+        What nothing was asked of has a gradient of zero, not none: so it is where DeepSpeed averages gradients over ranks,
+        and weight decay and momentum move it as much in every layout.
+        """
+        for parameter in self._parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         squares = self._own_squares()
         if self._group is not None:
             squares = all_reduce(squares, self._group, "gradient norm")

@@ -57,10 +57,14 @@ class Decoder(nn.Module):
     def sequence_logits(self, ids: Tensor) -> Tensor:
         """Logits of each token's successor, for training: int64 [batch, tokens] -> [batch, tokens, vocab_size]; those of
         `forward`, with nothing kept."""
+        return self.read(self.pass_blocks(ids))
+
+    def pass_blocks(self, ids: Tensor) -> Tensor:
+        """int64 [batch, tokens] -> [batch, tokens, hidden] of the last block."""
         x, turn = self.embedding(ids), self._turn(0, ids.shape[1], ids.device)
         for block in self.decoder_blocks():
             x = block.transform_causally(x, turn)
-        return self.read(x)
+        return x
 
     def pass_block(self, number: int, x: Tensor) -> Tensor:
         """[batch, tokens, hidden] -> the same, through the block of that number."""

@@ -36,6 +36,7 @@ def _shape(
 PRESETS: dict[str, DecoderConfig] = {
     "nano": _shape(3, 128, 320, 4, 4, 32, 1024, tied=False),
     "micro": _shape(8, 512, 1408, 8, 4, 64, 8192, tied=False),
+    "1b": _shape(20, 2048, 5632, 16, 8, 128, 32_768, tied=False),
     "qwen3-0.6b": _shape(28, 1024, 3072, 16, 8, 128, _QWEN3_VOCABULARY, tied=True),
     "qwen3-1.7b": _shape(28, 2048, 6144, 16, 8, 128, _QWEN3_VOCABULARY, tied=True),
     "qwen3-8b": _shape(36, 4096, 12288, 32, 8, 128, _QWEN3_VOCABULARY, tied=False),

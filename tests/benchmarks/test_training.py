@@ -6,7 +6,9 @@ import json
 import pytest
 from rich.console import Console
 
-from benchmarks import training
+from benchmarks import training, training_gpu
+from common.errors import PlatformError
+from model.transformer.presets import PRESETS
 
 AMOUNT = training.Amount(
     preset="nano",
@@ -39,7 +41,8 @@ def test_every_promise_is_in_the_result(tmp_path):
     assert {name: (checks[name]["bound"], checks[name]["aim"]) for name in PROMISED} == PROMISED
     assert held == all(check["ok"] for check in result["checks"])
     names = [row["name"] for row in result["rows"]]
-    assert {"ours, fp32", "trainer, fp32", "data parallel 1", "data parallel 2", "the training loop"} <= set(names)
+    assert {"ours, fp32", "trainer, fp32", "ours, compiled, fp32", "trainer, compiled, fp32"} <= set(names)
+    assert {"data parallel 1", "data parallel 2", "the training loop"} <= set(names)
     assert all(row["median_ms"] > 0 and row["tokens_per_s"] > 0 for row in result["rows"])
     beside = result["beside_trainer_fp32"]
     assert beside["first_losses"]["ours"] == pytest.approx(beside["first_losses"]["trainer"], abs=1e-3)
@@ -48,6 +51,32 @@ def test_every_promise_is_in_the_result(tmp_path):
     assert checks["overhead_share"]["value"] < 1
     assert result["loop"]["state_bytes"] >= 3 * 4 * 0.9 * result["loop"]["parameters"]
     assert len(result["loop"]["written_s"]) == 3
+
+
+@pytest.mark.slow
+def test_the_gpus_rows_are_there_without_one_but_for_what_only_it_can_tell(tmp_path):
+    file = tmp_path / "gpu.json"
+    amount = training_gpu.Amount(preset="nano", sequence=32, micro_batches=(1, 2), warmup_steps=1, steps=2)
+    assert training_gpu.run(Console(file=io.StringIO(), width=160), file, amount)
+    rows = json.loads(file.read_text())["rows"]
+    assert len(rows) == 8 and {row["micro_batch"] for row in rows} == {1, 2}
+    assert all(row["tokens_per_s"] == pytest.approx(32_000 * row["micro_batch"] / row["median_ms"]) for row in rows)
+    assert all((row["mfu"] is None) == (row["memory_gib"] is None) for row in rows)
+
+
+def test_mfu_counts_what_is_multiplied():
+    config = PRESETS["1b"]
+    assert 1.0e9 < config.parameter_count < 1.2e9
+    looked_up = config.vocab_size * config.hidden_size
+    attention = training_gpu.flops_per_token(config, 4096) - 6 * (config.parameter_count - looked_up)
+    # Two products of 16 x 128 numbers with each of 2048 tokens on average, in 20 layers, three times: forward and backward.
+    assert attention == 2 * 2 * (16 * 128) * 2048 * 20 * 3
+
+
+def test_without_a_gpu_its_benchmark_says_so(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(PlatformError, match="no GPU is at hand"):
+        training_gpu.main([])
 
 
 def test_what_a_state_costs_is_told_in_steps():

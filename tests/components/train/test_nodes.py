@@ -144,6 +144,13 @@ def test_where_one_node_fails_no_other_one_waits_or_trains_on(uninterrupted: Pat
     assert not of_job(tmp_path / "job.json")
 
 
+def test_a_remote_shell_that_is_not_there_is_named(uninterrupted: Path, tmp_path: Path) -> None:
+    job = copied_job(uninterrupted, tmp_path)
+    launcher = HostsLauncher(here(tmp_path).model_copy(update={"remote_shell": ["no-such-shell"]}))
+    with pytest.raises(TrainingError, match="no program 'no-such-shell'"):
+        launcher.run(job.ranks(tmp_path / "job.json"))
+
+
 def test_the_nodes_end_with_whoever_started_them(uninterrupted: Path, tmp_path: Path) -> None:
     copied_job(uninterrupted, tmp_path)
     script = (

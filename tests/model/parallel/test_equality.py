@@ -38,6 +38,9 @@ OMISSIONS = [
 VARIANTS = [
     ((1, 1, 1), "checkpointing", {"checkpointing": True}),
     ((1, 2, 1), "checkpointing", {"checkpointing": True}),
+    ((1, 1, 1), "compiled", {"compiled": True}),
+    ((2, 1, 1), "compiled", {"compiled": True}),
+    ((1, 2, 1), "compiled", {"compiled": True, "checkpointing": True}),
     ((1, 1, 2), "ZeRO-1", {"zero": 1}),
     ((1, 1, 2), "ZeRO-2", {"zero": 2}),
     ((1, 1, 2), "ZeRO-3", {"zero": 3}),
@@ -46,7 +49,8 @@ VARIANTS = [
     ((2, 1, 2), "ZeRO-1", {"zero": 1}),
     ((2, 1, 2), "ZeRO-3", {"zero": 3}),
 ]
-"""Ways to save memory, which change no number either."""
+"""Ways to save memory or time, which change no number either."""
+COMPILED_DECODERS = [(1, 1, 1), (2, 1, 1), (1, 2, 1)]
 SOMETIMES = [((1, 2, 1), {}), ((1, 2, 1), {"checkpointing": True}), ((1, 1, 2), {"zero": 1})]
 """Where other tensors pass from step to step: details are asked in every second one, of the next token as well."""
 BF16 = [((1, 1, 1), 0), ((1, 1, 2), 1), ((1, 1, 2), 2), ((1, 1, 2), 3), ((2, 2, 1), 0)]
@@ -105,6 +109,7 @@ def jobs_of(layout: Layout) -> list[Job]:
             for where, variant, changes in VARIANTS
             if where == layout
         ),
+        *([Job("compiled tokens", "tokens", steps=STEPS, compiled=True)] if layout in COMPILED_DECODERS else []),
         *(Job(f"without {place}", "parallel", omit=place) for where, place in OMISSIONS if where == layout),
     ]
 
@@ -142,6 +147,12 @@ def test_what_saves_memory_changes_no_number(layout: Layout, variant: str, world
     steps, expected = (steps_of(folder) for folder in (saving, alone))
     for own, other in zip(steps, expected, strict=True):
         assert own["stepped"] and own["norm"] == pytest.approx(other["norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize("layout", COMPILED_DECODERS)
+def test_a_compiled_decoder_is_the_same_decoder(layout: Layout, worlds: Path) -> None:
+    alone, compiled = worlds / name(LAYOUTS[0]) / "all steps, tokens", worlds / name(layout) / "compiled tokens"
+    assert distance(displacement(compiled, "tokens"), displacement(alone, "tokens")) <= DISPLACEMENT
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[1:])

@@ -93,6 +93,7 @@ class Job:
     a value can make it another one, and the trainings then are two."""
     zero: Zero = 0
     checkpointing: bool = False
+    compiled: bool = False
     omit: str | None = None
     """Where the ranks tell each other nothing."""
     states: str | None = None
@@ -156,6 +157,7 @@ def tiny_engine(layout: ParallelLayout, job: Job) -> Engine[Any]:
         zero=job.zero,  # pyright: ignore[reportArgumentType]
         bf16=job.bf16,
         checkpointing=job.checkpointing,
+        compiled=job.compiled,
     )
     start = initial_weights(job.objective)
     if job.objective in DECODERS:
