@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from components.benchmark.measurements import Arm, LatencyBlock, Measurements, rounds
+from components.benchmark.measurements import CANDIDATE, Arm, LatencyBlock, Measurements, by_round
 from components.gate.gate import judge
 from components.gate.settings import GateSettings
 from components.gate.verdict import Result
@@ -29,17 +29,18 @@ def resampled(launches: Sequence[Measurements], policy: GateSettings, count: int
 
 def _redrawn(launch: Measurements, random: np.random.Generator) -> Measurements:
     captions = random.integers(len(launch.captions), size=len(launch.captions))
-    timed = min(len(rounds(arm.latency_blocks)) for arm in launch.arms.values())
-    order = random.integers(timed, size=timed)
+    timed = list(by_round(launch.arms[CANDIDATE].latency_blocks))
+    order = random.choice(timed, size=len(timed))
     arms = {name: _redrawn_arm(arm, captions, order, launch.seeds_per_caption) for name, arm in launch.arms.items()}
     return launch.model_copy(update={"arms": arms})
 
 
 def _redrawn_arm(arm: Arm, captions: np.ndarray, order: np.ndarray, seeds: int) -> Arm:
-    images, previews = rounds(arm.latency_blocks), rounds(arm.latency_blocks, "preview_ms")
+    images, previews = by_round(arm.latency_blocks), by_round(arm.latency_blocks, "preview_ms")
     blocks = [
         LatencyBlock(round=place, samples_ms=images[number], preview_ms=previews[number])
         for place, number in enumerate(order)
+        if number in images  # not every arm is timed in every round
     ]
     update: dict[str, object] = {"latency_blocks": blocks}
     if arm.correctness is not None:

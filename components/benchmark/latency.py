@@ -3,6 +3,9 @@
 The mirrored order (ABBA; ABCCBA for three arms) cancels a drift of the machine within a round; which arm begins is drawn
 for each round, so that none always follows the same other one. All blocks of a round ask the same questions.
 
+What the full precision takes, and how far two loads of the champion differ, need no narrow interval: after some rounds only
+the candidate and the champion are timed, so that as much time tells twice as much of them.
+
 A round in which others had the processors is measured again, after a pause; see `neighbours.py`.
 """
 
@@ -33,7 +36,7 @@ def measure_latency(
 ) -> Blocks:
     """Blocks of each arm, by name. One client, one request at a time.
 
-    Between `min_rounds` and `max_rounds`: with a champion until the interval of the p95 ratio is narrow. How wide it is
+    Between `min_rounds` and `max_rounds`: with a champion until the intervals of both ratios are narrow. How wide they are
     ends the rounds, never on which side of a bound it lies, so stopping does not favour a result. Disturbed rounds are
     kept and marked, do not count, and end the measurement where there are too many.
     """
@@ -43,7 +46,8 @@ def measure_latency(
     while quiet < settings.max_rounds and disturbed < calm.max_disturbed_rounds:
         if quiet >= settings.min_rounds and _is_precise(settings, blocks):
             break
-        turn, in_round = order.sample(list(arms), len(arms)), []
+        timed = [arm for arm in arms if quiet < settings.full_rounds or arm.name in (CANDIDATE, CHAMPION)]
+        turn, in_round = order.sample(timed, len(timed)), []
         neighbours.shares()
         for half in (turn, turn[::-1]):
             chosen = list(itertools.islice(asked, settings.block_requests))
@@ -88,8 +92,9 @@ def _is_precise(settings: LatencySettings, blocks: Blocks) -> bool:
     if CHAMPION not in blocks:
         return True
     ours, theirs = (_numbers(rounds(blocks[name])) for name in (CANDIDATE, CHAMPION))
-    interval = _PRECISION.quantile_ratio(ours, theirs, 0.95)
-    return (interval.high - interval.low) / 2 <= settings.ratio_half_width
+    limits = {0.50: settings.median_half_width, 0.95: settings.ratio_half_width}
+    intervals = {quantile: _PRECISION.quantile_ratio(ours, theirs, quantile) for quantile in limits}
+    return all((each.high - each.low) / 2 <= limits[quantile] for quantile, each in intervals.items())
 
 
 def _numbers(samples: list[list[float | None]]) -> list[list[float]]:

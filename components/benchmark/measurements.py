@@ -67,13 +67,28 @@ class LatencyBlock(Record):
 Times = Literal["samples_ms", "server_ms", "preview_ms"]
 
 
-def rounds(blocks: Sequence[LatencyBlock], times: Times = "samples_ms") -> list[list[float | None]]:
-    """Milliseconds of one arm, one list for each round that nobody disturbed, in the rounds' order."""
-    by_round: defaultdict[int, list[float | None]] = defaultdict(list)
+Rounds = list[list[float | None]]
+
+
+def by_round(blocks: Sequence[LatencyBlock], times: Times = "samples_ms") -> dict[int, list[float | None]]:
+    """Milliseconds of one arm in each round that nobody disturbed, by the round's number, in their order."""
+    found: defaultdict[int, list[float | None]] = defaultdict(list)
     for block in blocks:
         if not block.disturbed:
-            by_round[block.round] += getattr(block, times)
-    return [by_round[index] for index in sorted(by_round)]
+            found[block.round] += getattr(block, times)
+    return dict(sorted(found.items()))
+
+
+def rounds(blocks: Sequence[LatencyBlock], times: Times = "samples_ms") -> Rounds:
+    """`by_round`, without the numbers."""
+    return list(by_round(blocks, times).values())
+
+
+def paired_rounds(first: Sequence[LatencyBlock], second: Sequence[LatencyBlock]) -> tuple[Rounds, Rounds]:
+    """Milliseconds of two arms in the rounds that both were timed in."""
+    ours, theirs = by_round(first), by_round(second)
+    both = [number for number in ours if number in theirs]
+    return [ours[number] for number in both], [theirs[number] for number in both]
 
 
 class ThroughputChunk(Record):

@@ -31,10 +31,14 @@ class LatencySettings(Section):
     block_requests: int = Field(default=10, ge=1)
     block_previews: int = Field(default=4, ge=0, description="further requests of a block, with previews")
     min_rounds: int = Field(default=16, ge=2)
-    max_rounds: int = Field(default=48, ge=2, description="more rounds than the least are for a noisy machine")
-    ratio_half_width: float = Field(
-        default=0.06, gt=0, description="enough rounds: the 95% interval of the p95 ratio reaches this far each way"
+    max_rounds: int = Field(default=64, ge=2, description="more rounds than the least are for a noisy machine")
+    full_rounds: int = Field(
+        default=8, ge=1, description="of every arm; the later ones are of the candidate and the champion alone"
     )
+    median_half_width: float = Field(
+        default=0.022, gt=0, description="enough rounds: the 95% interval of the p50 ratio reaches this far each way"
+    )
+    ratio_half_width: float = Field(default=0.06, gt=0, description="and that of the p95 ratio this far")
 
     @model_validator(mode="after")
     def _rounds_fit(self) -> Self:

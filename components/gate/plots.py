@@ -15,6 +15,7 @@ from components.benchmark.measurements import (
     LatencyBlock,
     Measurements,
     Times,
+    by_round,
     rounds,
 )
 
@@ -93,36 +94,34 @@ def _distributions(given: dict[str, list[Any]], label_of_axis: str, bound_ms: fl
 def paired_ratios(measured: Measurements, bound: float) -> str | None:
     """Each round's median latency of the candidate over the other arms' in the same round, and of the champion's second
     load over its first, which shows how far equal arms differ here."""
-    by_arm = {name: rounds(arm.latency_blocks) for name, arm in measured.arms.items()}
-    ours, control = by_arm.pop(CANDIDATE, []), by_arm.pop(CONTROL, [])
-    others = {name: theirs for name, theirs in by_arm.items() if len(theirs) == len(ours) and ours}
-    if not others:
+    blocks = {name: arm.latency_blocks for name, arm in measured.arms.items()}
+    ours, control = blocks.pop(CANDIDATE, []), blocks.pop(CONTROL, [])
+    ratios = {name: _ratios(ours, theirs) for name, theirs in blocks.items()}
+    ratios = {name: found for name, found in ratios.items() if found}
+    if not ratios:
         return None
 
     def draw(axes: "Axes") -> None:
-        for name, theirs in others.items():
-            ratios = [_median(a) / _median(b) for a, b in zip(ours, theirs, strict=True)]
-            axes.plot(
-                range(1, len(ratios) + 1),
-                ratios,
-                "o-",
-                color=_COLOURS[name],
-                ms=3.5,
-                lw=1,
-                label=f"over {TITLES[name]}",
-            )
+        for name, found in ratios.items():
+            style = {"color": _COLOURS[name], "ms": 3.5, "lw": 1, "label": f"over {TITLES[name]}"}
+            axes.plot([number + 1 for number in found], list(found.values()), "o-", **style)
         axes.axhline(1, color="#64748b", lw=0.8)
-        if CHAMPION in others and len(control) == len(ours):
-            ratios = [_median(a) / _median(b) for a, b in zip(control, others[CHAMPION], strict=True)]
-            line = {"color": _COLOURS[CONTROL], "lw": 1, "ls": ":"}
-            axes.plot(range(1, len(ratios) + 1), ratios, label="champion, second load over first", **line)
-        if CHAMPION in others:
+        if CHAMPION in ratios:
+            equal = _ratios(control, blocks[CHAMPION])
+            line = {"color": _COLOURS[CONTROL], "lw": 1, "ls": ":", "label": "champion, second load over first"}
+            axes.plot([number + 1 for number in equal], list(equal.values()), **line)
             axes.axhline(bound, color="#dc2626", lw=1, ls="--", label=f"bound over the champion: {bound:g}")
-        axes.set_xlabel("round (every arm twice, in mirrored order)")
+        axes.set_xlabel("round (each arm in it twice, in mirrored order)")
         axes.set_ylabel("median latency, candidate / other")
         _legend(axes)
 
     return _svg(draw, 6.4, 3.2)
+
+
+def _ratios(ours: Sequence[LatencyBlock], theirs: Sequence[LatencyBlock]) -> dict[int, float]:
+    """Medians' ratios in the rounds that both were timed in, by the round's number."""
+    above, below = by_round(ours), by_round(theirs)
+    return {number: _median(above[number]) / _median(below[number]) for number in above if number in below}
 
 
 def accuracy_by_attribute(measured: Measurements) -> str | None:

@@ -1,6 +1,6 @@
 """Which checks a candidate must keep: the absolute ones always, those against a champion where there is one."""
 
-from components.benchmark.measurements import CANDIDATE, CHAMPION, CONTROL, Measurements, Times, rounds
+from components.benchmark.measurements import CANDIDATE, CHAMPION, CONTROL, Measurements, Times, paired_rounds, rounds
 from components.gate import checks
 from components.gate.own_metrics import own_metrics
 from components.gate.quality import bootstrap, quality, quality_vs_champion
@@ -31,8 +31,9 @@ def _busy(settings: GateSettings, measured: Measurements) -> str | None:
 
 def unfit(settings: GateSettings, measured: Measurements) -> str | None:
     """Why two loads of one and the same champion say that nothing can be told from this measurement; None: they do not."""
-    champion, control = _rounds(measured, CHAMPION), _rounds(measured, CONTROL)
-    if not champion or len(champion) != len(control):
+    arms = [measured.arms[name] for name in (CHAMPION, CONTROL) if name in measured.arms]
+    champion, control = paired_rounds(*(arm.latency_blocks for arm in arms)) if len(arms) == 2 else ([], [])
+    if not champion:
         return None
     bound, alone = settings.max_control_ratio, bootstrap(settings, measured).alone
     found = checks.latency_ratio("control", control, champion, 0.50, bound, min_n=1, min_rounds=1, bootstrap=alone)

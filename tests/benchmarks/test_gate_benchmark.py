@@ -12,12 +12,12 @@ from benchmarks.gate_checks import DAMAGED, HOG, HOG_SLOW, SAME, SLIGHTLY_SLOW, 
 from benchmarks.gate_resampling import resampled
 from common.errors import GateError
 from common.files import write_json
-from components.benchmark.measurements import CHAMPION, Measurements
+from components.benchmark.measurements import CHAMPION, CONTROL, Measurements
 from components.benchmark.settings import BenchmarkSettings
 from components.gate.gate import judge
 from components.gate.settings import GateSettings
 from components.gate.verdict import Result
-from tests.evidence import arm, measurements
+from tests.evidence import arm, latency, measurements
 
 POLICY = GateSettings(bootstrap_resamples=200)
 
@@ -36,6 +36,19 @@ def test_a_launch_stays_whole_when_it_is_drawn_again() -> None:
     assert drawn.total() == 40 and drawn[Result.FAIL] == 0 and drawn[Result.PASS] > 30
     slow = resampled([launch(4.0, slower=1.5), launch(8.0, slower=1.5)], POLICY, 20)
     assert slow[Result.FAIL] == 20
+
+
+def test_arms_that_were_timed_in_fewer_rounds_are_drawn_with_the_rounds_they_have() -> None:
+    """The champion's second load is slow in the rounds that it was timed in, so that no gate can be judged."""
+    measured = launch(4.0)
+    slow = [block for block in latency(8.0, seed=9) if block.round < 8]
+    again = measured.arms[CONTROL].model_copy(update={"latency_blocks": slow})
+    unfit = measured.model_copy(update={"arms": measured.arms | {CONTROL: again}})
+    assert resampled([unfit], POLICY, 20) == {Result.INVALID: 20}
+    fit = measured.arms[CONTROL].latency_blocks[:16]
+    few = measured.arms[CONTROL].model_copy(update={"latency_blocks": fit})
+    drawn = resampled([measured.model_copy(update={"arms": measured.arms | {CONTROL: few}})], POLICY, 20)
+    assert drawn[Result.PASS] > 15 and drawn.total() == 20
 
 
 def test_an_invalid_launch_is_not_drawn() -> None:

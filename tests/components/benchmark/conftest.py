@@ -35,7 +35,7 @@ HELDOUT = {
 QUICK_JUDGE = JudgeSettings(scenes=400, steps=60, batch=64, width=8, test_scenes=100, min_accuracy=0.0)
 SETTINGS = BenchmarkSettings(
     warmup=WarmupSettings(window_requests=5, max_windows=40, tolerance=0.5),
-    latency=LatencySettings(block_requests=4, min_rounds=2, max_rounds=4),
+    latency=LatencySettings(block_requests=4, min_rounds=3, max_rounds=4, full_rounds=2),
     seeds_per_caption=2,
     chunk_questions=10,
     examples=3,
