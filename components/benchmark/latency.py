@@ -42,13 +42,12 @@ def measure_latency(
     """
     blocks: Blocks = {arm.name: [] for arm in arms}
     asked, order, machine = itertools.cycle(questions), random.Random(seed), MachineStates()
-    neighbours, quiet, disturbed = Neighbours(watch.cpu_s), 0, 0
+    quiet, disturbed = 0, 0
     while quiet < settings.max_rounds and disturbed < calm.max_disturbed_rounds:
         if quiet >= settings.min_rounds and _is_precise(settings, blocks):
             break
         timed = [arm for arm in arms if quiet < settings.full_rounds or arm.name in (CANDIDATE, CHAMPION)]
-        turn, in_round = order.sample(timed, len(timed)), []
-        neighbours.shares()
+        turn, in_round, neighbours = order.sample(timed, len(timed)), [], Neighbours(watch.cpu_s)
         for half in (turn, turn[::-1]):
             chosen = list(itertools.islice(asked, settings.block_requests))
             previewed = list(itertools.islice(asked, settings.block_previews))

@@ -31,8 +31,9 @@ def _busy(settings: GateSettings, measured: Measurements) -> str | None:
 
 def unfit(settings: GateSettings, measured: Measurements) -> str | None:
     """Why two loads of one and the same champion say that nothing can be told from this measurement; None: they do not."""
-    arms = [measured.arms[name] for name in (CHAMPION, CONTROL) if name in measured.arms]
-    champion, control = paired_rounds(*(arm.latency_blocks for arm in arms)) if len(arms) == 2 else ([], [])
+    if CHAMPION not in measured.arms or CONTROL not in measured.arms:
+        return None
+    champion, control = paired_rounds(*(measured.arms[name].latency_blocks for name in (CHAMPION, CONTROL)))
     if not champion:
         return None
     bound, alone = settings.max_control_ratio, bootstrap(settings, measured).alone
