@@ -140,24 +140,37 @@ class NextCellSession:
 
 
 @contextmanager
-def engine(
+def engine(generator: Generator, tokenizers: TokenizerBundle, *, next_token: bool, threads: int) -> Iterator[Engine]:
+    """Export the graphs in fp32 that the decoders of a checkpoint need, for as long as the block lasts."""
+    with TemporaryDirectory(prefix="emuflow-bench-") as temporary:
+        folder = Path(temporary) / "graphs"
+        export_engine(folder, generator, tokenizers, next_token=next_token)
+        yield open_engine(folder, generator, tokenizers, next_token=next_token, threads=threads)
+
+
+def export_engine(
+    folder: Path,
     generator: Generator,
     tokenizers: TokenizerBundle,
     *,
     next_token: bool,
-    threads: int,
     prompts: Sequence[np.ndarray] = (),
-) -> Iterator[Engine]:
-    """Export the graphs that the decoders of a checkpoint need, for as long as the block lasts; in INT8 where there are
-    `prompts` to calibrate with, as `precision.export` takes them.
+) -> None:
+    """Write the graphs that the decoders of a checkpoint need to a folder that this makes: in INT8 where there are `prompts`
+    to calibrate with, as `precision.export` takes them.
 
     Next-token decoders have no plan, and are exported without it.
     """
+    folder.mkdir()
+    drawn = without_plan(generator) if next_token else generator
+    export(drawn, tokenizers.visual, folder, next_token=next_token, prompts=prompts)
+
+
+def open_engine(
+    folder: Path, generator: Generator, tokenizers: TokenizerBundle, *, next_token: bool, threads: int
+) -> Engine:
+    """What `export_engine` wrote, loaded."""
     generator = without_plan(generator) if next_token else generator
-    with TemporaryDirectory(prefix="emuflow-bench-") as temporary:
-        folder = Path(temporary) / "graphs"
-        folder.mkdir()
-        export(generator, tokenizers.visual, folder, next_token=next_token, prompts=prompts)
-        session = EngineSession(folder, generator_description(generator.config, tokenizers), threads=threads)
-        says_nothing = np.array(tokenizers.text.unconditional_prompt(generator.config.text_length))
-        yield Engine(folder, generator, session, threads, says_nothing)
+    session = EngineSession(folder, generator_description(generator.config, tokenizers), threads=threads)
+    says_nothing = np.array(tokenizers.text.unconditional_prompt(generator.config.text_length))
+    return Engine(folder, generator, session, threads, says_nothing)

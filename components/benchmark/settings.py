@@ -21,7 +21,7 @@ class NeighbourSettings(Section):
     more than stood idle (on a large node with idle processors nobody waits for one)."""
 
     max_others_share: float = Field(default=0.15, ge=0, le=1, description="of the processors' time; 1: nobody disturbs")
-    max_disturbed_rounds: int = Field(default=24, ge=1, description="so many are measured again before it gives up")
+    max_disturbed_rounds: int = Field(default=16, ge=1, description="so many are measured again before it gives up")
     pause_s: float = Field(default=1.0, ge=0, description="after a disturbed round, for whatever it is to end")
 
 

@@ -30,7 +30,7 @@ def run_worlds(folder: Path, worlds: Sequence[tuple[Layout, Sequence[Job]]]) -> 
         env=rank_environment(1) | {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1100,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder
