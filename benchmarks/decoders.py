@@ -17,6 +17,7 @@ from benchmarks.precision import export
 from components.calibrate.engine import generator_description
 from model.decoding.autoregressive import NextTokenOptions, continue_tokens
 from model.decoding.loop import DecodingOptions, generate, grow
+from model.decoding.session import Prefix
 from model.quantization.inference import without_plan
 from model.tokenizers.bundle import TokenizerBundle
 from model.transformer.model import Generator
@@ -90,16 +91,17 @@ class Engine:
 
     def autoregressive(self, name: str, options: NextTokenOptions, *, cache: bool) -> Decoder:
         """One cell after another in raster order, then each stage of details in one pass."""
-        cells = NextCellSession(self.folder, self.generator, cache=cache, threads=self.threads)
+        cells = NextCellSession(self.folder, self.generator, self.session, cache=cache, threads=self.threads)
         rows, columns = self.session.coarse_grid
-        details = DecodingOptions()
+        details, stages = DecodingOptions(), self.session.detail_stages
 
         def draw(text_ids: np.ndarray, seeds: list[int]) -> np.ndarray:
             sketch = continue_tokens(cells, text_ids, rows * columns, options, seeds, cache=cache)
-            if not self.session.detail_stages:
+            if not stages:
                 return self.session.decode_image(sketch.reshape(-1, rows, columns))
-            prefix = self.session.prefill(text_ids)
-            *_, codes = grow(self.session, prefix, sketch, details, seeds, self.session.detail_stages)
+            # What the first cell was drawn from is what the details need, too: an image costs one reading of its prompt.
+            prefix = cells.prefix if cells.prefix is not None else self.session.prefill(text_ids)
+            *_, codes = grow(self.session, prefix, sketch, details, seeds, stages)
             return self.session.decode_image(codes)
 
         return Decoder(name, self.parameters, draw)
@@ -115,27 +117,29 @@ class Engine:
 class NextCellSession:
     """The next cell of an image's grid on onnxruntime; see `model.decoding.autoregressive.NextTokenSession`.
 
-    A sequence is the prompt's `text_length` ids, then the cells so far in their own vocabulary.
+    A sequence is the prompt's `text_length` ids, then the cells so far in their own vocabulary. With a cache `session`
+    reads the prompts.
     """
 
-    def __init__(self, folder: Path, generator: Generator, *, cache: bool, threads: int):
+    prefix: Prefix | None = None
+    """Of the prompts that were read last; without a cache none is kept."""
+
+    def __init__(self, folder: Path, generator: Generator, session: EngineSession, *, cache: bool, threads: int):
         self._text, self._start = generator.config.text_length, generator.config.visual_vocabulary
-        names = ("prefill", "next") if cache else ("sequence",)
-        self._graphs = {name: load_graph(folder / f"{name}.onnx", threads) for name in names}
+        self._session, self._cache = session, cache
+        self._graph = load_graph(folder / ("next.onnx" if cache else "sequence.onnx"), threads)
 
     def next_logits(self, ids: np.ndarray, past: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-        if "sequence" in self._graphs:
+        if not self._cache:
             text, cells = ids[:, : self._text], ids[:, self._text :]
             previous = np.concatenate([np.full((len(ids), 1), self._start, dtype=np.int64), cells], 1)
             feeds = {"text_ids": np.ascontiguousarray(text), "previous_ids": previous}
-            return np.asarray(self._graphs["sequence"].run(["logits"], feeds)[0]), None
+            return np.asarray(self._graph.run(["logits"], feeds)[0]), None
         if past is None:
-            past = np.asarray(self._graphs["prefill"].run(["past"], {"text_ids": ids})[0])
-            ids = np.full((len(ids), 1), self._start, dtype=np.int64)
+            self.prefix = self._session.prefill(ids)
+            past, ids = self.prefix[0], np.full((len(ids), 1), self._start, dtype=np.int64)
         first = np.array([past.shape[-2] - self._text])
-        logits, present = self._graphs["next"].run(
-            ["logits", "present"], {"past": past, "previous_ids": ids, "first": first}
-        )
+        logits, present = self._graph.run(["logits", "present"], {"past": past, "previous_ids": ids, "first": first})
         return np.asarray(logits), np.asarray(present)
 
 

@@ -2,9 +2,12 @@
 
 Live gates: each starts a Triton server of its own, loads a candidate, its full-precision form and a champion (twice),
 measures them as the pipeline does, and is judged by the pipeline's gate. The candidates are the champion's own model (A/A), one
-that works 15% or 5% longer for every image, and one with damaged weights; and again the first two with processes that
+that works 15% or 5% longer for every image, and three with damaged weights; and again the first two with processes that
 take all cores from the middle of the measurement on. They come in a shuffled order, so that no kind has the quiet hour to
-itself. Beside them, the A/A gates resampled by whole launches (`gate_resampling.py`).
+itself, and each asks with seeds of its own. Beside them, the gates resampled by whole launches (`gate_resampling.py`).
+
+In an A/A gate both arms draw the very same images, as a pipeline's would. So that the quality check's own error is seen,
+too, the champion's accuracy in one gate is compared with its accuracy in another one, under other seeds.
 
 Latency is judged twice: by the gate's default bounds, and by strict ones (p50 within 2%), since a slow-down of 5% keeps
 the default ones and is meant to.
@@ -16,6 +19,7 @@ import random
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,8 +31,8 @@ from rich.console import Console
 
 from benchmarks import checkpoints
 from benchmarks.gate_checks import DAMAGED, HOG, HOG_SLOW, SAME, SLIGHTLY_SLOW, SLOW, Gate, all_checks
-from benchmarks.gate_packages import Candidate, PackageMaker
-from benchmarks.gate_resampling import resampled
+from benchmarks.gate_packages import Candidate, Damage, PackageMaker
+from benchmarks.gate_resampling import alike_in_quality, resampled
 from benchmarks.report import Announcer, Report, Row, command_line
 from common.errors import GateError
 from components.benchmark.benchmark import benchmark
@@ -36,15 +40,17 @@ from components.benchmark.measurements import CANDIDATE, CHAMPION, Measurements,
 from components.benchmark.settings import BenchmarkSettings
 from components.gate.gate import judge
 from components.gate.settings import GateSettings
+from components.gate.verdict import Result
 from components.ingest.ingest import ingest
 from components.judge.settings import JudgeSettings
 from components.judge.training import trained_judge
 
-NOISE = 0.24
-"""Of the weights' standard deviation: about three points of accuracy, which each gate measures for itself."""
+DAMAGES = (Damage(0, 0.2), Damage(1, 0.2), Damage(2, 0.2))
+"""Three models that each lose about three points of accuracy in INT8; what they lose, each gate measures for itself."""
 POLICY = GateSettings.model_validate({"champion": {"accuracy_margin": 0.01}})
 STRICT = GateSettings.model_validate({"champion": {"accuracy_margin": 0.01, "max_p50_ratio": 1.02}})
 _SEED = 0
+_SEEDS_APART = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +59,9 @@ class Amount:
 
     same: int = 20
     each: int = 10
+    damages: int = len(DAMAGES)
     resampled: int = 1000
+    resampled_power: int = 200
     measuring: BenchmarkSettings = field(default_factory=lambda: BenchmarkSettings(seeds_per_caption=5, examples=0))
 
     def kinds(self) -> list[str]:
@@ -64,7 +72,7 @@ class Amount:
         return [SAME, *kinds]
 
 
-QUICK = Amount(same=4, each=2, resampled=200)
+QUICK = Amount(same=3, each=1, damages=1, resampled=200, resampled_power=50)
 
 
 @dataclass
@@ -78,11 +86,14 @@ class Gates:
         self.by_kind.setdefault(kind, []).append(gate)
         return gate
 
+    def measured(self, kind: str) -> list[Measurements]:
+        return [gate.measured for gate in self.by_kind.get(kind, [])]
+
 
 class Lab:
     """Everything that a live gate needs, in a folder."""
 
-    def __init__(self, work: Path, cache: Path, measuring: BenchmarkSettings):
+    def __init__(self, work: Path, cache: Path, measuring: BenchmarkSettings, damages: int):
         from pipelines.settings import load as load_settings
 
         self._work, self._measuring = work, measuring
@@ -90,12 +101,13 @@ class Lab:
         evaluation = ingest(data, work / "source", work / "samples", work / "evaluation_set").evaluation
         self._judge = trained_judge(JudgeSettings(), cache).folder
         self.maker = PackageMaker(work, evaluation.digest)
+        self.maker.export(DAMAGES[:damages])
         self.champion = self.maker.model("champion")
         self._same = self.maker.model("candidate")
-        self.candidates: dict[str, Candidate] = {
-            SAME: self._same,
-            HOG: self._same,
-            DAMAGED: self.maker.model("candidate", noise=NOISE),
+        self.candidates: dict[str, list[Candidate]] = {
+            SAME: [self._same],
+            HOG: [self._same],
+            DAMAGED: [self.maker.model("candidate", damage) for damage in DAMAGES[:damages]],
         }
 
     def slow_down(self, image_ms: float) -> None:
@@ -107,18 +119,21 @@ class Lab:
             raise GateError("the first gate timed no image", fix="see its reasons above, and run the benchmark again")
         slow = self.maker.slower(self._same, 0.15 * image_ms)
         self.candidates |= {
-            SLOW: slow,
-            HOG_SLOW: slow,
-            SLIGHTLY_SLOW: self.maker.slower(self._same, 0.05 * image_ms),
+            SLOW: [slow],
+            HOG_SLOW: [slow],
+            SLIGHTLY_SLOW: [self.maker.slower(self._same, 0.05 * image_ms)],
         }
 
-    def measure(self, kind: str, middle_s: float) -> Measurements:
-        """One live measurement; a hog begins after `middle_s` seconds."""
+    def measure(self, kind: str, number: int, middle_s: float) -> Measurements:
+        """One live measurement, the `number`-th of all, which no other one shares its questions' seeds with; a hog begins
+        after `middle_s` seconds."""
+        candidates = self.candidates[kind]
+        measuring = self._measuring.model_copy(update={"seed": self._measuring.seed + number * _SEEDS_APART})
         with TemporaryDirectory(dir=self._work) as folder, _hog(middle_s if kind in (HOG, HOG_SLOW) else None):
             measurements = Path(folder) / "measurements"
             benchmark(
-                self._measuring,
-                self.candidates[kind].write(Path(folder) / "exported"),
+                measuring,
+                candidates[number % len(candidates)].write(Path(folder) / "exported"),
                 self.maker.store,
                 self.maker.key_folder,
                 self.champion.int8,
@@ -163,23 +178,30 @@ def run(cache: Path, console: Console, file: Path | None, amount: Amount | None 
     announce, gates = Announcer(console), Gates()
     with TemporaryDirectory(prefix="emuflow-gates-") as work:
         announce("data, judge and packages")
-        lab = Lab(Path(work), cache, amount.measuring)
+        lab = Lab(Path(work), cache, amount.measuring, amount.damages)
         kinds = amount.kinds()
         for number, kind in enumerate(kinds, start=1):
             same = gates.by_kind.get(SAME, [])
-            gate = gates.add(kind, lab.measure(kind, middle_s=same[0].measured.seconds / 2 if same else 0))
+            gate = gates.add(kind, lab.measure(kind, number, middle_s=same[0].measured.seconds / 2 if same else 0))
             if number == 1:
                 lab.slow_down(_p50_ms(gate.measured, CANDIDATE))
             announce(
                 f"gate {number} of {len(kinds)}, {kind}: {gate.verdict.result.value} ({gate.measured.seconds:.0f} s)"
             )
     announce("resampling")
-    drawn = resampled([gate.measured for gate in gates.by_kind[SAME]], POLICY, amount.resampled)
+    counts = {SAME: amount.resampled, SLOW: amount.resampled_power, DAMAGED: amount.resampled_power}
+    drawn = {kind: resampled(gates.measured(kind), POLICY, count) for kind, count in counts.items()}
+    alike = alike_in_quality([measured for kind in gates.by_kind for measured in gates.measured(kind)], POLICY)
     report.rows += [_row(kind, of_kind) for kind, of_kind in gates.by_kind.items()]
-    report.checks += all_checks(gates.by_kind, drawn)
-    report.notes["resampled"] = {result.value: count for result, count in drawn.items()}
+    report.checks += all_checks(gates.by_kind, drawn, alike)
+    report.notes["resampled"] = {kind: _by_name(results) for kind, results in drawn.items()}
+    report.notes["accuracy_of_the_champion_twice"] = _by_name(alike)
     report.notes["policy"] = {"gate": POLICY.model_dump(), "strict": STRICT.model_dump()["champion"]}
     return report.finish(console, file)
+
+
+def _by_name(results: Counter[Result]) -> dict[str, int]:
+    return {result.value: count for result, count in results.items()}
 
 
 def _row(kind: str, gates: list[Gate]) -> Row:

@@ -1,9 +1,12 @@
 """The packages that the gate is tried on: a champion, the same model again, a slower one and one with damaged weights."""
 
 import copy
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -50,6 +53,14 @@ class Candidate:
         return exported
 
 
+@dataclass(frozen=True)
+class Damage:
+    """Gaussian noise on the blocks' matrices, of `noise` times their standard deviation, from a seed of its own."""
+
+    seed: int
+    noise: float
+
+
 class PackageMaker:
     """Makes packages of the kept progressive checkpoint in one store, as the pipeline exports it by default."""
 
@@ -57,16 +68,24 @@ class PackageMaker:
         self.store, self.key_folder = work / "packages", work / "keys"
         self._work, self._evaluation_digest = work, evaluation_digest
 
-    def model(self, run_id: str, *, noise: float = 0.0) -> Candidate:
-        """The checkpoint, with Gaussian noise of `noise` times their standard deviation on the blocks' matrices."""
-        engine = self._work / f"engine-{noise}"
-        if not engine.exists():
-            write_engine(_damaged(checkpoints.load(_CHECKPOINT), noise), engine, PRECISIONS)
+    def export(self, damages: Sequence[Damage]) -> None:
+        """The engines of the checkpoint as it is and damaged in each of these ways, by as many processes as there are
+        cores: `model` packages them."""
+        all_damages = (None, *damages)
+        workers = min(len(all_damages), len(os.sched_getaffinity(0)))
+        with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            list(pool.map(_write_engine, all_damages, map(self._engine, all_damages)))
+
+    def _engine(self, damage: Damage | None) -> Path:
+        return self._work / ("engine" if damage is None else f"engine-{damage.seed}")
+
+    def model(self, run_id: str, damage: Damage | None = None) -> Candidate:
+        """The checkpoint, damaged or as it is; `export` has written its engine."""
         decoding = DecodingSettings(previews=False).model_dump()
         digests = {}
         for precision in PRECISIONS:
             package, _ = build_package(
-                engine,
+                self._engine(damage),
                 precision,
                 decoding=decoding,
                 runtime=runtime_options(ExportSettings()),
@@ -99,12 +118,16 @@ class PackageMaker:
         return name
 
 
-def _damaged(generator: Generator, noise: float) -> Generator:
-    if not noise:
+def _write_engine(damage: Damage | None, engine: Path) -> None:
+    write_engine(_damaged(checkpoints.load(_CHECKPOINT), damage), engine, PRECISIONS)
+
+
+def _damaged(generator: Generator, damage: Damage | None) -> Generator:
+    if damage is None:
         return generator
-    damaged, random = copy.deepcopy(generator), torch.Generator().manual_seed(0)
+    damaged, random = copy.deepcopy(generator), torch.Generator().manual_seed(damage.seed)
     with torch.no_grad():
         for block in damaged.decoder_blocks():
             for weight in (parameter for parameter in block.parameters() if parameter.dim() == 2):
-                weight += noise * weight.std() * torch.randn(weight.shape, generator=random)
+                weight += damage.noise * weight.std() * torch.randn(weight.shape, generator=random)
     return damaged

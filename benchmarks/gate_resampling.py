@@ -1,4 +1,4 @@
-"""A/A gates drawn again from live ones: whole launches, and within a launch its rounds, chunks and captions.
+"""Gates drawn again from live ones: whole launches, and within a launch its rounds, chunks and captions.
 
 What differs from launch to launch (where a process lies in memory, which core it got) is the same for all rounds of one
 launch, so a launch stays whole: its arms are drawn together, and never one launch's candidate against another one's
@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from components.benchmark.measurements import CANDIDATE, Arm, LatencyBlock, Measurements, by_round
+from components.benchmark.measurements import CANDIDATE, CHAMPION, Arm, LatencyBlock, Measurements, by_round
 from components.gate.gate import judge
+from components.gate.quality import quality_vs_champion
 from components.gate.settings import GateSettings
 from components.gate.verdict import Result
 from components.judge.reading import Correctness
@@ -25,6 +26,18 @@ def resampled(launches: Sequence[Measurements], policy: GateSettings, count: int
     valid = [launch for launch in launches if launch.status == "VALID"]
     drawn = (_redrawn(valid[random.integers(len(valid))], random) for _ in range(count if valid else 0))
     return Counter(judge(policy, measured, "").result for measured in drawn)
+
+
+def alike_in_quality(launches: Sequence[Measurements], policy: GateSettings) -> Counter[Result]:
+    """What the accuracy check says of one champion against itself under other seeds: of two launches each, and no launch
+    twice, so that the results are independent."""
+    read = [launch for launch in launches if CHAMPION in launch.arms and launch.arms[CHAMPION].correctness]
+    results: Counter[Result] = Counter()
+    for ours, theirs in zip(read[::2], read[1::2], strict=False):
+        arms = {CANDIDATE: ours.arms[CHAMPION], CHAMPION: theirs.arms[CHAMPION]}
+        found = quality_vs_champion(policy, ours.model_copy(update={"arms": arms}))
+        results.update(check.result for check in found if check.name == "accuracy_vs_champion")
+    return results
 
 
 def _redrawn(launch: Measurements, random: np.random.Generator) -> Measurements:

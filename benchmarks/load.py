@@ -5,7 +5,8 @@ requests come at random times (Poisson) whether or not earlier ones were answere
 at which its request was due: a server that stalls cannot hide it by delaying the next question (coordinated omission).
 
 Every request has another caption, so that nothing which the server keeps of a prompt helps it; `--prompts 5` asks for the
-same five again and again. Prints one JSON line.
+same five again and again. A request that is not answered within `--timeout` seconds is an error, so that a server which
+stands still ends the load and does not hold it for ever. Prints one JSON line.
 """
 
 import argparse
@@ -22,10 +23,14 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2_grpc
 
+from common.errors import ServerError
 from components.ingest.digit_world.scenes import all_captions
 from emuflow_client.wire import decode, encode
 
 _ROOT = Path(__file__).resolve().parent.parent
+_TIMEOUT_S = 30.0
+_SPARE_S = 60.0
+"""For the load's process to start and to end."""
 
 
 @dataclass
@@ -60,15 +65,29 @@ def run_load(
     seed: int = 0,
     previews: bool = True,
     prompts: int | None = None,
+    timeout_s: float = _TIMEOUT_S,
 ) -> Load:
     """Ask from a new process. Exactly one of `clients` and `rate` (requests a second) is above 0; `prompts` is how many
-    different ones there are, all captions where None."""
+    different ones there are, all captions where None.
+
+    A request without an answer within `timeout_s` is one of the load's errors. Raises `ServerError` where the process itself
+    does not end in time.
+    """
     command = [sys.executable, "-m", "benchmarks.load", endpoint, "--model", model, "--seconds", str(seconds)]
-    command += ["--clients", str(clients), "--rate", str(rate), "--seed", str(seed)]
+    command += ["--clients", str(clients), "--rate", str(rate), "--seed", str(seed), "--timeout", str(timeout_s)]
     command += [] if previews else ["--without-previews"]
     command += [] if prompts is None else ["--prompts", str(prompts)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=_ROOT).stdout
-    return Load(**json.loads(answer.splitlines()[-1]))
+    # The request that connects may take all of its time, and so may the last one.
+    bound_s = seconds + 2 * timeout_s + _SPARE_S
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=_ROOT, timeout=bound_s)
+    except subprocess.TimeoutExpired:
+        raise ServerError(
+            f"a load of {seconds:g} s did not end within {bound_s:g} s",
+            where=endpoint,
+            fix="look whether the machine is overloaded, and into the server's log",
+        ) from None
+    return Load(**json.loads(done.stdout.splitlines()[-1]))
 
 
 class _Asker:
@@ -81,8 +100,10 @@ class _Asker:
         prompts: Sequence[str],
         *,
         previews: bool,
+        timeout_s: float,
     ):
         self._stub, self._model, self._prompts, self._previews = stub, model, prompts, previews
+        self._timeout_s = timeout_s
         self.load, self._sent = Load(), 0
         self.start = time.perf_counter()
 
@@ -97,7 +118,7 @@ class _Asker:
 
         preview = image = final = error = None
         try:
-            async for message in self._stub.ModelStreamInfer(requests()):
+            async for message in self._stub.ModelStreamInfer(requests(), timeout=self._timeout_s):
                 if message.error_message:
                     error = message.error_message  # to the stream's end: one that is cut off costs Triton memory
                     continue
@@ -139,7 +160,7 @@ async def _main(chosen: argparse.Namespace) -> Load:
     async with grpc.aio.insecure_channel(chosen.endpoint) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         prompts = np.random.default_rng(chosen.seed).permutation(all_captions())[: chosen.prompts].tolist()
-        asker = _Asker(stub, chosen.model, prompts, previews=not chosen.without_previews)
+        asker = _Asker(stub, chosen.model, prompts, previews=not chosen.without_previews, timeout_s=chosen.timeout)
         await asker.ask(time.perf_counter())  # connects
         asker.load = Load()
         asker.start = time.perf_counter()
@@ -166,6 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--without-previews", action="store_true", help="ask for the image alone")
     parser.add_argument("--seed", type=int, default=0, help="of the times, and of the order of the prompts")
     parser.add_argument("--prompts", type=int, help="so many different ones; all captions, if it is not given")
+    parser.add_argument("--timeout", type=float, default=_TIMEOUT_S, help="seconds until a request is given up")
     chosen = parser.parse_args(arguments)
     if (chosen.clients > 0) == (chosen.rate > 0):
         parser.error("name either --clients or --rate")

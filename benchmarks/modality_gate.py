@@ -60,7 +60,8 @@ def run(cache: Path, console: Console, file: Path | None, amount: Amount | None 
         announce(f"quality: {name}")
         bench.measure(name, model, draws)
     announce(f"timing {amount.rounds} rounds")
-    dense, times = bench.time()
+    with report.timed():
+        dense, times = bench.time()
     bench.fill(report, dense, times)
     if file is not None:
         announce("the curves of the picture")
@@ -90,14 +91,14 @@ class Bench:
         own = [policies.stacked(gates, SCENES) for gates in answers.gates]
         shape, stories = own[0].shape, len(self.stories)
         every = policies.same_for_all(policies.latest_scenes(shape, SCENES), SCENES)
-        draws = range(self.amount.draws)
+        draws, tokens = range(self.amount.draws), _tokens(gated)
         return {
             TWIN: (twin, [lambda story: None]),
             GATED: (gated, [lambda story: None]),
             ALL_OPEN: (gated, [every]),
             HEADS_CUT: (gated, [policies.same_for_all(policies.wherever_the_gate_ever_looks(own), SCENES)]),
             FIXED[0]: (gated, [policies.same_for_all(policies.latest_by_head(own), SCENES)]),
-            FIXED[1]: (gated, [policies.same_for_all(policies.latest_in_busiest_head(own), SCENES)]),
+            FIXED[1]: (gated, [policies.same_for_all(policies.latest_in_busiest_head(own, tokens), SCENES)]),
             FIXED[2]: (twin, [policies.same_for_all(policies.latest_scenes(shape, 1), SCENES)]),
             RANDOM[0]: (gated, [policies.random_choice(own, seed) for seed in draws]),
             RANDOM[1]: (twin, [policies.random_scenes(shape, stories, 1, seed) for seed in draws]),
@@ -117,7 +118,7 @@ class Bench:
         """Answers of one draw, read by the judge."""
         answers = stories.answers(model, choose)
         right = correct(self.judge, self.painter.paint(answers.sketches), stories.tokens.expected)
-        tokens = (model.config.text_length, model.config.cells)
+        tokens = _tokens(model)
         opened = [policies.stacked(gates, stories.scenes) for gates in answers.gates]
         skipped = float(np.mean([policies.skipped_share(story, tokens).mean() for story in opened]))
         cells = float((answers.sketches == stories.tokens.sketches).float().mean())
@@ -195,6 +196,11 @@ class Bench:
     def open_by_head(self) -> list[list[float]]:
         opened = np.stack([policies.stacked(gates, SCENES) for gates in self.rows[GATED].gates])
         return opened.mean((0, 3, 4, 5, 6)).round(5).tolist()
+
+
+def _tokens(model: StoryGenerator) -> tuple[int, int]:
+    """Of a caption and an image."""
+    return model.config.text_length, model.config.cells
 
 
 def _of_request(gates: list[Tensor], request: int) -> list[Tensor]:

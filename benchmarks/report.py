@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from rich.table import Table
 
 from common.files import write_json
 from components.benchmark.machine import MachineWatch
+from components.benchmark.measurements import ProcessorShares
+from components.benchmark.neighbours import Neighbours, are_disturbing
+from components.benchmark.settings import NeighbourSettings
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -81,6 +85,23 @@ class Report:
     watch: MachineWatch = field(default_factory=MachineWatch.start)
     commit: str = field(default_factory=lambda: commit())
     """At the start: pictures that a benchmark writes beside its result make the checkout differ."""
+    timings: list[ProcessorShares | None] = field(default_factory=list)
+    """Who had the processors in each stretch of `timed` rounds; None where the system does not tell."""
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Around rounds that this process times by itself: what other processes had of the processors meanwhile is in the
+        result, and `finish` warns where that was so much that ours waited."""
+        neighbours = Neighbours(time.process_time)
+        yield
+        self.timings.append(neighbours.shares())
+
+    @property
+    def neighbours_share(self) -> float | None:
+        """What others had of the processors in the worst stretch of timed rounds; None where one is not known, or there is
+        none."""
+        known = [shares.others for shares in self.timings if shares is not None]
+        return max(known) if known and len(known) == len(self.timings) else None
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -90,13 +111,17 @@ class Report:
             "machine": self.watch.finish().model_dump() | {"threads": os.environ.get("OMP_NUM_THREADS")},
             "rows": [row.describe() for row in self.rows],
             "checks": [check.describe() for check in self.checks],
+            **({"neighbours_share": self.neighbours_share} if self.timings else {}),
             **self.notes,
         }
 
     def finish(self, console: Console, file: Path | None) -> bool:
-        """Print both tables, write the JSON form where one is asked for; whether every bound holds."""
+        """Print both tables, and a warning where others disturbed the times; write the JSON form where one is asked for;
+        whether every bound holds."""
         console.print(_row_table(self.rows, self.columns), crop=False)
         console.print(_check_table(self.checks), crop=False)
+        if any(are_disturbing(NeighbourSettings(), shares) for shares in self.timings):
+            console.print(_warning(self.neighbours_share))
         if file is not None:
             write_json(file, self.describe())
         return all(check.ok for check in self.checks)
@@ -154,6 +179,11 @@ def _check_table(checks: list[Check]) -> Table:
         limits = ("reported" if check.bound is None else f"{sign} {_shown(check.bound)}", f"{sign} {_shown(check.aim)}")
         table.add_row(check.name, _shown(check.value), *limits, str(check.n), _verdict(check))
     return table
+
+
+def _warning(share: float | None) -> str:
+    told = "it is not known what other processes had" if share is None else f"other processes had up to {share:.0%}"
+    return f"[yellow]warning: {told} of the processors while this was timed; time it again on a machine that is idle[/]"
 
 
 def _verdict(check: Check) -> str:

@@ -5,14 +5,15 @@
 The kept progressive checkpoint in INT8, packaged with the pipeline's default settings, behind the real Triton server on
 this machine; the load comes from a process of its own, with another caption in every request. An image is asked for alone
 where its own latency and throughput are meant, and with its preview where that one's is. Beside it, in turn in every round:
-the same engine in process, the best autoregressive decoder (next token + details, KV cache, fp32, onnxruntime, as many threads as there are cores, the
-best of several batch sizes), and the naive one (raster, no cache, fp32, eager torch, batch 1).
+the same engine in process, and the best autoregressive decoder (next token + details, KV cache, fp32) in the fastest way of
+many to run it: onnxruntime on one thread or on as many as there are cores, torch eager or compiled, 1 to 64 images at once.
+Then the naive one (raster, no cache, fp32, eager torch, batch 1), and what a judge reads in the images of the stack and of
+the best autoregressive decoder.
 """
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,14 +25,18 @@ import torch
 from rich.console import Console
 
 from benchmarks import checkpoints
-from benchmarks.decode_rows import AUTOREGRESSIVE, BEST_AR, NAIVE, open_engines
-from benchmarks.decoders import Decoder
+from benchmarks.decode_rows import AUTOREGRESSIVE, BEST_AR, NAIVE
 from benchmarks.image_quality import BOOTSTRAP, Questions
 from benchmarks.load import Load, run_load
 from benchmarks.report import Announcer, Check, Report, Row, command_line
 from benchmarks.served_package import build
+from benchmarks.serving_baseline import BATCHES, Baseline, open_ways
+from benchmarks.serving_quality import drawn_correct, quality_check, served_correct
 from components.export.settings import DecodingSettings, ExportSettings
 from components.ingest.digit_world.scenes import all_captions
+from components.judge.reading import GRAPH_NAME
+from components.judge.settings import JudgeSettings
+from components.judge.training import trained_judge
 from model.decoding.autoregressive import NextTokenOptions, continue_tokens
 from model.transformer.model import Generator as TorchGenerator
 from serving.package.runtime.generator import Generator
@@ -40,7 +45,6 @@ from serving.server import TritonServer
 
 _MODEL = "measured"
 _CLIENTS = 16
-_BATCHES = (1, 4, 16)
 _LOADED = (0.5, 0.8)
 """Shares of the capacity at which latency is measured, with requests at random times."""
 _IN_PROCESS = "in process"
@@ -61,6 +65,10 @@ class Amount:
     """Of each decoder in process in each round."""
     naive_images: int = 20
     """Of the naive decoder, all in all: one takes a second."""
+    seeds: int = 8
+    """Images of each caption, of the stack and of the best autoregressive decoder, that a judge reads."""
+    captions: int | None = None
+    """Held-out captions; None is all of them."""
 
 
 @dataclass
@@ -70,6 +78,8 @@ class Samples:
     image_ms: list[list[float]] = field(default_factory=list)
     preview_ms: list[list[float]] = field(default_factory=list)
     images_per_s: list[float] = field(default_factory=list)
+    correct: np.ndarray | None = None
+    """Whether a judge read what was asked for, float64 [seeds, captions]; None where none looked."""
 
     def add(self, load: Load) -> None:
         if load.errors:
@@ -92,14 +102,19 @@ class Samples:
             more |= {"preview_p50_ms": float(np.median(previews)), "preview_p95_ms": float(np.quantile(previews, 0.95))}
         if self.images_per_s:
             more["images_per_s"] = float(np.median(self.images_per_s))
-        return Row(name, self.quantile(0.5), self.quantile(0.95), n=sum(map(len, self.image_ms)), more=more)
+        accuracy = None
+        if self.correct is not None:
+            accuracy, more["judged"] = float(self.correct.mean()), self.correct.size
+        return Row(name, self.quantile(0.5), self.quantile(0.95), accuracy, sum(map(len, self.image_ms)), more)
 
 
-def run(console: Console, file: Path | None, amount: Amount | None = None) -> bool:
-    """Measure, print, write `file`; whether every bound holds."""
+def run(cache: Path, console: Console, file: Path | None, amount: Amount | None = None) -> bool:
+    """Measure, print, write `file`; whether every bound holds. `cache` keeps the judge between calls."""
     amount = amount or Amount()
     report = Report("serving", command_line(), columns=("images_per_s",))
     announce = Announcer(console)
+    announce("the judge")
+    judge = trained_judge(JudgeSettings(), cache).folder / GRAPH_NAME
     with ExitStack() as stack:
         work = Path(stack.enter_context(TemporaryDirectory(prefix="emuflow-serving-")))
         announce("packaging the model")
@@ -109,6 +124,8 @@ def run(console: Console, file: Path | None, amount: Amount | None = None) -> bo
         server = stack.enter_context(TritonServer(work / "server", work / "keys"))
         server.load(package, _MODEL, expected_digest=package.name)
         bench = Bench(server.grpc_endpoint, Generator(package / "1"), stack, amount)
+        announce("the ways to run the best autoregressive decoder")
+        bench.baseline.try_all()
         for number in range(amount.rounds):
             announce(f"round {number + 1} of {amount.rounds}")
             bench.round(number)
@@ -116,9 +133,16 @@ def run(console: Console, file: Path | None, amount: Amount | None = None) -> bo
         bench.part_loads()
         announce("the naive decoder")
         bench.naive()
+        announce("what the judge reads")
+        bench.judge(judge)
         report.rows += [samples.row(name) for name, samples in bench.rows.items()]
         report.checks += bench.checks()
-        report.notes |= {"export": settings.model_dump(mode="json"), "best_ar_batch": bench.best_batch()}
+        report.rows += bench.tried_rows()
+        report.notes |= {
+            "export": settings.model_dump(mode="json"),
+            "best_ar": asdict(bench.baseline.best()),
+            "best_ar_tried": bench.baseline.describe(),
+        }
     return report.finish(console, file)
 
 
@@ -127,19 +151,14 @@ class Bench:
 
     def __init__(self, endpoint: str, generator: Generator, stack: ExitStack, amount: Amount):
         self._endpoint, self._generator, self._amount = endpoint, generator, amount
-        cores = os.cpu_count() or 1
-        kept, options, cache = AUTOREGRESSIVE[BEST_AR]
-        self._autoregressive = {
-            threads: open_engines(stack, [kept], threads)[kept].autoregressive(BEST_AR, options, cache=cache)
-            for threads in sorted({1, cores})
-        }
         text_length = checkpoints.load("progressive").config.text_length
-        self._prompts = Questions.of(checkpoints.load_tokenizers().text, text_length, max(_BATCHES)).text_ids
+        tokenizer = checkpoints.load_tokenizers().text
+        self._questions = Questions.of(tokenizer, text_length, amount.captions)
+        self._prompts = Questions.of(tokenizer, text_length, max(BATCHES)).text_ids
+        self.baseline = Baseline(open_ways(stack), self._prompts)
         self._captions = np.random.default_rng(0).permutation(all_captions()).tolist()
         names = (_IN_PROCESS, _SERVED, _SERVED_16, _PREVIEWED, _PREVIEWED_16, _AGAIN, _BEST)
         self.rows = {name: Samples() for name in names}
-        self._batched: dict[tuple[int, int], list[float]] = {}
-        """Images a second of the best autoregressive decoder, by threads and batch, a number for each round."""
 
     def round(self, number: int) -> None:
         """Everything once, in an order that turns round each time."""
@@ -168,24 +187,8 @@ class Bench:
         self.rows[row].add(run_load(self._endpoint, _MODEL, seconds=self._amount.seconds, **load))
 
     def _best_ar(self) -> None:
-        """Latency with the better number of threads; throughput for each number of threads and batch."""
-        latencies = [self._times(decoder, 1, self._amount.images) for decoder in self._autoregressive.values()]
-        self.rows[_BEST].image_ms.append(min(latencies, key=np.median))
-        for threads, decoder in self._autoregressive.items():
-            for batch in _BATCHES:
-                images = max(2, self._amount.images // batch)
-                seconds = float(np.median(self._times(decoder, batch, images))) / 1000
-                self._batched.setdefault((threads, batch), []).append(batch / seconds)
-
-    def _times(self, decoder: Decoder, batch: int, count: int) -> list[float]:
-        """Milliseconds of each of `count` batches."""
-        decoder.draw(self._prompts[:batch], list(range(batch)))
-        times = []
-        for number in range(count):
-            start = perf_counter()
-            decoder.draw(self._prompts[:batch], list(range(number, number + batch)))
-            times.append(1000 * (perf_counter() - start))
-        return times
+        self.baseline.round(self._amount.images)
+        self.rows[_BEST].image_ms.append(self.baseline.latency_ms[-1])
 
     def part_loads(self) -> None:
         """Latency at parts of the capacity, with requests at random times."""
@@ -207,15 +210,25 @@ class Bench:
             times.append(1000 * (perf_counter() - start))
         self.rows[_EAGER] = Samples([times])
 
-    def best_batch(self) -> dict[str, int]:
-        """Threads and batch with which the best autoregressive decoder gives the most images a second."""
-        threads, batch = max(self._batched, key=lambda key: np.median(self._batched[key]))
-        return {"threads": threads, "batch": batch}
+    def judge(self, graph: Path) -> None:
+        """What is right in the images that 16 at once are served, and in those of the best autoregressive decoder."""
+        seeds, best = self._amount.seeds, self.rows[_BEST]
+        best.images_per_s = self.baseline.images_per_s[self.baseline.best()]
+        best.correct = drawn_correct(self.baseline.decoder(self.baseline.best()), self._questions, seeds, graph)
+        self.rows[_SERVED_16].correct = served_correct(self._endpoint, _MODEL, self._questions, seeds, graph)
+
+    def tried_rows(self) -> list[Row]:
+        """The best autoregressive decoder with each engine of its cells, as it was tried before the rounds."""
+        return [
+            Row(f"{_BEST}, cells by {engine}, tried once", image_ms, more={"images_per_s": images_per_s})
+            for engine, image_ms, images_per_s in self.baseline.by_engine()
+        ]
 
     def checks(self) -> list[Check]:
-        best = self.best_batch()
         served, many = self.rows[_SERVED], self.rows[_SERVED_16]
-        batched = np.array(self._batched[(best["threads"], best["batch"])])
+        best = self.rows[_BEST]
+        assert many.correct is not None and best.correct is not None, "the judge comes first"
+        batched = np.array(best.images_per_s)
         rate_16, rate_1 = np.array(many.images_per_s), np.array(served.images_per_s)
         overhead = served.medians() - self.rows[_IN_PROCESS].medians()
         naive = self.rows[_EAGER].quantile(0.5)
@@ -232,6 +245,7 @@ class Bench:
             _median("stack_throughput_vs_best_ar", rate_16 / batched, 8, 40),
             _median("stack_latency_vs_best_ar", self.rows[_BEST].medians() / served.medians(), 8, 40),
             _median("stack_speedup_vs_naive", naive / served.medians(), 40, 400),
+            quality_check(many.correct, best.correct),
         ]
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +23,8 @@ from rich.console import Console
 from benchmarks.load import Load, run_load
 from benchmarks.report import Announcer, Check, Report, Row, command_line
 from benchmarks.served_package import build
+from benchmarks.serving import Samples
+from common.errors import ServerError
 from components.export.settings import DecodingSettings, ExportSettings
 from serving.server import TritonServer
 
@@ -39,8 +41,9 @@ class Amount:
     minutes: float = 30.0
     warmup_seconds: float = 60.0
     """At the same load as what follows: memory counts from its end."""
-    capacity_seconds: float = 10.0
-    """Of each of three measurements of the capacity."""
+    capacity_rounds: int = 7
+    capacity_seconds: float = 4.0
+    """Of each round of measuring the capacity, before the load and after it."""
 
 
 @dataclass
@@ -91,18 +94,25 @@ def run(
         server = stack.enter_context(TritonServer(work / "server", work / "keys"))
         server.load(served, _MODEL, expected_digest=served.name)
         announce("measuring the capacity")
-        capacity = _capacity(server.grpc_endpoint, amount.capacity_seconds)
-        rate = _SHARE * capacity
+        before = measure_capacity(server.grpc_endpoint, amount)
+        rate = _SHARE * float(np.median(before))
         announce(f"warming up with {rate:.0f} requests a second")
         run_load(server.grpc_endpoint, _MODEL, rate=rate, seconds=amount.warmup_seconds)
         announce(f"{amount.minutes:g} minutes with {rate:.0f} requests a second")
         load, memory = _soak(server, rate, 60 * amount.minutes)
+        announce("measuring the capacity again")
+        after: list[float] = []
+        with suppress(RuntimeError, ServerError):  # what was soaked is told all the same
+            after = measure_capacity(server.grpc_endpoint, amount)
     report.rows += rows(load, memory)
     report.checks += checks(load, memory)
     report.notes |= {
         "minutes": amount.minutes,
-        "capacity_images_per_s": capacity,
+        "capacity_images_per_s": float(np.median(before)),
+        "capacity_rounds_per_s": {"before": before, "after": after},
         "offered_per_s": rate,
+        # Of all rounds: a neighbour that was busy while the capacity was measured would make the load a smaller part.
+        "offered_share_of_capacity": rate / float(np.median(before + after)),
         "memory_mb": {"first": memory.megabytes[0], "last": memory.megabytes[-1], "largest": max(memory.megabytes)},
         "errors": load.errors[:20],
     }
@@ -143,10 +153,16 @@ def _default_package(work: Path) -> Path:
     return build("progressive", "int8", DecodingSettings(), ExportSettings(), work, work / "keys")
 
 
-def _capacity(endpoint: str, seconds: float) -> float:
-    """Images a second with as many clients as never leave the server idle."""
-    loads = [run_load(endpoint, _MODEL, clients=_CLIENTS, seconds=seconds) for _ in range(3)]
-    return float(np.median([load.images_per_s for load in loads]))
+def measure_capacity(endpoint: str, amount: Amount) -> list[float]:
+    """Images a second with as many clients as never leave the server idle, in each round: the load of `benchmarks.serving`
+    with previews. The median is what counts: more than it can give makes Triton stand still.
+
+    A first round that is not counted finds what is to become warm. Raises `RuntimeError` for a request without its answer.
+    """
+    samples = Samples()
+    for number in range(1 + amount.capacity_rounds):
+        samples.add(run_load(endpoint, _MODEL, clients=_CLIENTS, seconds=amount.capacity_seconds, seed=number))
+    return samples.images_per_s[1:]
 
 
 def _soak(server: TritonServer, rate: float, seconds: float) -> tuple[Load, Memory]:

@@ -47,15 +47,20 @@ def latest_by_head(own: list[np.ndarray]) -> np.ndarray:
     return (age[:, None] < np.ceil(counts)[..., None, :])[:, :, None]
 
 
-def latest_in_busiest_head(own: list[np.ndarray]) -> np.ndarray:
-    """The head that the gate opens most looks at as many of the latest scenes as the whole budget pays for, rounded up;
-    the others at nothing."""
-    counts = np.mean([story.sum((3, 4, 5)).mean(2) for story in own], 0)  # [layers, heads]
+def latest_in_busiest_head(own: list[np.ndarray], tokens: tuple[int, int]) -> np.ndarray:
+    """The head that the gate opens most looks at as many of the latest scenes as the whole budget pays for, rounded up; the
+    others at nothing, unless the budget pays for more than all scenes: then the next one gets the rest.
+
+    `tokens` of a caption and an image: what is paid for is tokens. Never less than the gate.
+    """
+    counts = np.mean([(story * np.array(tokens)).sum((3, 4, 5)).mean(2) for story in own], 0)  # [layers, heads]
     layers, heads, _, blocks, scenes, modalities = own[0].shape
-    paid = int(np.ceil(counts.sum() / (blocks * modalities)))
+    left = int(np.ceil(counts.sum() / (blocks * sum(tokens))))
     opened = np.zeros((layers, heads, 1, blocks, scenes, modalities), dtype=bool)
-    layer, head = np.unravel_index(counts.argmax(), counts.shape)
-    opened[layer, head, :, :, -paid:] = True
+    for place in np.argsort(-counts, axis=None, kind="stable"):
+        layer, head = np.unravel_index(place, counts.shape)
+        opened[layer, head, :, :, max(0, scenes - left) :] = True
+        left = max(0, left - scenes)
     return opened
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common.errors import DiskFullError
+from common.errors import DataError, DiskFullError
 
 _CHUNK_BYTES = 1 << 20
 
@@ -86,6 +86,22 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(Path(path).read_text())
+
+
+def read_json_object(path: Path, *, fix: str | None = None) -> dict[str, Any]:
+    """The object that a JSON file of somebody else's holds. Raises `DataError` where there is none: the file is missing,
+    broken, or holds something else; `fix` is what to do then."""
+    try:
+        content = read_json(path)
+    except FileNotFoundError:
+        raise DataError(f"there is no {path.name}", where=str(path.parent), fix=fix) from None
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=str(path), fix=fix) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not JSON ({error})", where=str(path), fix=fix) from None
+    if not isinstance(content, dict):
+        raise DataError(f"holds {type(content).__name__}, not a JSON object", where=str(path), fix=fix)
+    return content
 
 
 def sha256_bytes(content: bytes) -> str:

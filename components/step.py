@@ -34,6 +34,9 @@ STEP_IMAGE_VARIABLE = "EMUFLOW_STEP_IMAGE"
 RELEASE_URL_VARIABLE = "EMUFLOW_RELEASE_URL"
 """The release store's SQLAlchemy URL. It may hold a password, so it is never a parameter of the pipeline."""
 
+EXPERIMENTS_URL_VARIABLE = "EMUFLOW_EXPERIMENTS_URL"
+"""A team's own database for A/B tests and canaries; it may hold a password, too."""
+
 _TERMINATED = 128 + signal.SIGTERM
 _log = logging.getLogger(__name__)
 

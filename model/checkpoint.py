@@ -7,10 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from common.errors import DataError, UntrustedFileError
-from common.files import atomic_path, read_json, write_json
+from common.files import atomic_path, read_json_object, write_json
 from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
 
+CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 _UNSAFE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 
@@ -20,7 +21,7 @@ def save_checkpoint(folder: Path, model: Generator, tokenizers: Path, training: 
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         save_tensors(temporary / WEIGHTS_FILE, model.state_dict())
-        write_json(temporary / "config.json", model.config.model_dump(mode="json"))
+        write_json(temporary / CONFIG_FILE, model.config.model_dump(mode="json"))
         write_json(temporary / "training.json", training)
         shutil.copytree(tokenizers, temporary / "tokenizers")
 
@@ -28,15 +29,21 @@ def save_checkpoint(folder: Path, model: Generator, tokenizers: Path, training: 
 def load_checkpoint(folder: Path) -> Generator:
     """The generator of a checkpoint folder, in fp32 and evaluation mode.
 
-    Raises `UntrustedFileError` where only pickled weights are found, `DataError` where the weights do not fit.
+    Raises `UntrustedFileError` where only pickled weights are found, `DataError` where the configuration is missing or
+    broken or the weights do not fit it, `SettingsError` that names the value which no generator can have.
     """
-    config = GeneratorConfig.parse(read_json(folder / "config.json"), where=str(folder / "config.json"))
+    config = GeneratorConfig.parse(read_config(folder), where=str(folder / CONFIG_FILE))
     model = Generator(config)
     try:
         model.load_state_dict(load_tensors(folder / WEIGHTS_FILE))
     except RuntimeError as error:
         raise DataError(f"the weights do not fit config.json: {error}", where=str(folder)) from None
     return model.eval()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a checkpoint's `config.json` says. Raises `DataError` where it is missing or broken."""
+    return read_json_object(folder / CONFIG_FILE, fix="name the folder of a checkpoint")
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

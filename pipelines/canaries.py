@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from common.errors import UsageError
 from common.home import Home
 from pipelines.connection import Connection, no_experiments, reaching_release_store
-from pipelines.releasing import connect_released, package_of, promotion_policy
+from pipelines.parent import current_champion
+from pipelines.releasing import connect_released, package_of, settings_of
 from serving.release.experiments.experiment import CANARY_ARM
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class CanaryReport:
     changed: bool
     """Whether this look changed it."""
     arms: list[dict[str, Any]]
-    """Of each arm: name, digest, status, share, users, requests, errors, mean_latency_ms, good and bad votes."""
+    """Of each arm: name, digest, status, share, served, users, requests, errors, mean_latency_ms, good and bad votes."""
     findings: list[dict[str, Any]]
     """Metric by metric: verdict, effect with its bounds, margin, users."""
 
@@ -44,7 +45,7 @@ def start(home: Home, version: str, name: str | None, reason: str) -> "Record":
     digest = package_of(home, version, connection)
     with reaching_release_store(connection.release_url):
         return start_canary(
-            promotion_policy(home, digest),
+            settings_of(home, digest),
             digest,
             name=name or digest[:12],
             actor=getpass.getuser(),
@@ -65,14 +66,14 @@ def look(home: Home, name: str | None) -> CanaryReport:
     from serving.release.experiments.evaluation import evaluate
     from serving.release.experiments.events import EventStore
 
-    with _experiments(home) as (states, url):
+    with _experiments(home) as (states, connection):
         name = name or _last(states)
-        events = EventStore(url)
+        events = EventStore(connection.experiments_url)
         try:
-            seen = Canary(states, events, name).look()
+            seen = Canary(states, events, name, champion=lambda: current_champion(connection.release_url)).look()
             experiment = seen.record.experiment
             counted = {summary.arm: asdict(summary) for summary in events.summary(name)}
-            arms = [arm.model_dump(include={"name", "digest", "status", "share"}) for arm in experiment.arms]
+            arms = [arm.model_dump(include={"name", "digest", "status", "share", "served"}) for arm in experiment.arms]
             found = [
                 evaluate(events, experiment, arm, time.time())
                 for arm in experiment.challengers
@@ -96,21 +97,27 @@ def stop(home: Home, name: str, reason: str) -> "Record":
 
 def wanted_canary(home: Home, connection: Connection) -> str | None:
     """The digest of the package that some users are sent to now beside the champion; `None` where there is none."""
-    from components.promote.canary import active_canary, experiments
+    from components.promote.canary import experiments
+    from serving.release.experiments.pairs import active_canary
 
     if no_experiments(home, connection):
         return None
     with experiments(connection.experiments_url) as states:
-        active = active_canary(states)
+        active = active_canary(states.newest())
     return active.experiment.arm(CANARY_ARM).digest if active else None
+
+
+def experiments_url(home: Home, connection: Connection) -> str | None:
+    """Where the experiments are; `None` where there never was one."""
+    return None if no_experiments(home, connection) else connection.experiments_url
 
 
 def _decide(home: Home, name: str, act: "Callable[[Canary, str], Record]") -> "Record":
     from serving.release.experiments.canary import Canary
     from serving.release.experiments.events import EventStore
 
-    with _experiments(home) as (states, url):
-        events = EventStore(url)
+    with _experiments(home) as (states, connection):
+        events = EventStore(connection.experiments_url)
         try:
             return act(Canary(states, events, name), getpass.getuser())
         finally:
@@ -118,14 +125,14 @@ def _decide(home: Home, name: str, act: "Callable[[Canary, str], Record]") -> "R
 
 
 @contextmanager
-def _experiments(home: Home) -> "Iterator[tuple[ExperimentStore, str]]":
+def _experiments(home: Home) -> "Iterator[tuple[ExperimentStore, Connection]]":
     from components.promote.canary import experiments
 
     connection = connect_released(home)
     if no_experiments(home, connection):
         raise UsageError("no canary was started here", where=str(home.root), fix="emuflow canary start VERSION")
     with reaching_release_store(connection.experiments_url), experiments(connection.experiments_url) as states:
-        yield states, connection.experiments_url
+        yield states, connection
 
 
 def _last(states: "ExperimentStore") -> str:

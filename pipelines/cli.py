@@ -182,6 +182,10 @@ def serve(
         str | None,
         typer.Option(metavar="DIR", help="With tensorrt: a folder on that server's machine for compiled engines."),
     ] = None,
+    control_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With --remote: holds HEADER=VALUE, where that server's model control asks."),
+    ] = None,
 ) -> None:
     """Serve a model with Triton on this machine's loopback until Ctrl-C; a promotion is followed without a restart."""
     from pipelines.serving import serve_model, serve_on_remote
@@ -190,11 +194,20 @@ def serve(
         raise UsageError("--remote and --repository go together", where="emuflow serve")
     if remote is not None and repository is not None:
         serve_on_remote(
-            Home(home), model, remote, repository, console, accelerator=accelerator, engine_cache=engine_cache
+            Home(home),
+            model,
+            remote,
+            repository,
+            console,
+            accelerator=accelerator,
+            engine_cache=engine_cache,
+            control_key=control_key,
         )
         return
-    if accelerator != "none" or engine_cache is not None:
-        raise UsageError("--accelerator and --engine-cache are for a server of --remote", where="emuflow serve")
+    if accelerator != "none" or engine_cache is not None or control_key is not None:
+        raise UsageError(
+            "--accelerator, --engine-cache and --control-key are for a server of --remote", where="emuflow serve"
+        )
     serve_model(
         Home(home),
         model,

@@ -62,13 +62,14 @@ def bench_modality_gate(
 @bench_app.command(name="serving")
 def bench_serving(
     json_file: BenchJsonOption = None,
+    home: HomeOption = DEFAULT_HOME,
     rounds: Annotated[int, typer.Option(min=5, help="Rounds; each measures everything once.")] = 7,
 ) -> None:
     """The served model: time to the first preview and to the image, images a second, what Triton costs."""
     with _in_a_checkout():
         from benchmarks import serving
 
-    if not serving.run(console, json_file, serving.Amount(rounds=rounds)):
+    if not serving.run(Home(home).cache, console, json_file, serving.Amount(rounds=rounds)):
         sys.exit(1)
 
 

@@ -36,9 +36,11 @@ def start(
     record = canaries.start(Home(home), version, name, why)
     _tell(record, "has begun")
     _say(
-        "A running `emuflow serve` loads it within seconds. Your service routes users with serving.release.experiments"
+        "A running `emuflow serve` loads it within seconds, and nobody is sent to it before. Your service routes users with"
     )
-    _say(f"(docs/experiments.md); what is proven: emuflow canary status {record.experiment.name}")
+    _say(
+        f"serving.release.experiments (docs/experiments.md); what is proven: emuflow canary status {record.experiment.name}"
+    )
 
 
 @canary_app.command()
@@ -95,7 +97,7 @@ def _show(found: "CanaryReport") -> None:
         table.add_row(
             arm["name"],
             arm["digest"][:8],
-            arm["status"],
+            arm["status"] if arm["served"] else f"{arm['status']}, not served",
             f"{control if arm['status'] == 'control' else arm['share']:.0%}",
             str(arm.get("users", 0)),
             str(arm.get("requests", 0)),

@@ -75,6 +75,8 @@ def rollback(
     done = roll_back_to(Home(home), to, of, why, _tell_rollback)
     if done.resumed:
         _say("This finished a rollback that had broken off. To go further back, call it again.")
+    elif done.server == "failed":
+        _say("To go further back, to a champion that can be loaded, call it again.")
 
 
 @audit_app.command()

@@ -10,15 +10,13 @@ from common.errors import TrackingError, UsageError
 from common.files import read_json
 from common.home import Home
 from common.redaction import HIDDEN, redact_text
-from components.step import RELEASE_URL_VARIABLE
+from components.step import EXPERIMENTS_URL_VARIABLE, RELEASE_URL_VARIABLE
 from pipelines.settings import PlatformSettings, override_platform
 
 if TYPE_CHECKING:
     from serving.release.store import ReleaseStore
 
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
-EXPERIMENTS_VARIABLE = "EMUFLOW_EXPERIMENTS_URL"
-"""A team's own database for A/B tests and canaries."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ def connect(home: Home, platform: PlatformSettings | None = None) -> Connection:
         home.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
     os.environ |= {TRACKING_VARIABLE: tracking_uri, RELEASE_URL_VARIABLE: release_url}
     _set_defaults()
-    experiments_url = os.environ.get(EXPERIMENTS_VARIABLE) or home.experiments_url
+    experiments_url = os.environ.get(EXPERIMENTS_URL_VARIABLE) or home.experiments_url
     return Connection(tracking_uri, release_url, experiments_url, local)
 
 

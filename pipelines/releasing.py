@@ -46,11 +46,13 @@ def promote_version(
     connection = connect_released(home)
     digest = package_of(home, version, connection)
     run_id = _run_of(home, digest)
-    settings = _policy(home, run_id)
-    registry = Registry(settings.registered_model, connection.tracking_uri)
+    of_run = _run_settings(home, run_id)
+    model = of_run.registered_model if of_run else _registered_model(home)
+    registry = Registry(model, connection.tracking_uri)
     with reaching_release_store(connection.release_url), _verdict_folder(home, run_id, digest, registry) as verdict:
         return advance(
-            settings,
+            model,
+            of_run,
             digest,
             to,
             verdict,
@@ -76,13 +78,12 @@ def roll_back_to(
     the champion, where one is named. Seconds count from the start of this process. Errors as in `components.promote.rollback.roll_back`."""
     from components.promote.rollback import roll_back
 
-    connection = connect_released(home)
-    settings = _policy(home, None)
-    target = _former_champion(home, version, connection, settings) if version else None
-    meant = _former_champion(home, taken_back, connection, settings) if taken_back else None
+    connection, model = connect_released(home), _registered_model(home)
+    target = _former_champion(version, connection, model) if version else None
+    meant = _former_champion(taken_back, connection, model) if taken_back else None
     with reaching_release_store(connection.release_url):
         return roll_back(
-            settings,
+            model,
             target,
             taken_back=meant,
             actor=getpass.getuser(),
@@ -92,6 +93,7 @@ def roll_back_to(
             release_url=connection.release_url,
             serving=home.serving,
             tracking_uri=connection.tracking_uri,
+            experiments_url=None if no_experiments(home, connection) else connection.experiments_url,
             started=min(time.time(), psutil.Process().create_time()),
             tell=tell,
         )
@@ -123,25 +125,26 @@ def connect_released(home: Home) -> Connection:
 def package_of(home: Home, version: str, connection: Connection) -> str:
     """The digest of the package that `version` names."""
     if is_number(version):
-        return _registered(version, _policy(home, None), connection)
+        return _registered(version, _registered_model(home), connection)
     names = [path.name for path in home.packages.iterdir()] if home.packages.is_dir() else []
     return _only_match(version, names, str(home.packages))
 
 
-def _former_champion(home: Home, version: str, connection: Connection, settings: PromotionSettings) -> str:
-    if is_number(version):
-        return _registered(version, settings, connection)
+def _former_champion(version: str, connection: Connection, model: str) -> str:
+    """A number is asked of the release store first: a rollback must not need MLflow."""
     with release_store(connection.release_url) as store:
+        if is_number(version):
+            return store.package_of(model, version) or _registered(version, model, connection)
         names = [release.digest for release in store.history()]
     return _only_match(version, names, "the earlier champions")
 
 
-def _registered(version: str, settings: PromotionSettings, connection: Connection) -> str:
+def _registered(version: str, model: str, connection: Connection) -> str:
     from components.promote.registry import Registry
 
-    digest = Registry(settings.registered_model, connection.tracking_uri).package_of(version)
+    digest = Registry(model, connection.tracking_uri).package_of(version)
     if digest is None:
-        raise UsageError(f"there is no version {version}", where=settings.registered_model, fix="see `emuflow history`")
+        raise UsageError(f"there is no version {version}", where=model, fix="see `emuflow history`")
     return digest
 
 
@@ -162,20 +165,26 @@ def _run_of(home: Home, digest: str) -> str:
     return read_manifest(home.packages / digest).provenance.run_id
 
 
-def promotion_policy(home: Home, digest: str) -> PromotionSettings:
-    """The policy of the run that made the package `digest`."""
-    return _policy(home, _run_of(home, digest))
+def settings_of(home: Home, digest: str) -> PromotionSettings | None:
+    """Those of the run that made the package `digest`; `None` where its settings are not here."""
+    return _run_settings(home, _run_of(home, digest))
 
 
-def _policy(home: Home, run_id: str | None) -> PromotionSettings:
-    """The policy of a package's own run, else that of the home's last run, else the default one."""
-    own = home.run(run_id) / SETTINGS_FILE if run_id else None
-    if own is not None and own.is_file():
-        return PromotionSettings.parse(read_json(own).get("promotion", {}), where=str(own))
-    if home.last_run_file.is_file():
-        settings = read_json(home.last_run_file)["settings"]
-        return PromotionSettings.parse(settings.get("promotion", {}), where=str(home.last_run_file))
-    return PromotionSettings()
+def _run_settings(home: Home, run_id: str) -> PromotionSettings | None:
+    file = home.run(run_id) / SETTINGS_FILE
+    if not file.is_file():
+        return None
+    return PromotionSettings.parse(read_json(file).get("promotion", {}), where=str(file))
+
+
+def _registered_model(home: Home) -> str:
+    """The name in the registry that the home's last run used, else the default one. Whatever it is, nothing is promoted
+    that is not registered there."""
+    if not home.last_run_file.is_file():
+        return PromotionSettings().registered_model
+    settings = read_json(home.last_run_file)["settings"]
+    where = str(home.last_run_file)
+    return PromotionSettings.parse(settings.get("promotion", {}), where=where).registered_model
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 import re
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -12,6 +14,9 @@ from common.home import Home
 from pipelines.connection import connect
 from pipelines.record import last_run
 from pipelines.signals import Interrupted, signals_raise
+
+if TYPE_CHECKING:
+    from serving.release.experiments.watch import Watch
 
 _DIGEST = re.compile(r"[0-9a-f]{6,64}")
 
@@ -43,12 +48,12 @@ def serve_model(
             soft_wrap=True,
         )
 
-    follows_champion, canary = model == "champion", None
-    if follows_champion:
-        canary = _canary(home)
+    follows_champion = model == "champion"
     desired = _champion(connect(home).release_url) if follows_champion else _always(_find_package(home, model))
     try:
-        with signals_raise():
+        with signals_raise(), ExitStack() as stack:
+            canary = _canary(home) if follows_champion else None
+            watch = stack.enter_context(_watch(home)) if follows_champion else None
             serve(
                 folder=home.serving,
                 package_store=home.packages,
@@ -56,6 +61,7 @@ def serve_model(
                 desired=desired,
                 stop=threading.Event(),
                 canary=canary,
+                canary_served=watch.served if watch else None,
                 follows_champion=follows_champion,
                 stalled_after_s=stalled_after_s,
                 ports=Ports(http=http_port, grpc=grpc_port, metrics=metrics_port, host=host),
@@ -74,13 +80,16 @@ def serve_on_remote(
     *,
     accelerator: str = "none",
     engine_cache: str | None = None,
+    control_key: Path | None = None,
 ) -> None:
     """Make the Triton server at `endpoint` serve `model` until SIGINT or SIGTERM; it serves on after that.
 
     `repository` is the folder whose `models` the server reads, `accelerator` what computes on its GPU: `onnxruntime`,
     `tensorrt`, which keeps what it compiles in `engine_cache` on that machine, or `none`, where packages compute by
-    themselves. Errors as in `serve_model`; `UsageError` for an unknown accelerator.
+    themselves. `control_key` is the file with the key of its model control, where that asks for one. Errors as in
+    `serve_model`; `UsageError` for an unknown accelerator or a file without a key.
     """
+    from serving.control_key import ControlKey
     from serving.gpu.accelerators import LOAD_TIMEOUT_S, parse_accelerator
     from serving.gpu.config import GpuOptions
     from serving.gpu.layout import GraphLayout
@@ -89,6 +98,7 @@ def serve_on_remote(
     chosen = parse_accelerator(accelerator)
     if engine_cache is not None and chosen != "tensorrt":
         raise UsageError("an engine cache is for --accelerator tensorrt", where=f"--engine-cache {engine_cache}")
+    key = ControlKey.read(control_key) if control_key else None
     graphs = GraphLayout(GpuOptions(accelerator=chosen, engine_cache=engine_cache)) if chosen else None
 
     desired = _champion(connect(home).release_url) if model == "champion" else _always(_find_package(home, model))
@@ -104,6 +114,7 @@ def serve_on_remote(
                 home.packages,
                 home.keys,
                 graphs=graphs,
+                control_key=key,
                 load_timeout_s=LOAD_TIMEOUT_S[chosen],
             )
             follow(deployment, desired, threading.Event(), on_change=tell)
@@ -124,6 +135,15 @@ def _canary(home: Home) -> Callable[[], str | None]:
 
     connection = connect(home)
     return lambda: wanted_canary(home, connection)
+
+
+def _watch(home: Home) -> "Watch":
+    """Tells routers whether the canary is served, and looks at it."""
+    from pipelines.canaries import experiments_url
+    from serving.release.experiments.watch import Watch
+
+    connection = connect(home)
+    return Watch(lambda: experiments_url(home, connection), _champion(connection.release_url))
 
 
 def _always(digest: str) -> Callable[[], str | None]:

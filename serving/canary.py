@@ -15,6 +15,7 @@ from serving.server import TritonServer
 
 CANARY_NAME = "canary"
 Wanted = Callable[[], str | None]
+Tell = Callable[[str | None], None]
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +32,16 @@ class CanaryModel:
         server_died: Callable[[], bool],
         *,
         linger_s: float = 5.0,
+        tell: Tell | None = None,
     ):
         """`wanted` gives a digest, `None` where there is no canary, and may raise anything; `server_died` waits until it is
         known whether a load that failed has ended the server. It is unloaded `linger_s` after it was last wanted: routers
-        need a second to notice."""
+        need a second to notice. `tell` is told which package is loaded whenever that changes, and must return at once."""
         self._server, self._package_store = server, package_store
         self._ask, self._server_died = wanted, server_died
         self._refusals, self._linger_s = Refusals(retry), linger_s
         self._last_wanted = time.monotonic()
+        self._tell = tell
         self.digest: str | None = None
         """What is loaded now."""
         self._wanted: str | None = None
@@ -46,7 +49,7 @@ class CanaryModel:
 
     def forget(self) -> None:
         """The server was started anew, with nothing in it."""
-        self.digest = None
+        self._set(None)
 
     def check(self) -> None:
         """Load, replace or unload it, as it is wanted."""
@@ -85,7 +88,7 @@ class CanaryModel:
             log.error("canary %s is not served, the next try is in %g s: %s", digest, pause_s, redact_text(str(error)))
             return
         self._refusals.forget(digest)
-        self.digest = digest
+        self._set(digest)
         log.info("canary %s is served as '%s'", digest, CANARY_NAME)
 
     def _unload(self) -> None:
@@ -95,4 +98,9 @@ class CanaryModel:
             log.error("the canary is not unloaded yet: %s", redact_text(str(error)))
             return
         log.info("there is no canary any more")
-        self.digest = None
+        self._set(None)
+
+    def _set(self, digest: str | None) -> None:
+        self.digest = digest
+        if self._tell is not None:
+            self._tell(digest)

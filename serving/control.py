@@ -1,21 +1,32 @@
 """Explicit model control of a running Triton server, over gRPC."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from common.errors import ServerError
+from serving.control_key import ControlKey
 
 _ASKING_S = 60.0
 """A server that takes longer to say what it has does not answer, however long loading a model may take."""
 
 
-class ModelControl:
-    """Loads and unloads models of the server at `endpoint` (`host:port`), from any process."""
+class LoadTimeout(ServerError):
+    """The server did not say in time what became of a load. It goes on with it: nobody knows yet what will serve."""
 
-    def __init__(self, endpoint: str, *, timeout_s: float = 60.0):
+
+class ModelControl:
+    """Loads and unloads models of the server at `endpoint` (`host:port`), from any process that has its key."""
+
+    def __init__(self, endpoint: str, *, key: ControlKey | None = None, timeout_s: float = 60.0):
+        """Without a `key` only a server loads that leaves its model control to everybody."""
         self.endpoint, self.timeout_s = endpoint, timeout_s
+        self._headers = key.grpc_headers if key else None
 
     def load(self, name: str) -> None:
-        """Load or reload `name` from the repository. Raises `ServerError`; what served before then still serves."""
+        """Load or reload `name` from the repository. One load of a name at a time: a second one waits for the first.
+
+        Raises `ServerError` where it cannot; what served before then still serves. Raises `LoadTimeout` where the load
+        has not ended after `timeout_s`: its files must stay as they are until it has.
+        """
         self._call("load", name)
 
     def unload(self, name: str) -> None:
@@ -56,8 +67,22 @@ class ModelControl:
 
         client = InferenceServerClient(self.endpoint)
         try:
-            getattr(client, f"{verb}_model")(name, client_timeout=self.timeout_s)
+            getattr(client, f"{verb}_model")(name, headers=self._headers, client_timeout=self.timeout_s)
         except InferenceServerException as error:
-            raise ServerError(f"the server could not {verb} model '{name}': {error}", where=self.endpoint) from error
+            if verb == "load" and _is_late(error):
+                raise LoadTimeout(
+                    f"model '{name}' was not loaded within {self.timeout_s:g} s, and is loaded still",
+                    where=self.endpoint,
+                ) from error
+            restricted = "restricted" in str(error)
+            raise ServerError(
+                f"the server could not {verb} model '{name}': {error}",
+                where=self.endpoint,
+                fix="name its key: emuflow serve --control-key FILE (docs/serving.md)" if restricted else None,
+            ) from error
         finally:
             client.close()
+
+
+def _is_late(error: Any) -> bool:
+    return error.status() == "StatusCode.DEADLINE_EXCEEDED"

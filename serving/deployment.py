@@ -6,6 +6,7 @@ promotion) reconcile it too.
 """
 
 import fcntl
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -16,13 +17,17 @@ import psutil
 
 from common.errors import ServerError
 from common.files import read_json, write_json
-from serving.control import ModelControl
+from serving.control import LoadTimeout, ModelControl
+from serving.control_key import key_of
 from serving.repository import ModelRepository
 from serving.server import HOST
 
 PRODUCTION_NAME = "generator"
+log = logging.getLogger(__name__)
 Reconciled = Literal["not running", "updated", "left as it was"]
 _STATE_NAME, _SERVER_LOCK_NAME = "state.json", "server.lock"
+_LOOK_S = 1.0
+"""For whether a model is loaded: a server that does not say so at once is asked again later."""
 
 
 def network_of_this_process() -> str:
@@ -61,6 +66,9 @@ class ServingState:
     """Whether a promotion is to reach it. One that was started for a package of its own keeps that."""
     network: str = field(default_factory=network_of_this_process)
     """Where its ports are on the loopback."""
+    stuck_on: str | None = None
+    """A package whose load did not end in time: what serves is not known until `emuflow serve` has started the server
+    again, and nothing else is loaded before."""
 
     @property
     def grpc_endpoint(self) -> str:
@@ -104,30 +112,84 @@ def remove_state(folder: Path) -> None:
 
 
 class EmbeddedDeployment:
-    """The running embedded server of a serving folder, from whichever process."""
+    """The running embedded server of a serving folder, from whichever process of the user who started it."""
 
     def __init__(self, folder: Path, package_store: Path, *, load_timeout_s: float = 120.0):
         self._folder, self._package_store, self._load_timeout_s = folder, package_store, load_timeout_s
 
     def reconcile(self, desired_digest: str) -> bool:
+        """As every `Deployment`; a package that serves by its state and was unloaded is loaded again.
+
+        Raises `LoadTimeout` where the load has not ended in time: the state then says so, and the server is started again.
+        """
         with locked(self._folder):
-            state = read_state(self._folder)
+            state = self._compared(read_state(self._folder))
             if state is None or not state.reachable:
                 raise ServerError("no server runs here", where=str(self._folder), fix="start it: emuflow serve")
+            if state.stuck_on is not None:
+                raise ServerError(
+                    f"the server has not ended the load of package {state.stuck_on}",
+                    where=str(self._folder),
+                    fix="'emuflow serve' starts it again within seconds, and follows the champion by itself then",
+                )
             if state.digest == desired_digest:
                 return False
-            repository = ModelRepository(self._folder / "repository", Path(state.key_folder))
-            package = self._package_store / desired_digest
-            try:
-                with repository.replacing(package, PRODUCTION_NAME, expected_digest=desired_digest):
-                    # Whoever finds this process killed from here on must not believe that the old package serves.
-                    write_state(self._folder, replace(state, digest=None))
-                    ModelControl(state.grpc_endpoint, timeout_s=self._load_timeout_s).load(PRODUCTION_NAME)
-            except BaseException:
-                write_state(self._folder, state)
-                raise
-            write_state(self._folder, replace(state, digest=desired_digest))
+            self._replace(state, desired_digest)
             return True
+
+    def state(self) -> ServingState | None:
+        """The server's state, which names no package where the server has none; `None` where no server runs."""
+        with locked(self._folder):  # not while a promotion changes what is served
+            return self._compared(read_state(self._folder))
+
+    def _replace(self, state: ServingState, digest: str) -> None:
+        repository = ModelRepository(self._folder / "repository", Path(state.key_folder))
+        control = ModelControl(state.grpc_endpoint, key=key_of(self._folder), timeout_s=self._load_timeout_s)
+        # Whoever finds this process killed from here on must not believe that the old package serves.
+        unknown = replace(state, digest=None)
+        try:
+            if not (state.digest is None and self._settle(repository, control) == digest):
+                with repository.replacing(self._package_store / digest, PRODUCTION_NAME, expected_digest=digest):
+                    write_state(self._folder, unknown)
+                    control.load(PRODUCTION_NAME)
+        except LoadTimeout:
+            write_state(self._folder, replace(unknown, stuck_on=digest))
+            raise
+        except Exception:
+            write_state(self._folder, state)
+            raise
+        write_state(self._folder, replace(state, digest=digest))
+
+    def _settle(self, repository: ModelRepository, control: ModelControl) -> str | None:
+        """Load what stands in the repository; its digest, or `None` where that is nothing, or nothing that can be loaded.
+
+        A process that was ended may have left a load under way, whose files must not be moved before it is over: Triton
+        takes another load of the same model after it alone.
+        """
+        standing = repository.digest(PRODUCTION_NAME)
+        if standing is None:
+            return None
+        try:
+            control.load(PRODUCTION_NAME)
+        except LoadTimeout:
+            raise
+        except ServerError:
+            return None
+        return standing
+
+    def _compared(self, state: ServingState | None) -> ServingState | None:
+        """`state` after a look at the server: a model that was unloaded, by whomever, is served no more."""
+        if state is None or state.digest is None or not state.reachable:
+            return state
+        try:
+            if ModelControl(state.grpc_endpoint, timeout_s=_LOOK_S).is_ready(PRODUCTION_NAME):
+                return state
+        except ServerError:  # it is dead, or busy: others watch that
+            return state
+        log.error("the server has the model '%s' no more", PRODUCTION_NAME)
+        state = replace(state, digest=None)
+        write_state(self._folder, state)
+        return state
 
 
 def reconcile_if_running(folder: Path, package_store: Path, champion: str) -> Reconciled:

@@ -14,8 +14,9 @@ from typing import Any
 
 _ASK_TIMEOUT_S = 5.0
 _PROMPT = b"health"
-_REFUSAL = re.compile(r"^[A-Z_]+: |unknown model|not at ready state")
+_REFUSAL = re.compile(r"^[A-Z_]+: ")
 """A model's own errors begin with their type; Triton says of one whose process has gone that its stub is not healthy."""
+_NOT_LOADED = re.compile(r"unknown model|not at ready state")
 
 
 class Health:
@@ -40,7 +41,11 @@ class Health:
         self._answered_at = self._asked_at = self._now()
 
     def still_s(self) -> float | None:
-        """How long nothing has been answered, in seconds, where that is longer than it may be; `None` where all is well."""
+        """How long nothing has been answered, in seconds, where that is longer than it may be; `None` where it is not.
+
+        A model that is not loaded is none that stands still: to start the server again would not bring it back, to load it
+        does.
+        """
         if self._now() - self._asked_at < self._every_s:
             return None
         self._asked_at = self._now()
@@ -57,13 +62,15 @@ class Movement:
 
     under_way: int = 0
     still_s: float = 0.0
+    loaded: bool = True
+    """Whether the server has such a model."""
 
 
 def ask(endpoint: str, model: str, *, timeout_s: float) -> Movement | None:
     """What `model` has to do; `None` where it does not answer within `timeout_s`, or Triton answers in its place.
 
     The model's own refusal is an answer, of one that has nothing to do, and so is an image of a package from before this
-    question. A model that is not loaded has nothing to do either.
+    question. Of a model that is not loaded Triton says so.
     """
     import grpc
     from tritonclient.grpc import service_pb2, service_pb2_grpc
@@ -86,7 +93,9 @@ def ask(endpoint: str, model: str, *, timeout_s: float) -> Movement | None:
 def _read(answer: Any) -> Movement | None:
     """What a response tells; `None` of an error that is not the model's own."""
     if answer.error_message:
-        return Movement() if _REFUSAL.search(answer.error_message) else None
+        if _NOT_LOADED.search(answer.error_message):
+            return Movement(loaded=False)
+        return Movement() if _REFUSAL.match(answer.error_message) else None
     response = answer.infer_response
     contents = dict(zip((output.name for output in response.outputs), response.raw_output_contents, strict=True))
     told = json.loads(contents["timings"][4:]) if "timings" in contents else {}

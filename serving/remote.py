@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import ServerError
+from common.files import write_text
 from common.redaction import redact_text
 from serving.backoff import Backoff, Refusals
-from serving.control import ModelControl
+from serving.control import LoadTimeout, ModelControl
+from serving.control_key import ControlKey
 from serving.deployment import PRODUCTION_NAME, locked
 from serving.desire import Desire
 from serving.gpu.layout import GraphLayout
@@ -21,6 +23,8 @@ from serving.gpu.models import GraphModels
 from serving.repository import ModelRepository
 
 log = logging.getLogger(__name__)
+_LOADING_NAME = "loading"
+"""Stands in the folder while the server loads what stands in the repository, and until it is known what became of that."""
 
 
 class RemoteDeployment:
@@ -35,15 +39,18 @@ class RemoteDeployment:
         *,
         name: str = PRODUCTION_NAME,
         graphs: GraphLayout | None = None,
+        control_key: ControlKey | None = None,
         load_timeout_s: float = 120.0,
         quiet_s: float = 10.0,
     ):
-        """`endpoint` is `host:port` of its gRPC service, `repository` the DIR of this module's first lines.
+        """`endpoint` is `host:port` of its gRPC service, `repository` the DIR of this module's first lines, `control_key` what
+        its model control asks for, if it does.
 
         With `graphs` the package's graphs are laid out as models of their own, which its Python model asks; those of the
         package before are unloaded once they were not asked for `quiet_s` seconds.
         """
-        self._control = ModelControl(endpoint, timeout_s=load_timeout_s)
+        self._control = ModelControl(endpoint, key=control_key, timeout_s=load_timeout_s)
+        self._loading = repository / _LOADING_NAME
         self._folder, self._repository = repository, ModelRepository(repository, key_folder)
         self._package_store, self._name = package_store, name
         self._graphs = GraphModels(self._control, self._repository.models, name, graphs, quiet_s=quiet_s)
@@ -53,11 +60,13 @@ class RemoteDeployment:
         anything changed.
 
         Raises `SignatureError`, `RepositoryError` or `ServerError` where it cannot; what served before then still serves.
+        Raises `LoadTimeout` where a load has not ended in time; nothing is moved before it has.
         """
         with locked(self._folder):
+            settled = self._loading.exists() and self._settle()
             serves = self._control.is_ready(self._name)
             if self._repository.digest(self._name) == desired_digest and self._graphs.stand():
-                changed = self._graphs.restore() or not serves
+                changed = self._graphs.restore() or settled or not serves
                 if not serves:
                     self._control.load(self._name)
             else:
@@ -73,7 +82,32 @@ class RemoteDeployment:
             self._graphs.changing() as prepare,
             self._repository.replacing(package, self._name, expected_digest=digest, prepare=prepare),
         ):
+            write_text(self._loading, digest)
+            self._load()
+
+    def _settle(self) -> bool:
+        """Find out what became of a load that nobody has waited for to its end: Triton takes another one of the same files
+        after it alone. Where that fails, they are removed, as they do not serve. Returns whether they do."""
+        self._control.is_ready(self._name)  # a server that is out of reach says nothing about them
+        try:
+            self._load()
+        except LoadTimeout:
+            raise
+        except ServerError as error:
+            log.warning("what was still being loaded is not served: %s", error)
+            self._repository.remove(self._name)
+            return False
+        return True
+
+    def _load(self) -> None:
+        try:
             self._control.load(self._name)
+        except LoadTimeout:
+            raise
+        except ServerError:
+            self._loading.unlink(missing_ok=True)
+            raise
+        self._loading.unlink(missing_ok=True)
 
 
 def follow(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.errors import SignatureError
 from common.files import remove
+from serving.control import LoadTimeout
 from serving.package.manifest import Manifest, read_manifest
 from serving.package.verify import verify
 
@@ -44,6 +45,9 @@ class ModelRepository:
     ) -> Iterator[Manifest]:
         """Put a verified copy of `package` under `name` for the body to load; if that fails, undo it.
 
+        Where the body raises `LoadTimeout`, or this process is interrupted, Triton may still read the copy: it stays, and
+        the caller has to find out what serves.
+
         The copy is what is verified, so that nothing can change between the check and the load. `prepare` is given the
         verified copy before it is put in place; what it raises leaves everything as it was.
         """
@@ -61,7 +65,9 @@ class ModelRepository:
             copy.replace(live)
             try:
                 yield manifest
-            except BaseException:
+            except LoadTimeout:
+                raise
+            except Exception:
                 live.replace(copy)
                 if old.exists():
                     old.replace(live)

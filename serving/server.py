@@ -18,13 +18,16 @@ from types import TracebackType
 from typing import Self
 
 from common.errors import ServerError
-from serving.control import ModelControl
+from serving.control import LoadTimeout, ModelControl
+from serving.control_key import KEY_NAME, ControlKey
 from serving.package.manifest import Manifest
 from serving.repository import ModelRepository
 from serving.triton import backends_folder, check_stub, find_installation, server_environment
 
 HOST = "127.0.0.1"
 _START_ATTEMPTS = 3
+_LARGEST_LOG_BYTES = 16 << 20
+"""A log that is larger when the server starts is put aside; the one that was put aside before goes."""
 _CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -57,18 +60,25 @@ class TritonServer:
         load_timeout_s: float = 120.0,
         stop_grace_s: float = 5.0,
     ):
-        """`folder` takes the model repository and `triton.log`; `key_folder` holds the trusted public keys."""
+        """`folder` takes the model repository, `triton.log` and `control.key`, a new key to the model control at each start;
+        `key_folder` holds the trusted public keys."""
         self.folder = folder
         self.repository = ModelRepository(folder / "repository", key_folder)
         self.log_file = folder / "triton.log"
+        self.key_file = folder / KEY_NAME
+        self._key: ControlKey | None = None
         self._asked_ports = ports or Ports()
         self._start_timeout_s, self._load_timeout_s, self._stop_grace_s = start_timeout_s, load_timeout_s, stop_grace_s
         self._process: subprocess.Popen | None = None
         self.ports = self._asked_ports
+        self.stuck_on: str | None = None
+        """Digest of a package whose load did not end in time: the server is to be started again."""
 
     def start(self) -> Self:
         """Start and wait until the server is ready. Raises `ServerError` with the end of the log."""
         self.repository.clear()
+        self.stuck_on = None
+        _put_aside(self.log_file)
         for attempt in range(1, _START_ATTEMPTS + 1):
             self.ports = self._asked_ports.resolved()
             self._process = self._spawn()
@@ -90,6 +100,7 @@ class TritonServer:
         process, self._process = self._process, None
         if process is None:
             return
+        self.key_file.unlink(missing_ok=True)
         assert process.stdin is not None, "the guard is started with a pipe"
         process.stdin.close()
         try:
@@ -120,15 +131,22 @@ class TritonServer:
 
     @property
     def control(self) -> ModelControl:
-        return ModelControl(self.grpc_endpoint, timeout_s=self._load_timeout_s)
+        return ModelControl(self.grpc_endpoint, key=self._key, timeout_s=self._load_timeout_s)
 
     def load(self, package: Path, name: str, *, expected_digest: str | None = None) -> Manifest:
         """Verify `package`, copy it under `name` and load it; returns when it has warmed up.
 
-        Raises `SignatureError` or `ServerError`; what served under `name` before then still serves.
+        Raises `SignatureError` or `ServerError`; what served under `name` before then still serves. After a `LoadTimeout`
+        nobody knows what does, and the server takes no other package until it was started again.
         """
+        if self.stuck_on is not None:
+            raise ServerError(f"the load of package {self.stuck_on} has not ended", fix="start the server again")
         with self.repository.replacing(package, name, expected_digest=expected_digest) as manifest:
-            self.control.load(name)
+            try:
+                self.control.load(name)
+            except LoadTimeout:
+                self.stuck_on = manifest.digest
+                raise
         return manifest
 
     def unload(self, name: str) -> None:
@@ -146,6 +164,8 @@ class TritonServer:
     def _spawn(self) -> subprocess.Popen:
         installation = find_installation()
         check_stub(installation)
+        self._key = ControlKey.new()
+        self._key.write(self.key_file)
         shared_memory = f"emuflow_{uuid.uuid4().hex[:12]}_"
         command = [
             str(installation.binary),
@@ -159,6 +179,7 @@ class TritonServer:
             f"--http-port={self.ports.http}",
             f"--grpc-port={self.ports.grpc}",
             f"--metrics-port={self.ports.metrics}",
+            *self._key.server_flags,
         ]
         guard = [sys.executable, "-m", "serving.guard", shared_memory, str(self._stop_grace_s)]
         environment = server_environment(installation) | {"PYTHONPATH": str(_CHECKOUT)}
@@ -184,6 +205,11 @@ class TritonServer:
 
     def _log_end(self) -> str:
         return self.log_file.read_bytes()[-2000:].decode(errors="replace")
+
+
+def _put_aside(log_file: Path) -> None:
+    if log_file.is_file() and log_file.stat().st_size > _LARGEST_LOG_BYTES:
+        log_file.replace(log_file.with_name(f"{log_file.name}.1"))
 
 
 def _free_port(host: str, port: int, held: contextlib.ExitStack) -> int:

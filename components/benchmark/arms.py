@@ -15,6 +15,9 @@ from components.benchmark.measurements import Warmup
 from components.benchmark.settings import WarmupSettings
 from emuflow_client import AsyncGeneratorClient, GeneratorClient, InvalidRequest, Result
 
+_MAY_NOT = "may not draw"
+"""What a package says of a prompt that its blocked patterns refuse, and of no other one (`runtime/requests.py`)."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -67,8 +70,12 @@ class ArmClient:
         return first_ms
 
     def refuses(self, prompt: str) -> bool:
-        """Whether the package refuses to draw this prompt at all."""
-        return self._ask_or_none(Question(prompt, seed=0)) is None
+        """Whether the package refuses this prompt for what it asks: one that is only too long is not refused for that."""
+        try:
+            self.ask(Question(prompt, seed=0))
+        except InvalidRequest as error:
+            return _MAY_NOT in str(error)
+        return False
 
     def ask_all(self, questions: Sequence[Question], clients: Executor) -> Images:
         """Every question, by as many at the same time as `clients` has threads."""

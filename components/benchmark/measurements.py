@@ -92,10 +92,15 @@ def paired_rounds(first: Sequence[LatencyBlock], second: Sequence[LatencyBlock])
 
 
 class ThroughputChunk(Record):
-    """Captions that one arm was asked by several clients at once; `images` counts those that it answered."""
+    """Captions that one arm was asked by several clients at once; `images` counts those that it answered.
+
+    Every arm is asked the same captions in its turn; `disturbed` is about the turns of all of them together, as for a
+    round.
+    """
 
     images: int = Field(ge=0)
     seconds: float = Field(gt=0)
+    disturbed: bool = False
 
 
 class OpenLoad(Record):

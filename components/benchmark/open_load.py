@@ -40,9 +40,10 @@ def measure_open_load(
 ) -> dict[str, OpenLoad]:
     """Each arm's answers, by name; `images_per_s` is what every arm can give."""
     rate = settings.share * images_per_s
+    seconds = max(settings.chunk_seconds, settings.min_requests / max(1, settings.chunks) / rate)
     answers, neighbours = {arm.name: Answers() for arm in arms}, Neighbours(watch.cpu_s)
     for number in range(settings.chunks):
-        due = _due(rate, settings.chunk_seconds, seed + number)
+        due = _due(rate, seconds, seed + number)
         for arm in arms if number % 2 == 0 else arms[::-1]:
             asyncio.run(_ask(arm, questions, due, answers[arm.name]))
     disturbed = are_disturbing(calm, neighbours.shares())

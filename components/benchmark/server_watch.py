@@ -3,8 +3,12 @@
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.errors import ServerError
+
+if TYPE_CHECKING:
+    from psutil import Process
 
 _ASKING_S = 10.0
 
@@ -53,14 +57,27 @@ class ServerWatch:
             / 1e6,
         )
 
+    def processes(self, model: str) -> set[tuple[int, float]]:
+        """Process id and start (seconds since 1970) of each of `model`'s copies, which differ once one was started again;
+        empty where this machine tells nothing."""
+        import psutil
+
+        with contextlib.suppress(psutil.Error):
+            return {(process.pid, process.create_time()) for process in self._copies(model)}
+        return set()
+
+    def _copies(self, model: str) -> list["Process"]:
+        import psutil
+
+        return [each for each in psutil.Process(self._pid).children(recursive=True) if _holds(each.cmdline(), model)]
+
     def memory_mb(self, model: str) -> float | None:
         """Of the processes of `model`'s copies, in MiB: what is theirs alone, or where this machine does not tell that to
         us, all that is resident; `None` where it tells nothing."""
         import psutil
 
         try:
-            family = psutil.Process(self._pid).children(recursive=True)
-            own = [process for process in family if _holds(process.cmdline(), model)]
+            own = self._copies(model)
             try:
                 total = sum(process.memory_full_info().uss for process in own)
             except psutil.AccessDenied:

@@ -70,10 +70,16 @@ def run_session(
                 for client in clients:
                     stack.callback(client.close)
                     session.arms[client.name] = _arm(client)
+                before = {client.name: watch.processes(client.name) for client in clients}
                 try:
                     _measure(session, settings, clients, questions, watch)
                 except (GeneratorError, DigestMismatchError, ServerError) as error:
                     session.reasons.append(f"an arm did not answer as it must: {type(error).__name__}: {error}")
+                session.reasons += [
+                    f"a process of the {name} ended during the measurement"
+                    for name, known in before.items()
+                    if server.alive and watch.processes(name) != known
+                ]
             if not server.alive:
                 session.reasons.append("the server ended during the measurement")
         finally:
@@ -124,12 +130,14 @@ def _measure(
     if session.reasons:
         return
     report_phase("answering the captions")
-    session.answers, chunks = answer_in_turns(asked, questions, settings.chunk_questions, settings.concurrent_clients)
+    calm, seed = settings.neighbours, settings.seed
+    session.answers, chunks = answer_in_turns(
+        asked, questions, settings.chunk_questions, settings.concurrent_clients, calm, watch
+    )
     for name, each in chunks.items():
         session.add(name, throughput_chunks=each)
     report_phase("timing")
     answered = answered_by_all(questions, session.answers)
-    calm, seed = settings.neighbours, settings.seed
     for name, blocks in measure_latency(settings.latency, calm, arms, answered, watch, seed).items():
         session.add(name, latency_blocks=blocks)
     report_phase("open load")

@@ -52,7 +52,10 @@ class OpenLoadSettings(Section):
 
     share: float = Field(default=0.5, gt=0, lt=1, description="of the images a second that the slowest arm gave")
     chunks: int = Field(default=2, ge=0, description="turns of each arm, in mirrored order; 0: no open load")
-    chunk_seconds: float = Field(default=1.0, gt=0)
+    chunk_seconds: float = Field(default=1.0, gt=0, description="of a turn, or longer where requests come seldom")
+    min_requests: int = Field(
+        default=20, ge=1, description="to be expected of each arm: a slow model's turns are longer"
+    )
 
 
 class BenchmarkSettings(Section):

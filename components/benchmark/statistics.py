@@ -52,6 +52,12 @@ class Bootstrap:
         top, bottom = (np.asarray(values, dtype=float)[indices].sum(axis=1) for values in (amounts, durations))
         return self._interval(top / bottom)
 
+    def rate_ratio(self, first: Sequence[tuple[float, float]], second: Sequence[tuple[float, float]]) -> Interval:
+        """Interval of the ratio of two rates, each of (amount, duration) pairs; both arms take the same resampled pairs."""
+        indices = self._indices(len(first))
+        top, bottom = (np.asarray(pairs, dtype=float)[indices].sum(axis=1) for pairs in (first, second))
+        return self._interval((top[:, 0] / top[:, 1]) / (bottom[:, 0] / bottom[:, 1]))
+
     def quantile(self, rounds: Sequence[Sequence[float]], quantile: float) -> Interval:
         """Interval of a quantile of all samples in `rounds`, resampled by round."""
         draws = _resampled_quantiles(rounds, self._indices(len(rounds)), quantile)

@@ -12,12 +12,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 from components.benchmark.arms import ArmClient, Images, Question
 from components.benchmark.measurements import ThroughputChunk
+from components.benchmark.neighbours import Neighbours, are_disturbing
+from components.benchmark.server_watch import ServerWatch
+from components.benchmark.settings import NeighbourSettings
 
 Chunks = dict[str, list[ThroughputChunk]]
 
 
 def answer_in_turns(
-    arms: Sequence[ArmClient], questions: Sequence[Question], chunk_questions: int, clients: int
+    arms: Sequence[ArmClient],
+    questions: Sequence[Question],
+    chunk_questions: int,
+    clients: int,
+    calm: NeighbourSettings,
+    watch: ServerWatch,
 ) -> tuple[dict[str, Images], Chunks]:
     """The images of each arm, by name, in the order of `questions`, and how long each chunk took.
 
@@ -29,14 +37,17 @@ def answer_in_turns(
     with ThreadPoolExecutor(clients) as pool:
         for arm in arms:  # the threads and their first streams are no part of a measurement
             arm.ask_all(questions[:clients], pool)
+        neighbours = Neighbours(watch.cpu_s)
         for start in range(0, len(questions), chunk_questions):
-            chunk = questions[start : start + chunk_questions]
+            chunk, seconds = questions[start : start + chunk_questions], {}
             for arm in next(orders):
                 started = time.perf_counter()
-                answers = arm.ask_all(chunk, pool)
-                seconds = time.perf_counter() - started
-                images[arm.name] += answers
-                chunks[arm.name].append(ThroughputChunk(images=_answered(answers), seconds=seconds))
+                images[arm.name] += arm.ask_all(chunk, pool)
+                seconds[arm.name] = time.perf_counter() - started
+            disturbed = are_disturbing(calm, neighbours.shares())
+            for name, taken in seconds.items():
+                answered = _answered(images[name][start:])
+                chunks[name].append(ThroughputChunk(images=answered, seconds=taken, disturbed=disturbed))
     return images, chunks
 
 

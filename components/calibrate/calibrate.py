@@ -33,6 +33,7 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
     """
     from components.calibrate.engine import (
         block_sizes,
+        check_engine_coverage,
         engine_sizes,
         generator_description,
         quantize_engine,
@@ -46,7 +47,7 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
     from model.quantization.export_onnx import engine_graphs, export_graphs, transformer_graphs
     from model.quantization.fuse import DRAW, fuse_graphs
     from model.quantization.inference import with_plain_tables
-    from model.quantization.observe import check_coverage, observe
+    from model.quantization.observe import observe
     from model.quantization.smoothquant import fold_smoothing
     from model.quantization.split import split_prefill
     from model.quantization.weights_pool import pool_weights
@@ -75,7 +76,6 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
     # Decoded again after the fold: it changes the basis of the cached values that the graphs are fed.
     calibration = observe(generator, prompts, options, settings.seed)
     measured = observe(generator, unseen, options, settings.seed)
-    check_coverage(calibration.maxima, measured.maxima, settings.largest_range_excess)
 
     with atomic_path(engine) as temporary:
         fp32, int8 = temporary / "fp32", temporary / "int8"
@@ -87,6 +87,7 @@ def calibrate(settings: CalibrationSettings, checkpoint: Path, shards: Path, eng
         )
         phases.begin("quantizing")
         layers = quantize_engine(settings, fp32, int8, calibration.feeds, graphs)
+        check_engine_coverage(settings, fp32, layers, measured.feeds)
         phases.begin("comparing INT8 with full precision")
         kept = within_bound(settings, fp32, int8, calibration.feeds, measured.feeds, layers)
         fidelity = {graph: found.fidelity for graph, found in kept.items()}

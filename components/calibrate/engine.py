@@ -1,7 +1,7 @@
 """The INT8 half of an engine, and what is written about it."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from common.files import files_under
 from components.calibrate.fallback import Kept, keep_within
 from components.calibrate.settings import CalibrationSettings
 from model.quantization.observe import Feeds
+from model.quantization.ranges import Ranges, check_coverage, input_ranges
 from model.quantization.size import block_bytes
 from model.quantization.static_int8 import quantizable_layers, quantize_graph
 from model.tokenizers.bundle import TokenizerBundle
@@ -21,19 +22,28 @@ from model.transformer.config import GeneratorConfig
 
 def quantize_engine(
     settings: CalibrationSettings, fp32: Path, int8: Path, calibration: Feeds, graphs: Sequence[str]
-) -> dict[str, list[str]]:
-    """Write the INT8 graphs. Returns the quantized layers of each; a graph that has none is copied and left out."""
+) -> dict[str, Ranges]:
+    """Write the INT8 graphs. Returns the quantized layers of each with what they were calibrated to; a graph that has none is
+    copied and left out. Raises `QuantizationError` naming a layer that cannot be calibrated."""
     int8.mkdir()
     layers = {}
     for graph in graphs:
         source = fp32 / f"{graph}.onnx"
         found = quantizable_layers(onnx.load(source), heads=settings.quantize_heads)
         if found:
-            layers[graph] = found
-            quantize_graph(source, int8 / source.name, calibration[graph], found, settings.percentile)
+            layers[graph] = quantize_graph(source, int8 / source.name, calibration[graph], found, settings.percentile)
         else:
             shutil.copyfile(source, int8 / source.name)
     return layers
+
+
+def check_engine_coverage(
+    settings: CalibrationSettings, fp32: Path, calibrated: Mapping[str, Ranges], measured: Feeds
+) -> None:
+    """Raises `QuantizationError` naming a layer whose calibrated range held-out data leaves by more than the settings allow."""
+    for graph, ranges in calibrated.items():
+        elsewhere = input_ranges(fp32 / f"{graph}.onnx", measured[graph], ranges)
+        check_coverage(ranges, elsewhere, settings.largest_range_excess)
 
 
 def within_bound(
@@ -42,7 +52,7 @@ def within_bound(
     int8: Path,
     calibration: Feeds,
     measured: Feeds,
-    layers: dict[str, list[str]],
+    layers: Mapping[str, Iterable[str]],
 ) -> dict[str, Kept]:
     """Every graph near enough to full precision, on inputs that were not calibrated with; layers that cost too much are
     put back into it.
@@ -58,7 +68,7 @@ def within_bound(
             int8 / name,
             calibration[graph],
             measured[graph],
-            layers[graph],
+            list(layers[graph]),
         )
         if not found.layers:
             worst = found.put_back[0]

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from components.benchmark.measurements import Frechet
+from components.benchmark.measurements import Frechet, ThroughputChunk
 from components.benchmark.statistics import Bootstrap, Interval
 from components.gate.verdict import Check, Result
 
@@ -110,6 +110,28 @@ def latency_ratio(
     value = _quantile(top, quantile) / _quantile(bottom, quantile)
     interval = bootstrap.quantile_ratio(top, bottom, quantile)
     return _judged_by_interval(name, "latency", value, "<=", bound, n, interval)
+
+
+def throughput_ratio(
+    name: str,
+    first: Sequence[ThroughputChunk],
+    second: Sequence[ThroughputChunk],
+    bound: float,
+    *,
+    bootstrap: Bootstrap,
+) -> Check:
+    """Ratio of two arms' images a second over the same chunks of questions, against a bound.
+
+    The value decides, the interval is reported beside it: where few captions are asked there are few chunks.
+    """
+    n = min(len(first), len(second))
+    arms = [[(chunk.images, chunk.seconds) for chunk in arm] for arm in (first, second)]
+    if not n or not all(any(images for images, _ in arm) for arm in arms):
+        return _refused(name, "latency", ">=", bound, n, _MISSING)
+    if len(first) != len(second):
+        return _refused(name, "latency", ">=", bound, n, f"the chunks do not pair: {len(first)} against {len(second)}")
+    ours, theirs = (sum(images for images, _ in arm) / sum(seconds for _, seconds in arm) for arm in arms)
+    return _judged_by_value(name, "latency", ours / theirs, ">=", bound, n, bootstrap.rate_ratio(*arms))
 
 
 def distance_ratio(

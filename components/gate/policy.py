@@ -7,6 +7,8 @@ from components.gate.quality import bootstrap, quality, quality_vs_champion
 from components.gate.settings import GateSettings
 from components.gate.verdict import Check
 
+_BUSY = "other processes had the processors: measure again on a quieter machine"
+
 
 def all_checks(settings: GateSettings, measured: Measurements) -> list[Check]:
     """Every check, in the order in which a person reads them: quality, size, latency, then against the champion."""
@@ -14,7 +16,7 @@ def all_checks(settings: GateSettings, measured: Measurements) -> list[Check]:
     found += [_tokenizer(settings, measured), _block_bytes(settings, measured), *_latency(settings, measured)]
     if CHAMPION in measured.arms:
         found += [*quality_vs_champion(settings, measured), *_latency_vs_champion(settings, measured)]
-        found += _memory_vs_champion(settings, measured)
+        found += [*_throughput_vs_champion(settings, measured), *_memory_vs_champion(settings, measured)]
     busy = _busy(settings, measured)
     return [checks.undecided(check, busy) if busy and check.kind == "latency" else check for check in found]
 
@@ -92,9 +94,19 @@ def _open_load_errors(measured: Measurements, bound: float) -> Check:
     asked = len(load.image_ms) + load.errors if load else 0
     share = load.errors / asked if load and asked else None
     found = checks.absolute("open_load_error_share", "latency", share, "<=", bound, n=asked)
-    if load and load.disturbed and not found.ok:
-        return checks.undecided(found, "other processes had the processors: measure again on a quieter machine")
-    return found
+    return checks.undecided(found, _BUSY) if load and load.disturbed and not found.ok else found
+
+
+def _throughput_vs_champion(settings: GateSettings, measured: Measurements) -> list[Check]:
+    bound, name = settings.champion.min_throughput_ratio, "throughput_ratio_vs_champion"
+    if bound is None:
+        return []
+    chunks = [measured.arms[arm].throughput_chunks if arm in measured.arms else [] for arm in (CANDIDATE, CHAMPION)]
+    ours, theirs = ([chunk for chunk in arm if not chunk.disturbed] for arm in chunks)
+    found = checks.throughput_ratio(name, ours, theirs, bound, bootstrap=bootstrap(settings, measured))
+    if len(ours) < settings.min_quiet_share * len(chunks[0]):
+        return [checks.undecided(found, _BUSY)]
+    return [found]
 
 
 def _safety(measured: Measurements) -> list[Check]:

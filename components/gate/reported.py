@@ -11,7 +11,6 @@ from components.gate.quality import bootstrap, correct_shares
 from components.gate.settings import GateSettings
 
 Numbers = dict[str, float | None]
-_POWER = 0.9
 _QUANTILES: tuple[tuple[str, Times, int], ...] = (
     ("p50_ms", "samples_ms", 50),
     ("p95_ms", "samples_ms", 95),
@@ -77,7 +76,7 @@ def _open_load(arm: Arm) -> Numbers:
 
 
 def _detectable(settings: GateSettings, measured: Measurements) -> float | None:
-    """The slow-down of the median latency that this measurement would have called broken nine times of ten: beyond the
+    """The slow-down of the median latency that this measurement would have called broken as often as `gate.power` says: beyond the
     bound, as far as the noise of these very rounds reaches (a normal error of the ratio's logarithm)."""
     if CHAMPION not in measured.arms or CANDIDATE not in measured.arms:
         return None
@@ -89,7 +88,7 @@ def _detectable(settings: GateSettings, measured: Measurements) -> float | None:
     found = family.alone.quantile_ratio(ours, theirs, 0.50)
     tail = (1 - settings.confidence) / 2
     error = math.log(found.high / found.low) / (2 * NormalDist().inv_cdf(1 - tail))
-    reach = NormalDist().inv_cdf(1 - tail / family.family) + NormalDist().inv_cdf(_POWER)
+    reach = NormalDist().inv_cdf(1 - tail / family.family) + NormalDist().inv_cdf(settings.power)
     return settings.champion.max_p50_ratio * math.exp(reach * error)
 
 

@@ -46,6 +46,11 @@ class ChampionBounds(Section):
     max_first_preview_ratio: float | None = Field(
         default=1.20, gt=0, description="median time to the first stage, candidate / champion; null: no bound"
     )
+    min_throughput_ratio: float | None = Field(
+        default=0.8,
+        gt=0,
+        description="images a second of several clients at once, candidate / champion; null: no bound",
+    )
     max_memory_ratio: float | None = Field(
         default=1.25, gt=0, description="memory of the loaded package, candidate / champion; null: no bound"
     )
@@ -73,6 +78,9 @@ class GateSettings(Section):
         description="two loads of the champion whose median latencies surely differ by more make a measurement INVALID",
     )
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of every interval, two-sided")
+    power: float = Field(
+        default=0.9, gt=0.5, lt=1, description="the report names the slow-down that would be called broken this often"
+    )
     bootstrap_resamples: int = Field(default=2000, ge=200, le=100_000)
     bootstrap_seed: int = 20240601
     min_captions: int = Field(default=500, ge=1, description="captions behind an accuracy")
@@ -80,6 +88,6 @@ class GateSettings(Section):
     min_previews: int = Field(default=40, ge=10, description="requests per arm behind a time to the first stage")
     min_latency_rounds: int = Field(default=8, ge=2, description="interleaved rounds behind a latency")
     min_quiet_share: float = Field(
-        default=0.5, ge=0, le=1, description="of the rounds, without other processes on the processors"
+        default=0.5, ge=0, le=1, description="of rounds and of chunks, without other processes on the processors"
     )
     min_heldout_samples: int = Field(default=32, ge=1, description="samples behind a held-out loss")

@@ -5,16 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from common.errors import EmuflowError, GateError, PromotionConflictError
+from common.errors import GateError, PromotionConflictError
 from components.gate.verdict import Result, Verdict, evidence_digest, read_verdict
 from components.promote import follow
-from components.promote.canary import end_canary, passed_canary
+from components.promote.canary import passed_canary
 from components.promote.evidence import verified
 from components.promote.follow import ServerState
+from components.promote.policy import registered_policy
 from components.promote.refusals import refusals_recorded
 from components.promote.registry import Registry
 from components.promote.settings import PromotionSettings
-from serving.release.rows import CANDIDATE_STAGE, CHAMPION_STAGE, Approval, Release
+from serving.release.rows import CANDIDATE_STAGE, CHAMPION_STAGE, STAGING_STAGE, Approval, Release
 from serving.release.store import ReleaseStore
 
 _log = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ class AdvanceResult:
 
 
 def advance(
-    settings: PromotionSettings,
+    registered_model: str,
+    of_run: PromotionSettings | None,
     digest: str,
     to: Literal["staging", "champion"],
     verdict: Path,
@@ -47,36 +49,32 @@ def advance(
     serving: Path,
     tracking_uri: str | None = None,
 ) -> AdvanceResult:
-    """Promote package `digest` to the stage `to` on the verdict of the folder `verdict`. `experiments_url` is None where
-    there was never a canary.
+    """Promote package `digest` to the stage `to` on the verdict of the folder `verdict`, by the policy that was registered
+    with it, else by `of_run` (`registered_policy`). `experiments_url` is None where there was never a canary.
 
-    Raises `GateError` where the verdict is not a PASS about this package that was registered, or a person's approval or a
-    canary that passed is wanted and missing; `SignatureError` or `DigestMismatchError` where the package does not verify;
-    `TrackingError` where MLflow does not answer; `PromotionConflictError` where the evidence was measured against another champion. Every
-    refusal goes into the audit log.
+    Raises `GateError` where the verdict is not a PASS about this package that was registered, its policy is not known, or
+    a person's approval or a canary that passed is wanted and missing; `SignatureError` or `DigestMismatchError` where the
+    package does not verify; `TrackingError` where MLflow does not answer; `PromotionConflictError` where the evidence was measured against another
+    champion, or another package came to staging meanwhile. Every refusal goes into the audit log.
     """
     store = ReleaseStore(release_url, key_folder)
-    registry = Registry(settings.registered_model, tracking_uri)
+    registry = Registry(registered_model, tracking_uri)
     try:
+        staged = store.current(STAGING_STAGE)
         with refusals_recorded(store, to, digest, actor):
             decided = read_verdict(verdict)
             _check_verdict(decided, digest, verdict)
             evidence = evidence_digest(verdict)
             version = _registered_version(store, registry, digest, evidence, verdict)
             verified(decided, package_store / digest, key_folder)
-            if to == CHAMPION_STAGE and settings.approval == "person" and approval is None:
-                raise GateError(
-                    "the policy (promotion.approval) wants a person's approval of a champion",
-                    where=f"package {digest}",
-                    fix="say who approves it, and why: --approve-by NAME --why TEXT",
-                )
-            reason = f"{decided.result.value}: {'; '.join(decided.reasons)}"
-            before = store.current(to)
+            reason, before = f"{decided.result.value}: {'; '.join(decided.reasons)}", store.current(to)
             stands = before is not None and (before.digest, before.evidence_digest) == (digest, evidence)
-            wants_canary = to == CHAMPION_STAGE and settings.canary == "required" and not stands
-            if wants_canary and decided.champion_digest is not None:
-                passed = passed_canary(experiments_url, champion=decided.champion_digest, candidate=digest)
-                reason += f"; canary '{passed.experiment.name}' (state {passed.sequence}): {passed.reason}"
+            if to == CHAMPION_STAGE:
+                policy = registered_policy(store, digest, evidence, of_run)
+                _check_approval(policy, digest, approval)
+                rival = decided.champion_digest
+                if policy.canary == "required" and rival is not None and not stands:
+                    reason += _canary_that_passed(experiments_url, rival, digest)
         try:
             release = store.promote(
                 to,
@@ -86,13 +84,13 @@ def advance(
                 actor=actor,
                 reason=reason,
                 approval=approval,
+                staged_before=staged.sequence if staged else 0,
             )
         except PromotionConflictError as conflict:
-            registry.tag(version, {"promotion": "refused", "promotion_reason": str(conflict)})
+            registry.tag_refused(version, str(conflict))
             raise
         follow.aliases(lambda: registry, store)
-        if to == CHAMPION_STAGE and experiments_url is not None:
-            _end_canary(experiments_url, digest, actor)
+        follow.canary(experiments_url, store, actor)
     finally:
         store.close()
     server: ServerState = "left as it was"
@@ -102,12 +100,19 @@ def advance(
     return AdvanceResult(release, version, server, already=release == before)
 
 
-def _end_canary(experiments_url: str, digest: str, actor: str) -> None:
-    """The promotion stands whatever comes of this; the same command again does it again."""
-    try:
-        end_canary(experiments_url, digest, actor=actor)
-    except EmuflowError as error:
-        _log.warning("its canary has not ended yet: %s", error)
+def _check_approval(policy: PromotionSettings, digest: str, approval: Approval | None) -> None:
+    if policy.approval == "person" and approval is None:
+        raise GateError(
+            "the policy (promotion.approval) wants a person's approval of a champion",
+            where=f"package {digest}",
+            fix="say who approves it, and why: --approve-by NAME --why TEXT",
+        )
+
+
+def _canary_that_passed(experiments_url: str | None, champion: str, digest: str) -> str:
+    """What the release's reason says of it."""
+    passed = passed_canary(experiments_url, champion=champion, candidate=digest)
+    return f"; canary '{passed.experiment.name}' (state {passed.sequence}): {passed.reason}"
 
 
 def _check_verdict(decided: Verdict, digest: str, verdict: Path) -> None:

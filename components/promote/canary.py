@@ -1,18 +1,21 @@
 """A canary of a package in staging, and what a promotion to champion asks of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from common.errors import GateError, UsageError
+from common.errors import EmuflowError, GateError, UsageError
+from components.promote.policy import registered_policy
 from components.promote.settings import PromotionSettings
-from serving.release.experiments.experiment import CANARY_ARM, CHAMPION_ARM, Experiment, canary
+from serving.release.experiments.canary import only_canary, stopped_pair
+from serving.release.experiments.experiment import CANARY_ARM, Experiment, Status, canary
+from serving.release.experiments.pairs import overtaken, pair_of
 from serving.release.experiments.states import ExperimentStore, Record
-from serving.release.rows import STAGING_STAGE
+from serving.release.rows import STAGING_STAGE, Release
 from serving.release.store import ReleaseStore
 
 
 def start_canary(
-    settings: PromotionSettings,
+    of_run: PromotionSettings | None,
     digest: str,
     *,
     name: str,
@@ -21,16 +24,33 @@ def start_canary(
     release_url: str,
     experiments_url: str,
 ) -> Record:
-    """Begin an experiment of the package `digest`, which stands in staging, against the champion of now.
+    """Begin an experiment of the package `digest`, which stands in staging, against the champion of now. It goes by the
+    policy that was registered with its evidence, else by `of_run` (`registered_policy`), and nobody is sent to it before
+    its model is served.
 
-    Raises `GateError` where it is not in staging or there is no champion, `UsageError` where the name is taken or another
-    canary runs, `ExperimentConflictError` where somebody took the name meanwhile.
+    Raises `GateError` where it is not in staging, there is no champion or its policy is not known, `UsageError` where the
+    name is taken or another canary runs, `ExperimentConflictError` where somebody took the name meanwhile.
     """
     releases = ReleaseStore(release_url)
     try:
         staged, champion = releases.current(STAGING_STAGE), releases.current()
+        control = _comparable(digest, staged, champion)
+        policy = registered_policy(releases, digest, staged.evidence_digest if staged else None, of_run).canary_policy
     finally:
         releases.close()
+    planned = canary(name, control_digest=control, canary_digest=digest, policy=policy, served=False)
+
+    def refuse(records: list[Record]) -> EmuflowError | None:
+        if name in {record.experiment.name for record in records}:
+            return UsageError(f"there is an experiment '{name}' already", fix="outcomes belong to a name: take another")
+        return only_canary(name)(records)
+
+    with experiments(experiments_url) as states:
+        return states.change(planned, expected_sequence=0, actor=actor, reason=reason, refuse=refuse)
+
+
+def _comparable(digest: str, staged: Release | None, champion: Release | None) -> str:
+    """The champion that the package can be compared with."""
     if staged is None or staged.digest != digest:
         raise GateError(
             f"package {digest} is not in staging",
@@ -41,33 +61,25 @@ def start_canary(
         raise GateError("there is no champion to compare it with", fix="promote it: the first champion needs no canary")
     if champion.digest == digest:
         raise GateError(f"package {digest} is the champion already")
-    with experiments(experiments_url) as states:
-        if states.history(name):
-            raise UsageError(f"there is an experiment '{name}' already", fix="outcomes belong to a name: take another")
-        running = active_canary(states)
-        if running is not None:
-            raise UsageError(
-                f"the canary '{running.experiment.name}' runs",
-                fix=f"stop it: emuflow canary stop {running.experiment.name}",
-            )
-        planned = canary(name, control_digest=champion.digest, canary_digest=digest, policy=settings.canary_policy)
-        return states.change(planned, expected_sequence=0, actor=actor, reason=reason)
+    return champion.digest
 
 
 def passed_canary(experiments_url: str | None, *, champion: str, candidate: str) -> Record:
-    """The experiment in which `candidate` was proven not to be worse than `champion`. Raises `GateError` where there is
-    none: one that was passed and then stopped does not count, nor one against another champion."""
-    pairs: list[Record] = []
+    """The state in which an experiment proved `candidate` not to be worse than `champion`.
+
+    Of several experiments of this pair, the one that was decided last counts. Raises `GateError` where it was stopped,
+    after it had passed, too, or where none is decided: one against another champion does not count.
+    """
+    records: list[Record] = []
+    decided: list[Record] = []
     if experiments_url is not None:
         with experiments(experiments_url) as states:
-            pairs = [record for record in states.newest() if _pair(record.experiment) == (champion, candidate)]
-    for record in pairs:
-        if record.experiment.arm(CANARY_ARM).status == "passed":
-            return record
-    told = (
-        ", ".join(f"'{each.experiment.name}' is {each.experiment.arm(CANARY_ARM).status}" for each in pairs)
-        or "there is none"
-    )
+            records = [each for each in states.newest() if pair_of(each.experiment) == (champion, candidate)]
+            decided = [_decision(states, each) for each in records if _status(each.experiment) != "running"]
+    last = max(decided, key=lambda each: each.time, default=None)
+    if last is not None and _status(last.experiment) == "passed":
+        return last
+    told = ", ".join(f"'{each.experiment.name}' is {_status(each.experiment)}" for each in records) or "there is none"
     raise GateError(
         f"the policy (promotion.canary) wants a canary that passed against the champion {champion[:12]}: {told}",
         where=f"package {candidate}",
@@ -75,27 +87,18 @@ def passed_canary(experiments_url: str | None, *, champion: str, candidate: str)
     )
 
 
-def active_canary(states: ExperimentStore) -> Record | None:
-    """The experiment whose canary has a share of the users now."""
-    for record in states.newest():
-        if _pair(record.experiment) is not None and record.experiment.arm(CANARY_ARM).share > 0:
-            return record
-    return None
+def end_overtaken(experiments_url: str, champion: Callable[[], str | None], *, actor: str) -> None:
+    """End every canary that is not compared with the champion of now: its package has become it, or another one has.
 
-
-def end_canary(experiments_url: str, candidate: str, *, actor: str) -> None:
-    """Send nobody to the canary of a package that has become the champion."""
+    Raises `ExperimentConflictError` where somebody changes one at this moment.
+    """
     with experiments(experiments_url) as states:
-        record = active_canary(states)
-        if record is None or record.experiment.arm(CANARY_ARM).digest != candidate:
-            return
-        ended = record.experiment.arm(CANARY_ARM).model_copy(update={"share": 0.0, "status": "stopped"})
-        states.change(
-            record.experiment.with_arm(ended),
-            expected_sequence=record.sequence,
-            actor=actor,
-            reason="its package is the champion now",
-        )
+        for record in states.newest():
+            reason = overtaken(record.experiment, champion())
+            if reason is not None:
+                states.change(
+                    stopped_pair(record.experiment), expected_sequence=record.sequence, actor=actor, reason=reason
+                )
 
 
 @contextmanager
@@ -108,9 +111,15 @@ def experiments(url: str) -> Iterator[ExperimentStore]:
         states.close()
 
 
-def _pair(experiment: Experiment) -> tuple[str, str] | None:
-    """The digests of champion and canary; `None` for an A/B test of other arms."""
-    names = [arm.name for arm in experiment.arms]
-    return (
-        (experiment.control.digest, experiment.arm(CANARY_ARM).digest) if names == [CHAMPION_ARM, CANARY_ARM] else None
-    )
+def _status(experiment: Experiment) -> Status:
+    return experiment.arm(CANARY_ARM).status
+
+
+def _decision(states: ExperimentStore, now: Record) -> Record:
+    """The state since which its canary has had the status of now; its share may have changed since."""
+    decision = now
+    for record in states.history(now.experiment.name):
+        if _status(record.experiment) != _status(now.experiment):
+            break
+        decision = record
+    return decision

@@ -15,11 +15,12 @@ def promote(
     exported: Input[Artifact],
 ):
     """Register the candidate with its evidence; where the verdict is PASS, promote it as far as the settings say."""
+    import os
     from pathlib import Path
 
     from components.promote.promote import promote as run
     from components.promote.settings import PromotionSettings
-    from components.step import release_url, step
+    from components.step import EXPERIMENTS_URL_VARIABLE, release_url, step
 
     with step("promote", settings) as record:
         record.result = run(
@@ -30,4 +31,5 @@ def promote(
             Path(key_folder),
             release_url(),
             Path(serving),
+            experiments_url=os.environ.get(EXPERIMENTS_URL_VARIABLE),
         )

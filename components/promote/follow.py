@@ -1,4 +1,4 @@
-"""What follows the release store: MLflow's aliases and the running server.
+"""What follows the release store: MLflow's aliases, the running server and the canary that was compared with the champion.
 
 The store already holds the decision. What cannot follow now is made to by the next promotion or rollback, and by the
 server itself, which asks the store.
@@ -10,7 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from common.errors import EmuflowError, TrackingError
+from common.redaction import redact_text
+from components.promote.canary import end_overtaken
 from components.promote.registry import Registry
 from serving.release.rows import CHAMPION_STAGE, STAGING_STAGE
 from serving.release.store import ReleaseStore
@@ -45,6 +49,22 @@ def server(serving: Path, package_store: Path, digest: str) -> ServerState:
     except EmuflowError as error:
         _log.error("the running server does not serve the champion yet: %s", error)
         return "failed"
+
+
+def canary(experiments_url: str | None, store: ReleaseStore, actor: str) -> None:
+    """End the canary that was compared with another champion than that of now. `experiments_url` is None where there was
+    never one. What cannot be ended now is when somebody looks at it, as `emuflow serve` does."""
+    if experiments_url is None:
+        return
+
+    def champion() -> str | None:
+        release = store.current()
+        return release.digest if release else None
+
+    try:
+        end_overtaken(experiments_url, champion, actor=actor)
+    except (EmuflowError, SQLAlchemyError) as error:
+        _log.warning("the canary beside the former champion has not ended yet: %s", redact_text(str(error)))
 
 
 def answers(serving: Path, digest: str, *, timeout_s: float = 30.0) -> bool:

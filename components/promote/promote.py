@@ -15,10 +15,11 @@ from components.gate.verdict import Result, evidence_digest, read_verdict
 from components.promote import follow
 from components.promote.evidence import check_exported, exported_digest, to_register, verified
 from components.promote.follow import ServerState
+from components.promote.policy import to_note
 from components.promote.refusals import refusals_recorded
 from components.promote.registry import Registry
 from components.promote.settings import PromotionSettings
-from serving.release.rows import CANDIDATE_STAGE, CHAMPION_STAGE
+from serving.release.rows import CANDIDATE_STAGE, CHAMPION_STAGE, STAGING_STAGE
 from serving.release.store import ReleaseStore
 
 _log = logging.getLogger(__name__)
@@ -49,17 +50,20 @@ def promote(
     serving: Path,
     tracking_uri: str | None = None,
     run_id: str | None = None,
+    experiments_url: str | None = None,
 ) -> PromotionResult:
     """Register the candidate of the `verdict` folder with its evidence; on PASS promote it as far as the settings say.
 
     `serving` is the folder of the running server, if any, which is then made to serve a new champion. Raises `GateError`
     without a verdict or with one that is not about the exported packages, `SignatureError` where the package does not
     verify, `TrackingError` where MLflow cannot record it (nothing is promoted then), and `PromotionConflictError` where
-    the champion is no longer the one that the verdict was measured against.
+    the champion is no longer the one that the verdict was measured against, or another package came to staging
+    meanwhile. A canary of `experiments_url`, if there is one, ends with the champion that it was compared with.
     """
     store, actor = ReleaseStore(release_url, key_folder), settings.actor or getpass.getuser()
     digest, goal = exported_digest(exported), settings.pipeline_stage
     try:
+        staged = store.current(STAGING_STAGE)
         with refusals_recorded(store, goal, digest, actor):
             decided = read_verdict(verdict)
             check_exported(decided, exported)
@@ -69,7 +73,12 @@ def promote(
         registry = Registry(settings.registered_model, tracking_uri)
         version = registry.register(to_register(decided, manifest, package, verdict, evidence), run_id)
         store.register(
-            digest, evidence_digest=evidence, measured_against=decided.champion_digest, actor=actor, reason=reason
+            digest,
+            evidence_digest=evidence,
+            measured_against=decided.champion_digest,
+            actor=actor,
+            reason=reason,
+            noted=to_note(settings, version),
         )
         stage = CANDIDATE_STAGE
         if decided.result is not Result.PASS:
@@ -83,12 +92,14 @@ def promote(
                     evidence_digest=evidence,
                     actor=actor,
                     reason=reason,
+                    staged_before=staged.sequence if staged else 0,
                 ).stage
             except PromotionConflictError as conflict:
-                registry.tag(version, {"promotion": "refused", "promotion_reason": str(conflict)})
+                registry.tag_refused(version, str(conflict))
                 raise
         follow.aliases(lambda: registry, store)
         champion = store.current(CHAMPION_STAGE)
+        follow.canary(experiments_url, store, actor)
     finally:
         store.close()
     promoted = stage == CHAMPION_STAGE

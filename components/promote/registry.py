@@ -70,6 +70,13 @@ class Registry:
             for name, value in tags.items():
                 self._client.set_model_version_tag(self._model, version, name, value[:_LONGEST_TAG])
 
+    def tag_refused(self, version: str, reason: str) -> None:
+        """Show that a promotion was refused. The audit log has it, so a tracking server that is away is only logged."""
+        try:
+            self.tag(version, {"promotion": "refused", "promotion_reason": reason})
+        except TrackingError as error:
+            _log.warning("version %s does not show that its promotion was refused: %s", version, error)
+
     def mirror(self, stage: str, digest: str, evidence_digest: str | None = None) -> bool:
         """Point the alias `stage` at the version of the package that the release store names; returns whether it moved.
 

@@ -1,7 +1,9 @@
 """Put an earlier champion back: no retraining and no measuring, as it was the champion before.
 
-The order is that of a promotion: first the release store, then the running server, then what only shows it. A rollback
-that broke off is finished by the next one, which goes no further back then.
+The order is that of a promotion: first the release store, then the running server, then what only shows it. At its end a
+rollback says in the audit log what followed and what did not. Where it never said so, it broke off: the next one finishes
+it, and goes no further back then. Where it came to its end, but MLflow did not follow or the server could not load the
+package, the next one does go further back.
 """
 
 import logging
@@ -15,7 +17,6 @@ from components.promote import follow
 from components.promote.follow import ServerState
 from components.promote.refusals import refusals_recorded
 from components.promote.registry import Registry
-from components.promote.settings import PromotionSettings
 from serving.package.verify import verify
 from serving.release.rows import CHAMPION_STAGE, Release
 from serving.release.rules import earlier_champion
@@ -40,7 +41,7 @@ class RollbackResult:
 
 
 def roll_back(
-    settings: PromotionSettings,
+    registered_model: str,
     to: str | None,
     *,
     taken_back: str | None = None,
@@ -51,6 +52,7 @@ def roll_back(
     release_url: str,
     serving: Path,
     tracking_uri: str | None = None,
+    experiments_url: str | None = None,
     started: float | None = None,
     tell: Callable[[RollbackResult], None] = lambda _: None,
 ) -> RollbackResult:
@@ -59,23 +61,33 @@ def roll_back(
     `taken_back` is the champion that is meant: where it is not the champion now, because the rollback is done already
     say, nothing happens but a `GateError`. Without it a rollback that is repeated goes further back.
     `tell` is called as soon as it answers, before MLflow's aliases follow; seconds count from `started` (`time.time`).
+    A canary of `experiments_url`, if there is one, ends with the champion that it was compared with.
     Raises `GateError` where there is no such earlier champion, `SignatureError` where its package does not verify,
     `PromotionConflictError` where another promotion came between, `UsageError` where it is the champion already.
     """
     started = started or time.time()
+
+    def registry() -> Registry:
+        return Registry(registered_model, tracking_uri)
+
     store = ReleaseStore(release_url, key_folder)
     try:
         begun = store.unfinished_rollback()
         resumed = begun is not None and to in (None, begun.digest) and taken_back in (None, begun.previous_digest)
         release = begun if begun is not None and resumed else None
-        release = release or _swap(store, to, taken_back, actor, reason or _NOT_SAID, package_store, key_folder)
+        try:
+            release = release or _swap(store, to, taken_back, actor, reason or _NOT_SAID, package_store, key_folder)
+        except UsageError:  # it is the champion already: the aliases may not have followed then
+            follow.aliases(registry, store)
+            raise
         server = follow.server(serving, package_store, release.digest)
         answered = server == "updated" and follow.answers(serving, release.digest)
         result = RollbackResult(release, server, answered, time.time() - started, resumed)
         tell(result)
-        shown = follow.aliases(lambda: Registry(settings.registered_model, tracking_uri), store)
-        if shown and server != "failed" and (answered or server != "updated"):
-            store.complete_rollback(release, server=server, seconds=round(result.seconds, 3))
+        follow.canary(experiments_url, store, actor)
+        shown = follow.aliases(registry, store)
+        seconds = round(result.seconds, 3)
+        store.complete_rollback(release, server=server, answered=answered, aliases=shown, seconds=seconds)
     finally:
         store.close()
     _log.info("package %s is the champion again, in the place of %s", release.digest, release.previous_digest)

@@ -44,6 +44,7 @@ def finish(job: Job, layout: ParallelLayout, meter: Meter, *, first_step: int, s
             "objective": job.objective,
             "steps": steps,
             "first_step": first_step,
+            "global_batch_size": job.training.global_batch_size,
             "seconds": meter.seconds,
             "ranks": dist.get_world_size(),
             "layout": str(layout),

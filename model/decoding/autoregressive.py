@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .errors import OptionsError
 from .samplers import draw, guide, gumbel_noise, streams
 
 _NOISE_AT_ONCE = 2**16
@@ -54,11 +55,13 @@ def continue_tokens(
     `unconditional` int64 [batch, other tokens] is the prompt without what guidance is to strengthen. `allowed(position)`
     says which tokens may stand at a place (bool [vocabulary]; None: all): visual codes inside an image, a line's end at
     its end. Without `cache` every token is computed from all tokens before it; the drawn tokens are the same. A row
-    depends on its prompt, its seed and the options alone. Raises `ValueError` for guidance without `unconditional`, and
+    depends on its prompt, its seed and the options alone. Raises `OptionsError` for guidance without `unconditional`, and
     for a place at which no token is allowed.
     """
     if options.guidance != 1 and unconditional is None:
-        raise ValueError(f"guidance {options.guidance} needs an unconditional prompt")
+        raise OptionsError(
+            f"guidance {options.guidance} needs an unconditional prompt: give unconditional, or ask for guidance 1"
+        )
     generators = streams(seeds)
     guided = _Stream(session, unconditional, cache) if unconditional is not None and options.guidance != 1 else None
     plain = _Stream(session, prompt, cache)
@@ -117,5 +120,5 @@ def _only(logits: np.ndarray, allowed: np.ndarray | None, position: int) -> np.n
     if allowed is None:
         return logits
     if not allowed.any():
-        raise ValueError(f"no token is allowed at position {position}")
+        raise OptionsError(f"no token is allowed at position {position}: allow one there, or draw fewer")
     return np.where(allowed, logits, -np.inf)

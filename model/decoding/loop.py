@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .errors import OptionsError
 from .samplers import draw, guide, gumbel_noise, sample, streams
 from .schedule import known_after_step
 from .session import Prefix, Session, TokenSession
@@ -69,9 +70,12 @@ def generate(
 
     `text_ids` int64 [batch, text_length]; `seeds` one per prompt: an image depends on its prompt, its seed and the
     options alone, not on the batch it is drawn in. `unconditional_ids` int64 [text_length] is the prompt that says
-    nothing, for guidance. Raises `ValueError` for guidance without it, and for more stages of details than there are.
+    nothing, for guidance. Raises `OptionsError` for guidance without it, for stages of details that the model does not
+    have, and for a sketch of no pass.
     """
     start = time.perf_counter()
+    if options.coarse_steps < 1:
+        raise OptionsError(f"coarse_steps is {options.coarse_steps}: ask for 1 or more")
     last, (rows, columns) = _last_stage(session, options), session.coarse_grid
     generators = streams(seeds)
     noise = plan_noise(session, options.plan_temperature, generators)
@@ -83,7 +87,9 @@ def generate(
     free = None
     if options.guidance != 1:
         if unconditional_ids is None:
-            raise ValueError(f"guidance {options.guidance} needs an unconditional prompt")
+            raise OptionsError(
+                f"guidance {options.guidance} needs an unconditional prompt: give unconditional_ids, or ask for guidance 1"
+            )
         nothing = np.broadcast_to(unconditional_ids, text_ids.shape).copy()
         free = session.prefill(nothing)  # the image follows the prompt's own plan
     sketch = refine_sketch(session, prefix, options, generators, free)
@@ -118,7 +124,10 @@ def stage_name(stage: int) -> str:
 def _last_stage(session: Session, options: DecodingOptions) -> int:
     last = session.detail_stages if options.detail_stages is None else options.detail_stages
     if not 0 <= last <= session.detail_stages:
-        raise ValueError(f"detail_stages is {last}, but this model has {session.detail_stages}")
+        raise OptionsError(
+            f"detail_stages is {last}, but this model has {session.detail_stages}: ask for 0 to {session.detail_stages}, or"
+            " None for all"
+        )
     return last
 
 

@@ -22,11 +22,21 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def keep_top_k(logits: np.ndarray, top_k: int) -> np.ndarray:
-    """Logits with everything below the `top_k` largest of the last axis set to -inf; 0 keeps all."""
+    """Logits with all but the `top_k` largest of the last axis set to -inf; 0 keeps all.
+
+    Of equal logits at the edge those of lower ids are kept, as in the nucleus, so that never more than `top_k` are left.
+    """
     if top_k <= 0 or top_k >= logits.shape[-1]:
         return logits
     threshold = np.partition(logits, -top_k, axis=-1)[..., -top_k, None]
-    return np.where(logits >= threshold, logits, -np.inf)
+    kept = logits >= threshold
+    if np.count_nonzero(kept) > threshold.size * top_k:  # seldom, so that the others pay for one count alone
+        crowded = (kept.sum(axis=-1) > top_k) & (threshold[..., 0] > -np.inf)
+        rows, edge = logits[crowded], threshold[crowded]
+        room = top_k - (rows > edge).sum(axis=-1, keepdims=True)
+        ties = rows == edge
+        kept[crowded] &= ~ties | (ties.cumsum(axis=-1) <= room)
+    return np.where(kept, logits, -np.inf)
 
 
 def keep_top_p(logits: np.ndarray, top_p: float) -> np.ndarray:

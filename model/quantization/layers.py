@@ -1,4 +1,5 @@
-"""The linear layers that are quantized, by their names in a checkpoint."""
+"""The blocks' linear layers, which SmoothQuant folds, by their names in a checkpoint. What else is quantized, the graphs
+tell (`static_int8.quantizable_layers`)."""
 
 from collections.abc import Iterator
 
@@ -18,7 +19,7 @@ def block_linears(block: Block) -> dict[str, nn.Linear]:
     }
 
 
-def quantized_linears(generator: Generator) -> Iterator[tuple[str, nn.Linear]]:
+def block_layers(generator: Generator) -> Iterator[tuple[str, nn.Linear]]:
     """Every block's matrices with their full names, such as `blocks.0.mlp.down_proj`."""
     for index, block in enumerate(generator.decoder_blocks()):
         for name, linear in block_linears(block).items():

@@ -1,7 +1,10 @@
-"""What goes into the layers when the decode loop runs: graph inputs and activation maxima."""
+"""What goes into the layers when the decode loop runs: graph inputs, and the activation maxima that SmoothQuant folds by.
+
+Only the blocks' layers are folded. The ranges of all that is quantized are looked at in the graphs (`ranges.py`).
+"""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,7 +16,7 @@ from common.errors import QuantizationError
 from model.decoding.loop import DecodingOptions, grow, plan_noise, refine_sketch, stage_name
 from model.decoding.samplers import streams
 from model.decoding.session import Prefix
-from model.quantization.layers import quantized_linears
+from model.quantization.layers import block_layers
 from model.transformer.model import Generator
 from model.transformer.session import TorchSession
 
@@ -27,7 +30,7 @@ class Observation:
 
     feeds: Feeds = field(default_factory=lambda: defaultdict(list))
     maxima: dict[str, Tensor] = field(default_factory=dict)
-    """Largest absolute input of each quantized layer over all graphs, [in_features], by the layer's name."""
+    """Largest absolute input of each of the blocks' layers over all graphs, [in_features], by the layer's name."""
 
 
 class RecordingSession:
@@ -67,9 +70,9 @@ class RecordingSession:
 
 @torch.no_grad()
 def observe(generator: Generator, prompts: Sequence[np.ndarray], options: DecodingOptions, seed: int) -> Observation:
-    """Decode batches of prompts (int64 [n, text_length]) and watch the quantized layers.
+    """Decode batches of prompts (int64 [n, text_length]) and watch the blocks' layers.
 
-    Raises `QuantizationError` naming the first layer whose input is not finite, or always zero.
+    Raises `QuantizationError` naming the first layer whose input is not finite, or always zero, or that saw none.
     """
     with watching(generator) as seen:
         session = RecordingSession(generator, seen.feeds)
@@ -85,15 +88,15 @@ def observe(generator: Generator, prompts: Sequence[np.ndarray], options: Decodi
 
 @contextmanager
 def watching(generator: Generator) -> Iterator[Observation]:
-    """Note the largest inputs of the quantized layers of whatever is computed meanwhile. Raises as `observe` does."""
-    seen = Observation()
-    hooks = [linear.register_forward_pre_hook(_watch(name, seen)) for name, linear in quantized_linears(generator)]
+    """Note the largest inputs of the blocks' layers of whatever is computed meanwhile. Raises as `observe` does."""
+    seen, linears = Observation(), dict(block_layers(generator))
+    hooks = [linear.register_forward_pre_hook(_watch(name, seen)) for name, linear in linears.items()]
     try:
         yield seen
     finally:
         for hook in hooks:
             hook.remove()
-    _refuse_zero_ranges(seen.maxima)
+    _refuse_useless_ranges(linears, seen.maxima)
 
 
 def _watch(name: str, seen: Observation):
@@ -110,26 +113,13 @@ def _watch(name: str, seen: Observation):
     return hook
 
 
-def _refuse_zero_ranges(maxima: dict[str, Tensor]) -> None:
-    for name, largest in maxima.items():
-        if largest.max() == 0:
+def _refuse_useless_ranges(layers: Iterable[str], maxima: dict[str, Tensor]) -> None:
+    for name in layers:
+        if name not in maxima:
+            raise QuantizationError("it saw no calibration data", where=name, fix="calibrate with one prompt at least")
+        if maxima[name].max() == 0:
             raise QuantizationError(
                 "its input is zero on all calibration data, so it has no scale",
                 where=name,
                 fix="check the checkpoint and the calibration samples",
-            )
-
-
-def check_coverage(calibrated: dict[str, Tensor], elsewhere: dict[str, Tensor], largest_excess: float) -> None:
-    """Raise `QuantizationError` where other data leaves a layer's calibrated range by more than `largest_excess`.
-
-    What lies outside the range is clipped, so calibration data must look like what will be served.
-    """
-    for name, largest in calibrated.items():
-        excess = float(elsewhere[name].max() / largest.max())
-        if excess > largest_excess:
-            raise QuantizationError(
-                f"held-out data reaches {excess:.2f} times the calibrated range, allowed is {largest_excess}",
-                where=name,
-                fix="calibrate with data that looks like it, or raise calibration.largest_range_excess",
             )

@@ -10,9 +10,12 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from common.errors import QuantizationError
+from model.quantization.export_onnx import OPSET
+from model.quantization.ranges import Ranges, input_ranges
 from model.quantization.storage import shrink_storage
 
 _LAYERS = ("blocks.", "plan.spread.2")
+_QUANTIZING = ("QuantizeLinear", "DequantizeLinear")
 
 
 class _Reader(CalibrationDataReader):
@@ -46,13 +49,15 @@ def quantize_graph(
     feeds: Sequence[Mapping[str, np.ndarray]],
     layers: Sequence[str],
     percentile: float | None = None,
-) -> None:
+) -> Ranges:
     """Quantize the named layers of the graph `source`: symmetric S8 activations per tensor, weights per channel.
 
     The activations' ranges are the extremes over `feeds`, or hold the given `percentile` of their absolute values and clip
-    the rest. Products of two activations stay in floating point.
-    Raises `QuantizationError` where a range is zero or not finite, naming the layer.
+    the rest. Products of two activations stay in floating point. Returns the extremes.
+    Raises `QuantizationError` where a range is zero or not finite or rests on no data, naming the layer.
     """
+    # Looked at before: what onnxruntime makes of a zero range is the scale 1, which could be a good one.
+    ranges = input_ranges(source, feeds, layers)
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)  # it recommends a pre-processing that the exporter has already done
@@ -83,6 +88,7 @@ def quantize_graph(
     shrink_storage(model)
     check_explicit_quantization(model, layers)
     onnx.save(model, target)
+    return ranges
 
 
 def _standard_domain_only(model: onnx.ModelProto) -> None:
@@ -96,18 +102,24 @@ def _standard_domain_only(model: onnx.ModelProto) -> None:
 def check_explicit_quantization(model: onnx.ModelProto, layers: Sequence[str]) -> None:
     """TensorRT's rules for explicit quantization; raises `QuantizationError` naming what breaks one.
 
-    Every node is of the standard domain, every zero point is 0, weights are int8 and symmetric per output channel (axis 1
-    of a matrix, axis 0 of a convolution's kernel), scales are finite and positive, both inputs of a quantized layer come
-    through Q/DQ.
+    Every node is of the standard domain and of the opset that we export or a later one, every zero point is 0, weights are
+    int8 and symmetric per output channel (axis 1 of a matrix, axis 0 of a convolution's kernel), scales are finite and
+    positive, both inputs of a quantized layer come through Q/DQ.
     """
     graph = model.graph
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset < OPSET:
+        # Q/DQ have an axis, and so a scale for each channel, since 13, and half-precision scales since 19.
+        raise QuantizationError(
+            f"its opset is {opset}, below {OPSET}", where=graph.name, fix="export the graph again with this version"
+        )
     tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     producers = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
         if node.domain not in ("", "ai.onnx"):
             raise QuantizationError(f"the node is of the domain {node.domain}", where=node.name)
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            _check_scale(node, tensors)
+        if node.op_type in _QUANTIZING:
+            _check_scale(node, tensors, graph)
     by_name = {node.name: node for node in graph.node}
     for layer in layers:
         node = by_name[layer]
@@ -122,9 +134,21 @@ def check_explicit_quantization(model: onnx.ModelProto, layers: Sequence[str]) -
             raise QuantizationError("its weights are not scaled per output channel", where=layer)
 
 
-def _check_scale(node: onnx.NodeProto, tensors: Mapping[str, np.ndarray]) -> None:
+def _layer_of(node: onnx.NodeProto, graph: onnx.GraphProto) -> str:
+    """The name of what reads, through other Q/DQ nodes, what this Q/DQ node gives; one of them, where there are several."""
+    while node.op_type in _QUANTIZING:
+        reader = next((other for other in graph.node if node.output[0] in other.input), None)
+        if reader is None:
+            break
+        node = reader
+    return node.name
+
+
+def _check_scale(node: onnx.NodeProto, tensors: Mapping[str, np.ndarray], graph: onnx.GraphProto) -> None:
     scale, zero_point = tensors[node.input[1]], tensors[node.input[2]]
     if not np.isfinite(scale).all() or (scale <= 0).any():
-        raise QuantizationError("a scale is zero or not finite", where=node.name, fix="check the calibration data")
+        raise QuantizationError(
+            "a scale is zero or not finite", where=_layer_of(node, graph), fix="check the calibration data"
+        )
     if zero_point.dtype != np.int8 or zero_point.any():
-        raise QuantizationError("a zero point is not an int8 zero", where=node.name)
+        raise QuantizationError("a zero point is not an int8 zero", where=_layer_of(node, graph))

@@ -3,7 +3,7 @@
 from math import prod
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from common.settings import Section
 
@@ -54,7 +54,7 @@ class GeneratorConfig(ModelSettings):
     visual_levels: tuple[int, ...] = Field(
         default=(8, 6, 5), description="levels of each FSQ channel; their product is the vocabulary"
     )
-    coarse_grid: tuple[int, int] = Field(default=(8, 8), description="rows and columns of the sketch")
+    coarse_grid: tuple[PositiveInt, PositiveInt] = Field(default=(8, 8), description="rows and columns of the sketch")
     detail_stages: int = Field(
         default=1,
         ge=1,

@@ -4,7 +4,6 @@ A tensor of ours is one of theirs, or several of them one below the other: queri
 are converted shard by shard, so that memory holds one shard of the result, whatever the size of the model.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import DataError, UntrustedFileError
-from common.files import atomic_path, read_json, write_json
-from model.checkpoint import WEIGHTS_FILE, load_tensors, save_tensors
+from common.files import atomic_path, read_json_object, write_json
+from model.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_tensors, read_config, save_tensors
 from model.transformer.config import DecoderConfig
 
 if TYPE_CHECKING:
@@ -51,39 +50,41 @@ class _Target:
         return sum(prod(shape) for shape in self.shapes)
 
 
-def read_config(folder: Path) -> DecoderConfig:
-    """The shape that `config.json` states. Raises `DataError` that names a value which our decoder does not have."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise DataError("there is no config.json", where=str(folder), fix="name the folder of a checkpoint")
-    content: dict[str, Any] = read_json(path)
+def read_shape(folder: Path) -> DecoderConfig:
+    """The shape that a Hugging Face `config.json` states. Raises `DataError` where it is missing or broken, or names a value
+    which our decoder does not have, `SettingsError` for a size that is missing or impossible."""
+    path, content = folder / CONFIG_FILE, read_config(folder)
     for name, value in _REQUIRED.items():
         if content.get(name, value) != value:
             raise DataError(f"{name} is {content[name]!r}, only {value!r} is supported", where=str(path))
     rope = content.get("rope_parameters") or {}
+    if not isinstance(rope, dict):
+        raise DataError(f"rope_parameters is {rope!r}, not an object", where=str(path))
     if rope.get("rope_type", "default") != "default":
         raise DataError(f"rope_type is {rope['rope_type']!r}, only 'default' is supported", where=str(path))
     names = set(DecoderConfig.model_fields) - {"architecture"}
     known = {name: content[name] for name in names & set(content)}
     if "rope_theta" in rope:
         known["rope_theta"] = rope["rope_theta"]
-    if known.get("head_dim") is None and {"hidden_size", "num_attention_heads"} <= set(known):
-        known["head_dim"] = known["hidden_size"] // known["num_attention_heads"]
+    hidden, heads = known.get("hidden_size"), known.get("num_attention_heads")
+    if known.get("head_dim") is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+        known["head_dim"] = hidden // heads
     return DecoderConfig.parse(known, where=str(path))
 
 
 def import_checkpoint(folder: Path, output: Path, *, shard_bytes: int = SHARD_BYTES) -> Imported:
     """Write the checkpoint of `folder` as ours: `config.json`, sharded weights with their index, the tokenizer's files.
 
-    Raises `DataError` that names the tensor which is missing, left over or of another shape than the configuration
-    says, `UntrustedFileError` where there are only pickles. Nothing is left under `output` then.
+    Raises what `read_shape` does, `DataError` that names the tensor which is missing, left over or of another shape than
+    the configuration says, `UntrustedFileError` where there are only pickles. Nothing is left under `output` then.
     """
-    config = read_config(folder)
+    config = read_shape(folder)
     files = _weight_files(folder)
     targets = _targets(config)
     _check_names(targets, files, folder, config)
     with atomic_path(output) as temporary, _Reader(files) as reader:
         temporary.mkdir()
+        _check_shards(files, reader, config)
         _check_shapes(targets, reader)
         shards = list(_shards(targets, reader, shard_bytes))
         where: dict[str, str] = {}
@@ -92,7 +93,7 @@ def import_checkpoint(folder: Path, output: Path, *, shard_bytes: int = SHARD_BY
             save_tensors(temporary / name, {target.name: reader.read(target) for target in shard})
             where |= {target.name: name for target in shard}
         write_json(temporary / INDEX_FILE, {"metadata": {"parameters": config.parameter_count}, "weight_map": where})
-        write_json(temporary / "config.json", config.model_dump(mode="json"))
+        write_json(temporary / CONFIG_FILE, config.model_dump(mode="json"))
         (temporary / "tokenizers").mkdir()
         for name in _TOKENIZER_FILES:
             if (folder / name).is_file():
@@ -140,8 +141,8 @@ def _weight_files(folder: Path) -> dict[str, Path]:
     index = folder / INDEX_FILE
     if index.is_file():
         try:
-            weight_map = dict(read_json(index)["weight_map"])
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            weight_map = dict(read_json_object(index)["weight_map"])
+        except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"not an index of weights ({type(error).__name__})", where=str(index)) from None
         foreign = [file for file in weight_map.values() if Path(str(file)).name != file]
         if foreign:
@@ -195,14 +196,29 @@ def _targets(config: DecoderConfig) -> list[_Target]:
 
 def _check_names(targets: list[_Target], files: dict[str, Path], folder: Path, config: DecoderConfig) -> None:
     wanted = {name for target in targets for name in target.sources}
-    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()  # some write the shared matrix twice
-    missing, extra = sorted(wanted - set(files)), sorted(set(files) - wanted - tied)
+    missing, extra = sorted(wanted - set(files)), sorted(set(files) - wanted - _twice(config))
     for words, names in (("missing", missing), ("left over", extra)):
         if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise DataError(f"tensor {_first(names)} is {words}: the weights do not fit config.json", where=str(folder))
+
+
+def _check_shards(files: dict[str, Path], reader: _Reader, config: DecoderConfig) -> None:
+    """What a shard holds beyond what the index says of it would be passed over without a word."""
+    for path in sorted(set(files.values())):
+        extra = reader.names(path) - {name for name, file in files.items() if file == path} - _twice(config)
+        if extra:
             raise DataError(
-                f"tensor {names[0]}{more} is {words}: the weights do not fit config.json", where=str(folder)
+                f"tensor {_first(sorted(extra))} is left over: {INDEX_FILE} does not place it here", where=str(path)
             )
+
+
+def _twice(config: DecoderConfig) -> set[str]:
+    """What some write though it is there already: the matrix that is shared."""
+    return {"lm_head.weight"} if config.tie_word_embeddings else set()
+
+
+def _first(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def _check_shapes(targets: list[_Target], reader: _Reader) -> None:
@@ -231,18 +247,19 @@ def _shards(targets: list[_Target], reader: _Reader, shard_bytes: int) -> Iterat
 def load_decoder(folder: Path) -> "Decoder":
     """The decoder of an imported checkpoint, in the weights' own type and evaluation mode.
 
-    Raises `DataError` where the weights do not fit the configuration.
+    Raises `DataError` where a file is missing or broken or the weights do not fit the configuration, `SettingsError` that
+    names the value which no decoder can have.
     """
     import torch
 
     from model.transformer.decoder import Decoder
 
-    config = DecoderConfig.parse(read_json(folder / "config.json"), where=str(folder / "config.json"))
+    config = DecoderConfig.parse(read_config(folder), where=str(folder / CONFIG_FILE))
     with torch.device("meta"):
         model = Decoder(config)
     tensors: dict[str, Tensor] = {}
-    for file in sorted(set(read_json(folder / INDEX_FILE)["weight_map"].values())):
-        tensors |= load_tensors(folder / file)
+    for file in sorted(set(_weight_files(folder).values())):
+        tensors |= load_tensors(file)
     try:
         model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:

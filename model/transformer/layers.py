@@ -42,10 +42,13 @@ class RMSNorm(nn.Module):
         return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., size] -> [..., size], in the type of `x`."""
+        """[..., size] -> [..., size], in the type of `x`; the mean square is taken in fp32 at least."""
         weight = self.gain().to(x.dtype)
         if self.training:
             return F.rms_norm(x, weight.shape, weight, self.eps)
+        if x.dtype in (torch.bfloat16, torch.float16):  # rounded before the weight, as Qwen3 and Llama do
+            wide = x.float()
+            return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype) * weight
         # onnxruntime fuses the norm when it is written with a division, not with rsqrt.
         return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * weight
 

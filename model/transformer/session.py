@@ -24,7 +24,8 @@ class ImageDecoder(Protocol):
 class TorchSession:
     """Runs a `Generator` and a visual tokenizer in eager torch; see `model.decoding.session.Session`.
 
-    Both must lie on one device. Without a tokenizer it draws tokens alone.
+    Both must lie on one device, in one type; whichever it is, numpy is given float32. Without a tokenizer it draws tokens
+    alone.
     """
 
     def __init__(self, generator: Generator, image_decoder: ImageDecoder | None = None):
@@ -34,23 +35,27 @@ class TorchSession:
         self.detail_stages = len(generator.config.grids) - 1
         self.draw_image: DrawImage | None = None
         self.plan_noise_shape = None if generator.plan is None else generator.plan.prior.noise_shape
-        self._device = next(generator.parameters()).device
+        weight = next(generator.parameters())
+        self._device, self._type = weight.device, weight.dtype
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self._device)
+        tensor = torch.from_numpy(array).to(self._device)
+        return tensor.to(self._type) if tensor.is_floating_point() else tensor
 
     @torch.inference_mode()
     def prefill(self, text_ids: np.ndarray, plan_noise: np.ndarray | None = None) -> Prefix:
         past, last = self.generator.prefill(self._tensor(text_ids))
+        known = past.float().cpu().numpy()
         if self.generator.plan is None or plan_noise is None:
-            return past.cpu().numpy(), None, None
-        plan_ids, plan_logits = self.generator.plan.prior.draw(last, self._tensor(plan_noise))
-        return past.cpu().numpy(), plan_ids.cpu().numpy(), plan_logits.cpu().numpy()
+            return known, None, None
+        # Both are copies by now: what a CUDA graph gives is overwritten when the next one runs.
+        plan_ids, plan_logits = self.generator.plan.prior.draw(last.clone(), self._tensor(plan_noise))
+        return known, plan_ids.cpu().numpy(), plan_logits.float().cpu().numpy()
 
     @torch.inference_mode()
     def coarse(self, past: np.ndarray, coarse_ids: np.ndarray, plan_ids: np.ndarray | None) -> np.ndarray:
         plan = None if plan_ids is None else self._tensor(plan_ids)
-        return self.generator.coarse_logits(self._tensor(past), self._tensor(coarse_ids), plan).cpu().numpy()
+        return self.generator.coarse_logits(self._tensor(past), self._tensor(coarse_ids), plan).float().cpu().numpy()
 
     @torch.inference_mode()
     def fine(
@@ -63,7 +68,7 @@ class TorchSession:
     ) -> np.ndarray:
         plan = None if plan_ids is None else self._tensor(plan_ids)
         known, ids, blocks = (self._tensor(array) for array in (past, coarse_ids, fine_ids))
-        return self.generator.fine_logits(known, ids, blocks, plan, stage).cpu().numpy()
+        return self.generator.fine_logits(known, ids, blocks, plan, stage).float().cpu().numpy()
 
     @torch.inference_mode()
     def decode_image(self, codes: np.ndarray) -> np.ndarray:

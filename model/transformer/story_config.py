@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from common.settings import Section
 
@@ -18,7 +18,7 @@ class StoryConfig(Section):
     text_vocabulary: int = Field(ge=8)
     text_length: int = Field(default=16, ge=4)
     visual_levels: tuple[int, ...] = (8, 6, 5)
-    coarse_grid: tuple[int, int] = (8, 8)
+    coarse_grid: tuple[PositiveInt, PositiveInt] = (8, 8)
     gated: bool = Field(default=True, description="false: the same model, looking at everything")
     query_blocks: int = Field(default=2, ge=1, description="blocks of a sketch's cells that decide for themselves")
 

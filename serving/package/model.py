@@ -105,7 +105,7 @@ class TritonPythonModel:
         if models is None:
             self._generator.check()
         self._outbox, self._progress = Outbox(), Progress()
-        self._watch = Watch(_Caller.look, every_s=_LOOK_S)
+        self._watch = Watch(_Caller.look, every_s=_LOOK_S, failed=_unseen)
         self._groups = Groups(
             self._answer,
             lambda caller: caller.prepared.options,
@@ -188,6 +188,12 @@ class TritonPythonModel:
             "timings": np.array([json.dumps(image.timings_ms).encode()], dtype=object),
         }
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in outputs.items()])
+
+
+def _unseen(_caller: _Caller, error: Exception) -> None:
+    """A caller of whom Triton does not tell whether it has gone is answered like the others; a deadline is still kept
+    before each stage."""
+    pb_utils.Logger.log_error(f"a request is not watched any more: {_internal(error)}")
 
 
 def _waiting(group: list[_Caller]) -> list[_Caller]:

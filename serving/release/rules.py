@@ -45,6 +45,18 @@ def another_champion(expected: str | None, found: str | None) -> PromotionConfli
     )
 
 
+def another_staged(connection: sa.Connection, seen: int) -> PromotionConflictError | None:
+    """Why a promotion that saw staging's row `seen` (0: none) would replace one that nobody knew of, or `None`."""
+    staged = newest(connection, STAGING_STAGE)
+    if staged is None or staged.sequence == seen:
+        return None
+    return PromotionConflictError(
+        f"package {staged.digest} came to staging meanwhile ({staged.actor}: {staged.reason})",
+        where=f"stage '{STAGING_STAGE}'",
+        fix="see `emuflow history`; if this one is still wanted there, promote it again",
+    )
+
+
 def why_no_rollback(
     champions: list[Release], digest: str, expected_current: str
 ) -> PromotionConflictError | GateError | None:

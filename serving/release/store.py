@@ -1,12 +1,12 @@
 """The release store: which package each stage wants, and who decided it when, on what evidence.
 
 One append-only table. A stage's newest row is its desired state, the rows before it are its history, and every write is
-a compare-and-swap against the champion that its writer saw: of two writers, one row goes in. What was decided, and what
+a compare-and-swap against the champion, and the package in staging, that its writer saw: of two writers, one row goes in. What was decided, and what
 was refused, stands in the audit log (`audit.py`), written in the same transaction. By default the tables live in
 MLflow's own SQLite file, where MLflow's migrations do not look at them; any SQLAlchemy URL (a team's PostgreSQL) will do.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,17 @@ from sqlalchemy.exc import IntegrityError
 from common.errors import PromotionConflictError, UsageError
 from serving.release import audit, rules
 from serving.release.database import writing
-from serving.release.rows import CANDIDATE_STAGE, CHAMPION_STAGE, Approval, Release, ReleaseAction, history, newest
+from serving.release.registrations import noted_of, package_of
+from serving.release.rows import (
+    CANDIDATE_STAGE,
+    CHAMPION_STAGE,
+    STAGING_STAGE,
+    Approval,
+    Release,
+    ReleaseAction,
+    history,
+    newest,
+)
 from serving.release.tables import RELEASES, TABLE_NAME, open_database
 
 __all__ = ["CHAMPION_STAGE", "TABLE_NAME", "Release", "ReleaseStore"]
@@ -50,9 +60,20 @@ class ReleaseStore:
             return list(audit.read_log(connection))
 
     def register(
-        self, digest: str, *, evidence_digest: str, measured_against: str | None, actor: str, reason: str
+        self,
+        digest: str,
+        *,
+        evidence_digest: str,
+        measured_against: str | None,
+        actor: str,
+        reason: str,
+        noted: Mapping[str, Any] | None = None,
     ) -> Release:
-        """Record a candidate with its evidence, whatever the verdict; the same evidence again gives the same row."""
+        """Record a candidate with its evidence, whatever the verdict; the same evidence again gives the same row.
+
+        `noted` stands in the audit log with it: the `policy` that its promotion goes by, the `model` and the `version`
+        that it is in the registry. It must have a JSON form.
+        """
         with self._writing() as desk:
             for known in history(desk.connection, CANDIDATE_STAGE):
                 if (known.digest, known.evidence_digest) == (digest, evidence_digest):
@@ -65,7 +86,21 @@ class ReleaseStore:
                 measured_against=measured_against,
                 actor=actor,
                 reason=reason,
+                noted=noted,
             )
+
+    def noted(self, digest: str, evidence_digest: str) -> dict[str, Any]:
+        """What was noted when the candidate was registered with this evidence; empty where nothing was.
+
+        Raises `GateError` where that entry of the audit log was altered.
+        """
+        with self._engine.connect() as connection:
+            return noted_of(connection, digest, evidence_digest)
+
+    def package_of(self, model: str, version: str) -> str | None:
+        """The digest of the package that is this version of the registered model, `None` where that was not noted."""
+        with self._engine.connect() as connection:
+            return package_of(connection, model, version)
 
     def promote(
         self,
@@ -77,12 +112,16 @@ class ReleaseStore:
         actor: str,
         reason: str,
         approval: Approval | None = None,
+        staged_before: int | None = None,
     ) -> Release:
         """Make `digest` the wanted package of `stage`, if the champion still is `expected_current` (`None`: there is none),
         which the evidence was measured against. On its way to champion a package passes staging: both rows go in, or none.
+        `staged_before` is the sequence of staging's row that the caller saw (0: none): a promotion to staging replaces
+        only that one; `None`: whatever stands there.
 
         A promotion that is done already stands, and is returned. Raises `PromotionConflictError`, with the refusal in the
-        audit log, where another promotion came first, or this evidence has made it the champion once before.
+        audit log, where another promotion came first, to champion or to staging, or this evidence has made it the champion
+        once before.
         """
         row: dict[str, Any] = {"evidence_digest": evidence_digest, "actor": actor, "reason": reason}
         row |= {"action": "promotion", "measured_against": expected_current}
@@ -95,6 +134,8 @@ class ReleaseStore:
                 if there and evidence_digest and (there.digest, there.evidence_digest) == (digest, evidence_digest):
                     return there
                 conflict = rules.conflict(desk.connection, stage, digest, expected_current, evidence_digest)
+                if conflict is None and stage == STAGING_STAGE and staged_before is not None:
+                    conflict = rules.another_staged(desk.connection, staged_before)
                 if conflict is None:
                     if approval is not None:
                         desk.log.write(
@@ -135,14 +176,14 @@ class ReleaseStore:
         raise refusal
 
     def complete_rollback(self, release: Release, **told: Any) -> None:
-        """Record that everything follows the rollback `release`. `told` goes into the audit log."""
+        """Record that the command came to its end, and what followed it. `told` goes into the audit log."""
         with self._writing() as desk:
             desk.log.write(
                 "rollback completed", stage=release.stage, digest=release.digest, of=release.sequence, **told
             )
 
     def unfinished_rollback(self) -> Release | None:
-        """The newest champion's row, where it is a rollback that nobody has seen to its end."""
+        """The newest champion's row, where it is a rollback whose command did not come to its end."""
         with self._engine.connect() as connection:
             champion = newest(connection, CHAMPION_STAGE)
             if champion is None or champion.action != "rollback":
@@ -184,7 +225,9 @@ class _Desk:
     connection: sa.Connection
     log: audit.Writer
 
-    def append(self, stage: str, digest: str, *, action: ReleaseAction, **columns: Any) -> Release:
+    def append(
+        self, stage: str, digest: str, *, action: ReleaseAction, noted: Mapping[str, Any] | None = None, **columns: Any
+    ) -> Release:
         before = newest(self.connection, stage)
         release = Release(
             stage=stage,
@@ -196,7 +239,7 @@ class _Desk:
             **columns,
         )
         self.connection.execute(RELEASES.insert().values(**vars(release)))
-        self.log.write(action, release=asdict(release))
+        self.log.write(action, release=asdict(release), **({"noted": noted} if noted else {}))
         return release
 
     def refuse(self, stage: str, digest: str, evidence_digest: str | None, actor: str, reason: str) -> None:

@@ -1,22 +1,26 @@
 """The compared decoders draw what they say, on one engine."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import checkpoints, decode_rows
-from benchmarks.decoders import Engine, NextCellSession, engine
-from model.decoding.autoregressive import NextTokenOptions
-from model.decoding.loop import DecodingOptions
+from benchmarks import checkpoints, decode_rows, decoders
+from benchmarks.decoders import Engine, NextCellSession, engine, export_engine, open_engine
+from model.decoding.autoregressive import NextTokenOptions, continue_tokens
+from model.decoding.loop import DecodingOptions, grow
 from model.tokenizers.bundle import TokenizerBundle, save_tokenizers
 from model.tokenizers.settings import VisualTokenizerConfig
 from model.tokenizers.text import TextTokenizer
 from model.tokenizers.visual import VisualTokenizer
 from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
+from serving.package.runtime import engine as runtime_engine
+from serving.package.runtime.providers import load_graph
 
 PROMPTS = np.random.default_rng(0).integers(0, 40, (3, 6))
 
@@ -45,15 +49,69 @@ def generator(**changes) -> Generator:
     return Generator(GeneratorConfig.model_validate(shape | changes)).eval()
 
 
-@pytest.mark.parametrize("changes", [{}, {"fine_layers": 0, "plan_tokens": 0}])
-def test_a_cache_does_not_change_the_image(tokenizers, changes):
-    with engine(generator(**changes), tokenizers, next_token=True, threads=1) as made:
-        options = NextTokenOptions(temperature=1.0)
-        cached, naive = (made.autoregressive("", options, cache=cache) for cache in (True, False))
-        images = cached.draw(PROMPTS, [1, 2, 3])
-        assert images.shape == ((3, 16, 32, 3) if not changes else (3, 8, 16, 3))
-        assert (images == naive.draw(PROMPTS, [1, 2, 3])).mean() > 0.98
-        assert not (images == cached.draw(PROMPTS, [4, 5, 6])).all()
+@pytest.fixture(scope="module")
+def exported(tokenizers, tmp_path_factory) -> Path:
+    """The graphs of a next-token generator with details."""
+    folder = tmp_path_factory.mktemp("exported") / "graphs"
+    export_engine(folder, generator(), tokenizers, next_token=True)
+    return folder
+
+
+@pytest.fixture
+def graph_runs(monkeypatch) -> Counter:
+    """How often each graph ran, by its file's name: of all graphs that are loaded from now on."""
+    runs = Counter()
+
+    class Counted:
+        def __init__(self, file: Path, *arguments, **options):
+            self._name, self._graph = file.name, load_graph(file, *arguments, **options)
+
+        def run(self, outputs, feeds):
+            runs[self._name] += 1
+            return self._graph.run(outputs, feeds)
+
+    monkeypatch.setattr(decoders, "load_graph", Counted)
+    monkeypatch.setattr(runtime_engine, "load_graph", Counted)
+    return runs
+
+
+def assert_cache_changes_nothing(made: Engine, shape: tuple[int, ...]) -> None:
+    options = NextTokenOptions(temperature=1.0)
+    cached, naive = (made.autoregressive("", options, cache=cache) for cache in (True, False))
+    images = cached.draw(PROMPTS, [1, 2, 3])
+    assert images.shape == shape
+    assert (images == naive.draw(PROMPTS, [1, 2, 3])).mean() > 0.98
+    assert not (images == cached.draw(PROMPTS, [4, 5, 6])).all()
+
+
+def test_a_cache_does_not_change_the_image(tokenizers, exported):
+    made = open_engine(exported, generator(), tokenizers, next_token=True, threads=1)
+    assert_cache_changes_nothing(made, (3, 16, 32, 3))
+
+
+def test_nor_one_without_details(tokenizers):
+    with engine(generator(fine_layers=0, plan_tokens=0), tokenizers, next_token=True, threads=1) as made:
+        assert_cache_changes_nothing(made, (3, 8, 16, 3))
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_prompt_is_read_once_for_an_image(tokenizers, exported, graph_runs, cache):
+    made = open_engine(exported, generator(), tokenizers, next_token=True, threads=1)
+    made.autoregressive("", NextTokenOptions(), cache=cache).draw(PROMPTS, [1, 2, 3])
+    cells = {"next.onnx" if cache else "sequence.onnx": 8}
+    assert graph_runs == {"prefill.onnx": 1, **cells, "fine.onnx": 1, "image_decoder.onnx": 1}
+
+
+def test_reading_a_prompt_once_gives_the_image_that_reading_it_twice_gives(tokenizers, exported):
+    options = NextTokenOptions(temperature=1.0)
+    made = open_engine(exported, generator(), tokenizers, next_token=True, threads=1)
+    decoder = made.autoregressive("", options, cache=True)
+    cells = NextCellSession(made.folder, made.generator, made.session, cache=True, threads=1)
+    for prompts, seeds in ((PROMPTS, [1, 2, 3]), (PROMPTS[::-1].copy(), [4, 5, 6])):
+        sketch = continue_tokens(cells, prompts, 8, options, seeds)
+        again = made.session.prefill(prompts)
+        *_, codes = grow(made.session, again, sketch, DecodingOptions(), seeds, 1)
+        assert np.array_equal(decoder.draw(prompts, seeds), made.session.decode_image(codes))
 
 
 def test_what_only_training_needs_is_no_parameter_of_a_decoder(tokenizers):
@@ -88,8 +146,8 @@ def test_int8_gives_nearly_the_same_next_cells(both_precisions):
     """Logit by logit: one cell drawn otherwise changes all that follow."""
     prompts = decode_rows.calibration_prompts(checkpoints.load_tokenizers(), 16)[0]
     full, rounded = (
-        NextCellSession(both_precisions[name].folder, both_precisions[name].generator, cache=True, threads=1)
-        for name in ("next-token", "next-token, int8")
+        NextCellSession(engine.folder, engine.generator, engine.session, cache=True, threads=1)
+        for engine in (both_precisions[name] for name in ("next-token", "next-token, int8"))
     )
     (expected, past), (found, other) = full.next_logits(prompts, None), rounded.next_logits(prompts, None)
     for _ in range(20):

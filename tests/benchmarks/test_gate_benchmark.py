@@ -9,7 +9,7 @@ from rich.console import Console
 
 from benchmarks import gate
 from benchmarks.gate_checks import DAMAGED, HOG, HOG_SLOW, SAME, SLIGHTLY_SLOW, SLOW, Gate, all_checks
-from benchmarks.gate_resampling import resampled
+from benchmarks.gate_resampling import alike_in_quality, resampled
 from common.errors import GateError
 from common.files import write_json
 from components.benchmark.measurements import CHAMPION, CONTROL, Measurements
@@ -17,7 +17,7 @@ from components.benchmark.settings import BenchmarkSettings
 from components.gate.gate import judge
 from components.gate.settings import GateSettings
 from components.gate.verdict import Result
-from tests.evidence import arm, latency, measurements
+from tests.evidence import arm, correctness, latency, measurements
 
 POLICY = GateSettings(bootstrap_resamples=200)
 
@@ -57,6 +57,23 @@ def test_an_invalid_launch_is_not_drawn() -> None:
     assert resampled([invalid], POLICY, 20).total() == 0
 
 
+def test_a_champions_accuracy_is_compared_with_its_own_in_another_launch() -> None:
+    """Three launches make one pair; a champion that is worse in one of two would be called so."""
+
+    def accurate(share: float, seed: int):
+        champion = arm(CHAMPION, share, 4.0).model_copy(update={"correctness": correctness(share, seed=seed)})
+        return measurements(champion=champion)
+
+    assert alike_in_quality([accurate(0.94, seed) for seed in range(3)], POLICY).total() == 1
+    assert alike_in_quality([accurate(0.70, 0), accurate(0.94, 1)], POLICY) == {Result.FAIL: 1}
+    assert alike_in_quality([accurate(0.99, 0), accurate(0.70, 1)], POLICY) == {Result.PASS: 1}
+
+
+def test_each_gate_asks_with_seeds_of_its_own() -> None:
+    most = gate.Amount().measuring.seeds_per_caption * 746
+    assert most < gate._SEEDS_APART
+
+
 def test_what_could_not_be_measured_keeps_no_bound_and_can_be_written(tmp_path) -> None:
     """Not one gate was valid: an hour's result is written all the same, and says so."""
     measured = launch(5.0)
@@ -66,7 +83,12 @@ def test_what_could_not_be_measured_keeps_no_bound_and_can_be_written(tmp_path) 
     }
     invalid = live(measured.model_copy(update={"status": "INVALID", "reasons": ["it died"], "arms": untimed}))
     gates = {kind: [invalid] for kind in (SAME, SLOW, SLIGHTLY_SLOW, DAMAGED, HOG, HOG_SLOW)}
-    found = {check.name: check for check in all_checks(gates, resampled([invalid.measured], POLICY, 20))}
+    found = {
+        check.name: check
+        for check in all_checks(
+            gates, dict.fromkeys((SAME, SLOW, DAMAGED), resampled([invalid.measured], POLICY, 20)), Counter()
+        )
+    }
     assert not any(found[f"{name}_resampled"].reached for name in ("aa_pass_rate", "aa_false_verdict_rate"))
     assert not found["aa_false_verdict_rate_resampled"].ok and not found["aa_pass_rate"].ok
     row = gate._row(SAME, [invalid])
@@ -89,7 +111,16 @@ def test_rates_count_what_their_names_say() -> None:
         HOG: [same, slow],
         HOG_SLOW: [slow, same],
     }
-    found = {check.name: check for check in all_checks(gates, Counter({Result.PASS: 99, Result.FAIL: 1}))}
+    drawn = {
+        SAME: Counter({Result.PASS: 99, Result.FAIL: 1}),
+        SLOW: Counter({Result.FAIL: 3, Result.INCONCLUSIVE: 1}),
+        DAMAGED: Counter({Result.FAIL: 4}),
+    }
+    alike = Counter({Result.PASS: 3, Result.INCONCLUSIVE: 1})
+    found = {check.name: check for check in all_checks(gates, drawn, alike)}
+    assert found["power_slow_15_resampled"].value == 0.75 and found["power_quality_3_resampled"].value == 1
+    assert (found["aa_accuracy_false_rate"].value, found["aa_accuracy_pass_rate"].value) == (0, 0.75)
+    assert found["power_slow_15_by_p50_alone"].value == found["power_slow_15"].value
     assert found["aa_false_verdict_rate"].value == 0.25 and not found["aa_false_verdict_rate"].ok
     assert found["aa_false_verdict_rate"].low == pytest.approx(0.0063, abs=1e-4)  # Clopper and Pearson's tables
     assert found["aa_pass_rate"].value == 0.75 and found["power_slow_15"].value == pytest.approx(2 / 3)
@@ -110,11 +141,12 @@ def test_live_gates_end_in_verdicts(judges, tmp_path) -> None:
     short = BenchmarkSettings.model_validate(
         {"seeds_per_caption": 1, "examples": 0, "latency": {"min_rounds": 8, "max_rounds": 8}}
     )
-    amount = gate.Amount(same=1, each=1, resampled=20, measuring=short)
+    amount = gate.Amount(same=1, each=1, damages=1, resampled=20, resampled_power=5, measuring=short)
     gate.run(judges, Console(file=io.StringIO()), file, amount)
     result = json.loads(file.read_text())
     rows = {row["name"]: row for row in result["rows"]}
     assert rows.keys() == {SAME, SLOW, SLIGHTLY_SLOW, DAMAGED, HOG_SLOW}
     assert rows[DAMAGED]["accuracy_lost"] > 0.015 > abs(rows[SAME]["accuracy_lost"])
     assert rows[SAME]["accuracy"] > 0.9 and rows[SAME]["n"] == 746
-    assert sum(result["resampled"].values()) in (0, 20)
+    assert sum(result["resampled"][SAME].values()) in (0, 20)
+    assert sum(result["accuracy_of_the_champion_twice"].values()) == 2  # of five gates

@@ -1,6 +1,7 @@
 """The load that benchmarks make: a server that stalls cannot hide it."""
 
 import json
+import socket
 import struct
 import time
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ import pytest
 import tritonclient.grpc.service_pb2
 from tritonclient.grpc import service_pb2_grpc
 
+from benchmarks import load as loading
 from benchmarks.load import run_load
+from common.errors import ServerError
 
 messages: Any = tritonclient.grpc.service_pb2
 STALL_S = 0.5
@@ -80,3 +83,27 @@ def test_clients_that_wait_for_their_answer_see_a_stall_once(endpoint):
     load = run_load(endpoint, "generator", clients=1, seconds=1.5)
     assert sum(ms > 1000 * STALL_S / 2 for ms in load.image_ms) == 1
     assert load.images_per_s > 40 and len(load.preview_ms) == len(load.image_ms)
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """Takes connections and never says a word."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("how", [{"clients": 2}, {"rate": 10}])
+def test_a_server_that_stands_still_is_errors_and_no_endless_wait(silent, how):
+    start = time.monotonic()
+    load = run_load(silent, "generator", seconds=1.0, timeout_s=0.4, **how)
+    assert time.monotonic() - start < 30
+    assert load.image_ms == [] and load.images_per_s == 0
+    assert len(load.errors) >= 4 and set(load.errors) == {"StatusCode.DEADLINE_EXCEEDED"}
+
+
+def test_a_load_that_does_not_end_is_ended(silent, monkeypatch):
+    monkeypatch.setattr(loading, "_SPARE_S", 0.0)  # less than it takes to begin
+    with pytest.raises(ServerError, match=r"a load of 0\.1 s did not end within 0\.3 s"):
+        run_load(silent, "generator", clients=1, seconds=0.1, timeout_s=0.1)

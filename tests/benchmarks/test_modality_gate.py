@@ -59,7 +59,9 @@ def test_every_row_and_every_promise_is_in_the_result(judges, tmp_path):
         assert row["n"] == 78 and 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1
         assert 0 < row["median_ms"] <= row["p95_ms"] and 0 < row["request_ms"] <= row["request_p95_ms"]
     assert rows[modality_gate.TWIN]["skipped_share"] == 0 < rows[modality_gate.GATED]["skipped_share"]
-    assert rows[modality_gate.FIXED[0]]["skipped_share"] <= rows[modality_gate.GATED]["skipped_share"]
+    for name in modality_gate.FIXED[:2]:
+        assert rows[name]["skipped_share"] <= rows[modality_gate.GATED]["skipped_share"]
+    assert 0 <= result["neighbours_share"] <= 1
     assert result["context_tokens"] == 2080 and f"dense: {result['fastest_dense']}" in rows
     checks = {check["name"]: check for check in result["checks"]}
     assert {name: (checks[name]["bound"], checks[name]["aim"]) for name in PROMISED} == PROMISED

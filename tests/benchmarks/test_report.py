@@ -2,11 +2,14 @@
 
 import io
 import json
+import time
 
 import pytest
 from rich.console import Console
 
 from benchmarks.report import Check, Report, Row
+from components.benchmark.measurements import ProcessorShares
+from tests.components.benchmark.test_neighbours import busy_cores
 
 
 @pytest.mark.parametrize(
@@ -38,3 +41,37 @@ def test_the_json_form_and_the_tables(tmp_path):
     ]
     assert [check["ok"] for check in content["checks"]] == [True, False]
     assert content["checks"][0]["low"] == 7.5 and content["machine"]["cores"] >= 1
+
+
+def finished(report: Report, tmp_path) -> tuple[str, dict]:
+    shown, file = io.StringIO(), tmp_path / "result.json"
+    report.finish(Console(file=shown, width=200), file)
+    return shown.getvalue(), json.loads(file.read_text())
+
+
+def test_times_beside_busy_processes_come_with_a_warning(tmp_path):
+    report = Report("decode", "emuflow bench decode")
+    with busy_cores(), report.timed():
+        time.sleep(0.6)
+    shown, content = finished(report, tmp_path)
+    assert content["neighbours_share"] > 0.85
+    assert f"other processes had up to {content['neighbours_share']:.0%} of the processors" in shown
+
+
+@pytest.mark.parametrize(
+    ("timings", "share", "said"),
+    [
+        ([ProcessorShares(others=0.02, idle=0.0), ProcessorShares(others=0.1, idle=0.4)], 0.1, None),
+        ([ProcessorShares(others=0.4, idle=0.0), ProcessorShares(others=0.02, idle=0.5)], 0.4, "up to 40%"),
+        ([ProcessorShares(others=0.02, idle=0.0), None], None, "not known"),
+    ],
+)
+def test_the_worst_stretch_of_timed_rounds_counts(tmp_path, timings, share, said):
+    shown, content = finished(Report("scaling", "", timings=timings), tmp_path)
+    assert content["neighbours_share"] == share
+    assert (said in shown) if said else ("warning" not in shown)
+
+
+def test_where_nothing_is_timed_nothing_is_told_of_neighbours(tmp_path):
+    shown, content = finished(Report("soak", ""), tmp_path)
+    assert "neighbours_share" not in content and "warning" not in shown

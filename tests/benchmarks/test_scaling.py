@@ -27,4 +27,5 @@ def test_every_way_is_timed(tmp_path):
     assert all(0 < row["median_ms"] <= row["p95_ms"] for row in result["rows"])
     checks = {check["name"]: check["value"] for check in result["checks"]}
     assert checks["speedup_vs_next_token_64"] > 1 and checks["window_speedup_64"] > 0
+    assert 0 <= result["neighbours_share"] <= 1
     assert checks["speedup_vs_next_token_128_small_sketch"] > 1 and checks["stages_speedup_128"] > 0

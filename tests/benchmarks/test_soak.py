@@ -4,6 +4,7 @@ import io
 import json
 import os
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -15,7 +16,7 @@ from tests.packages import build
 
 def test_every_row_and_every_promise_is_in_the_result(tmp_path):
     file = tmp_path / "soak.json"
-    amount = soak.Amount(minutes=0.1, warmup_seconds=2, capacity_seconds=1)
+    amount = soak.Amount(minutes=0.1, warmup_seconds=2, capacity_rounds=2, capacity_seconds=1)
     held = soak.run(
         Console(file=io.StringIO()),
         file,
@@ -37,6 +38,11 @@ def test_every_row_and_every_promise_is_in_the_result(tmp_path):
     assert checks["soak_errors"]["n"] == result["rows"][0]["n"]
     assert checks["soak_memory_growth"]["n"] >= 25
     assert result["offered_per_s"] == pytest.approx(0.8 * result["capacity_images_per_s"])
+    rounds = result["capacity_rounds_per_s"]
+    assert len(rounds["before"]) == len(rounds["after"]) == 2 and min(rounds["before"] + rounds["after"]) > 0
+    assert result["capacity_images_per_s"] == np.median(rounds["before"])
+    share = result["offered_per_s"] / np.median(rounds["before"] + rounds["after"])
+    assert result["offered_share_of_capacity"] == pytest.approx(share)
     assert held == all(check["ok"] for check in checks.values())
 
 

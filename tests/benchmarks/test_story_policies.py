@@ -1,6 +1,7 @@
 """Masks that do not look get at least what the gate uses, and not the gate's knowledge."""
 
 import numpy as np
+import pytest
 import torch
 
 from benchmarks import story_policies as policies
@@ -39,12 +40,31 @@ def test_the_share_counts_tokens_not_blocks():
 
 def test_fixed_masks_are_the_same_for_all_requests_and_open_no_less_than_the_gate():
     gate = np.mean([policies.skipped_share(story, TOKENS).mean() for story in own()])
-    for opened in (policies.latest_by_head(own()), policies.latest_in_busiest_head(own())):
+    for opened in (policies.latest_by_head(own()), policies.latest_in_busiest_head(own(), TOKENS)):
         choose = policies.same_for_all(opened, REQUESTS)
         shown = policies.stacked(choose(0), REQUESTS)
         assert (shown == shown[:, :, :1]).all()
         assert policies.skipped_share(shown, TOKENS).mean() <= gate
         assert shown[..., 4, 1].any() and not shown[..., 0, :].any()
+
+
+@pytest.mark.parametrize("modality", [0, 1])
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_the_busiest_heads_share_is_counted_in_tokens(modality, heads):
+    """Gates that open all captions, or all images, for so many heads: the same tokens make so many whole scenes."""
+    opened = np.zeros(SHAPE, dtype=bool)
+    for head in range(heads):
+        opened[head % LAYERS, head // LAYERS, ..., modality] = True
+    kept = 1 - policies.skipped_share(opened, TOKENS).mean()
+    mask = policies.latest_in_busiest_head([opened], TOKENS)
+    given = 1 - policies.skipped_share(mask, TOKENS).mean()
+    one_scene = 1 / (LAYERS * HEADS * SCENES)
+    assert kept <= given + 1e-9 < kept + one_scene
+    assert mask[..., 0].sum() == mask[..., 1].sum()  # whole scenes
+
+
+def test_a_gate_that_opens_nothing_pays_for_nothing():
+    assert not policies.latest_in_busiest_head([np.zeros(SHAPE, dtype=bool)], TOKENS).any()
 
 
 def test_cutting_heads_off_leaves_all_scenes_to_the_others():

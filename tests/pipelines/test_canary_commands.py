@@ -1,11 +1,13 @@
 """`emuflow canary`, from staging to champion: a running server, routed users, and what is proven of them."""
 
 import json
+import time
 from contextlib import ExitStack
 
-from common.files import write_json
 from emuflow_client import GeneratorClient, GeneratorError
+from serving.release.experiments.assignment import HashSplit
 from serving.release.experiments.events import EventStore
+from serving.release.experiments.policy import Policy
 from serving.release.experiments.recorder import Recorder
 from serving.release.experiments.router import Router
 from serving.release.experiments.states import ExperimentStore
@@ -13,7 +15,8 @@ from serving.release.experiments.stored_split import StoredSplit
 from tests.components.promote.conftest import empty_database, engine, place
 from tests.components.promote.place import Place
 from tests.pipelines.chain import Chain
-from tests.pipelines.test_release_commands import candidates, serving
+from tests.pipelines.test_release_commands import candidates, serving, staged
+from tests.serving.release.experiments.traffic import failing_canary, requests
 from tests.serving.served import eventually
 
 __all__ = ["candidates", "empty_database", "engine", "place"]
@@ -44,20 +47,30 @@ def answers(endpoint: str) -> bool:
         return False
 
 
-def test_a_canary_is_served_watched_and_then_promoted(place, candidates):
-    first, second = candidates
-    write_json(
-        place.home.run("run-2") / "settings.json", {"promotion": {"canary": "required", "canary_policy": POLICY}}
-    )
+def is_served(place: Place, name: str) -> bool:
+    """Whether `emuflow serve` has said so."""
+    states = ExperimentStore(place.home.experiments_url)
+    try:
+        return states.current(name).experiment.arm("canary").served
+    finally:
+        states.close()
+
+
+def test_a_canary_is_served_watched_and_then_promoted(place):
+    second = staged(place, canary="required", canary_policy=Policy.parse(POLICY))
+    first = str(place.champion)
     chain = Chain(place.root)
     assert "emuflow canary start" in chain.call("promote", "2", "--to", "champion", code=1)
     assert "no canary was started" in chain.call("canary", "status", code=2)
     with serving(place) as endpoint:
         said = chain.call("canary", "start", "2", "--name", "spring", "--why", "it passed its gate")
         assert second[:12] in said and "50% of the users" in said
-        eventually(lambda: answers(endpoint), timeout_s=30)
+        asked(place, endpoint, "spring", range(60))  # perhaps before it is loaded: no request fails
+        eventually(lambda: is_served(place, "spring"), timeout_s=30)
+        assert answers(endpoint)
         assert asked(place, endpoint, "spring", range(60)) == {first, second}
-        assert json.loads(chain.call("canary", "status", "--json"))["arms"][1]["status"] == "running"
+        told = json.loads(chain.call("canary", "status", "--json"))["arms"]
+        assert (told[1]["status"], told[0]["errors"], told[1]["errors"]) == ("running", 0, 0)
         assert "Canary spring" in chain.call("canary", "status")
         for start in range(60, 2000, 200):
             asked(place, endpoint, "spring", range(start, start + 200))
@@ -82,3 +95,25 @@ def test_a_person_changes_its_share_and_ends_it(place, candidates):
     assert "was stopped" in chain.call("canary", "share", name, "0.2", "--why", "again", code=2)
     found = json.loads(chain.call("canary", "status", "--json"))
     assert (found["name"], found["reason"], found["arms"][1]["status"]) == (name, "it draws ghosts", "stopped")
+
+
+def test_fault_24_a_server_that_runs_stops_a_failing_canary_by_itself(place):
+    staged(place, canary_policy=Policy.parse({**POLICY, "error_margin": 0.005}))
+    chain = Chain(place.root)
+    chain.call("canary", "start", "2", "--name", "spring")
+    url = place.home.experiments_url
+    states, events = ExperimentStore(url), EventStore(url)
+    with serving(place) as endpoint:
+        assert asked(place, endpoint, "spring", range(5)) <= {
+            place.champion,
+            states.current("spring").experiment.arm("canary").digest,
+        }
+        eventually(lambda: is_served(place, "spring"), timeout_s=30)
+        split = HashSplit(states.current("spring").experiment)
+        events.write(requests(split, range(1000), answer=failing_canary(0.5), start=time.time() - 2000))
+        eventually(lambda: states.current("spring").experiment.arm("canary").status == "stopped", timeout_s=40)
+        eventually(lambda: not answers(endpoint), timeout_s=30)
+    record = states.current("spring")
+    assert record.actor == "canary" and "error_rate" in record.reason
+    states.close()
+    events.close()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from emuflow_client import GeneratorClient
 from serving.deployment import read_state
 from tests.components.promote.conftest import empty_database, engine, place
 from tests.components.promote.place import Place
+from tests.components.promote.test_stages import UNREACHABLE, registered_without_policy
 from tests.pipelines.chain import Chain
 from tests.serving.served import eventually
 
@@ -85,9 +87,17 @@ def test_promoted_by_hand_then_rolled_back_under_a_running_server(place, candida
     assert "rollback" in chain.call("audit", "log")
 
 
-def test_who_approves_is_recorded_where_the_policy_wants_a_person(place, candidates):
-    _, second = candidates
-    write_json(place.home.run("run-2") / "settings.json", {"promotion": {"approval": "person"}})
+def staged(place: Place, **settings: Any) -> str:
+    """A candidate in staging beside a champion, registered under these promotion settings."""
+    first = place.candidate("run-1").judged()
+    first.promoted()
+    second = place.candidate("run-2").judged(champion=first.int8)
+    second.promoted(to="staging", **settings)
+    return second.int8
+
+
+def test_who_approves_is_recorded_where_the_policy_wants_a_person(place):
+    second = staged(place, approval="person")
     chain = Chain(place.root)
     assert "--approve-by NAME --why TEXT" in chain.call("promote", second[:10], "--to", "champion", code=1)
     assert "go together" in chain.call("promote", "2", "--to", "champion", "--approve-by", "Mara", code=2)
@@ -96,11 +106,38 @@ def test_who_approves_is_recorded_where_the_policy_wants_a_person(place, candida
     assert (newest["digest"], newest["approved_by"], newest["approval_reason"]) == (second, "Mara", "seen on the wall")
 
 
-def test_where_the_run_folder_is_gone_the_registry_has_the_evidence(place, candidates):
-    _, second = candidates
+def test_where_the_run_folder_is_gone_evidence_and_policy_are_those_that_were_registered(place):
+    second = staged(place, approval="person")
     place.home.run("run-2").rename(place.root / "elsewhere")
-    assert second[:12] in Chain(place.root).call("promote", second[:8], "--to", "champion")
-    assert place.champion == second
+    chain = Chain(place.root)
+    assert "--approve-by NAME --why TEXT" in chain.call("promote", second[:8], "--to", "champion", code=1)
+    assert place.champion != second
+    said = chain.call("promote", second[:8], "--to", "champion", "--approve-by", "Mara", "--why", "seen on the wall")
+    assert second[:12] in said and place.champion == second
+
+
+def test_where_run_folder_and_policy_are_gone_nothing_is_promoted(place):
+    candidate = place.candidate("run-1").judged()
+    registered_without_policy(candidate)
+    chain = Chain(place.root)
+    assert candidate.int8[:12] in chain.call("promote", "1", "--to", "staging")
+    place.home.run("run-1").rename(place.root / "elsewhere")
+    assert "put the run's folder" in chain.call("promote", "1", "--to", "champion", code=1)
+    assert place.champion is None
+    write_json(place.home.run("run-1") / "settings.json", {"promotion": {}})
+    chain.call("promote", "1", "--to", "champion")
+    assert place.champion == candidate.int8
+
+
+def test_fault_21_a_rollback_to_a_number_needs_no_tracking_server(place, monkeypatch):
+    second = staged(place)
+    chain = Chain(place.root)
+    chain.call("promote", "2", "--to", "champion")
+    for name, value in (("MLFLOW_TRACKING_URI", UNREACHABLE), ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")):
+        monkeypatch.setenv(name, value)
+    chain.call("rollback", "--to", "1", "--of", "2")
+    assert place.store.current().previous_digest == second
+    chain.call("rollback", "--to", "7", code=1)
 
 
 @pytest.mark.parametrize("version", ["7", "abc", "0123456789abcdef"])

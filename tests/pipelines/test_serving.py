@@ -128,7 +128,10 @@ def test_a_package_that_was_asked_for_by_its_digest_outlives_a_promotion(place: 
 def test_a_server_that_runs_already_follows_the_champion(server: TritonServer, place: Home) -> None:
     champion, _ = packages(place)
     repository = server.folder / "repository"
-    process = Chain(place.root).start("serve", "--remote", server.grpc_endpoint, "--repository", str(repository))
+    remote = ("serve", "--remote", server.grpc_endpoint, "--repository", str(repository))
+    refused = Chain(place.root).call(*remote, code=1)
+    assert "could not load" in refused and "--control-key" in refused
+    process = Chain(place.root).start(*remote, "--control-key", str(server.key_file))
     assert process.stdout is not None
     try:
         told = process.stdout.readline()
@@ -145,6 +148,7 @@ def test_graphs_of_their_own_need_a_server_that_can_compute_them(server: TritonS
     champion, _ = packages(place)
     server.load(place.packages / champion, "generator")
     remote = ("serve", "--remote", server.grpc_endpoint, "--repository", str(server.folder / "repository"))
+    remote = (*remote, "--control-key", str(server.key_file))
     printed = Chain(place.root).call(*remote, "--accelerator", "tensorrt", code=1)
     assert "unable to find backend library for backend 'onnxruntime'" in printed and "--accelerator none" in printed
     with GeneratorClient(server.grpc_endpoint) as client:

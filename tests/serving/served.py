@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psutil
 
+from common.errors import EmuflowError
 from emuflow_client import GeneratorClient, GeneratorError
 from serving.backoff import Backoff
 from serving.deployment import ServingState, read_state
@@ -31,12 +32,16 @@ class Served:
         canary: Callable[[], str | None] | None = None,
         follows_champion: bool = True,
         stalled_after_s: float = 60,
+        load_timeout_s: float = 120,
+        retry: Backoff = Backoff(first_s=0.2, longest_s=0.5),  # noqa: B008 - it cannot be changed
     ):
         self.folder, self.package_store, self.desired = folder, package_store, desired
         self.changes: list[ServingState] = []
+        self.error: EmuflowError | None = None
+        """What ended it."""
         self._stop = threading.Event()
         self._thread = threading.Thread(
-            target=serve,
+            target=self._serve,
             kwargs={
                 "folder": folder,
                 "package_store": package_store,
@@ -48,10 +53,17 @@ class Served:
                 "poll_s": 0.1,
                 "stop_grace_s": 0,
                 "stalled_after_s": stalled_after_s,
-                "retry": Backoff(first_s=0.2, longest_s=0.5),
+                "load_timeout_s": load_timeout_s,
+                "retry": retry,
                 "on_change": self.changes.append,
             },
         )
+
+    def _serve(self, **arguments: Any) -> None:
+        try:
+            serve(**arguments)
+        except EmuflowError as error:
+            self.error = error
 
     def version(self) -> str | None:
         """The digest of the package that answers now, or `None`."""

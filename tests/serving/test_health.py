@@ -71,8 +71,14 @@ def test_a_model_that_serves_answers_also_while_it_is_busy(server: TritonServer,
     )  # nothing is under way any more
 
 
-def test_a_refusal_is_an_answer(server: TritonServer) -> None:
-    assert ask(server.grpc_endpoint, "no such model", timeout_s=10) == Movement()
+def test_a_model_that_is_not_loaded_is_told_from_one_with_nothing_to_do(
+    server: TritonServer, packages: dict[str, Path]
+) -> None:
+    assert ask(server.grpc_endpoint, "no such model", timeout_s=10) == Movement(loaded=False)
+    server.load(packages["int8"], "short")
+    assert ask(server.grpc_endpoint, "short", timeout_s=10) == Movement(loaded=True)
+    server.unload("short")
+    assert ask(server.grpc_endpoint, "short", timeout_s=10) == Movement(loaded=False)
 
 
 def test_who_takes_the_question_and_says_nothing_is_silent() -> None:

@@ -10,9 +10,12 @@ import pytest
 from common.errors import ServerError, SignatureError
 from emuflow_client import GeneratorClient
 from serving.backoff import Backoff
+from serving.control import LoadTimeout
+from serving.control_key import ControlKey
 from serving.remote import RemoteDeployment, follow
 from serving.server import TritonServer
 from tests.serving.served import eventually
+from tests.serving.slow import slow_copy
 
 
 @pytest.fixture
@@ -22,8 +25,17 @@ def theirs(tmp_path: Path) -> Iterator[TritonServer]:
         yield running
 
 
-def deployment(theirs: TritonServer, package_store: Path, key_folder: Path) -> RemoteDeployment:
-    return RemoteDeployment(theirs.grpc_endpoint, theirs.folder / "repository", package_store, key_folder)
+def deployment(
+    theirs: TritonServer, package_store: Path, key_folder: Path, load_timeout_s: float = 120
+) -> RemoteDeployment:
+    return RemoteDeployment(
+        theirs.grpc_endpoint,
+        theirs.folder / "repository",
+        package_store,
+        key_folder,
+        control_key=ControlKey.read(theirs.key_file),
+        load_timeout_s=load_timeout_s,
+    )
 
 
 def version(theirs: TritonServer) -> str:
@@ -54,10 +66,36 @@ def test_fault_22_an_altered_package_is_never_loaded(
     assert version(theirs) == good
 
 
+@pytest.mark.parametrize("fails", [False, True], ids=["and serves then", "and fails then"])
+def test_a_load_that_does_not_end_in_time_is_waited_for_before_anything_moves(
+    theirs: TritonServer,
+    packages: dict[str, Path],
+    package_store: Path,
+    key_folder: Path,
+    tmp_path: Path,
+    fails: bool,
+) -> None:
+    store, good = Path(shutil.copytree(package_store, tmp_path / "store")), packages["int8"].name
+    slow = slow_copy(store / good, key_folder, seconds=3, fails=fails).name
+    patient, hasty = (deployment(theirs, store, key_folder, load_timeout_s=seconds) for seconds in (60, 1))
+    patient.reconcile(good)
+    for _ in range(2):
+        with pytest.raises(LoadTimeout):
+            hasty.reconcile(slow)
+        assert theirs.repository.digest("generator") == slow, "Triton may read it at any time"
+    if fails:
+        with pytest.raises(ServerError, match="too late"):
+            patient.reconcile(slow)
+        assert patient.reconcile(good) and not patient.reconcile(good)
+    else:
+        assert patient.reconcile(slow) and not patient.reconcile(slow)
+    assert version(theirs) == theirs.repository.digest("generator") == (good if fails else slow)
+
+
 def test_a_server_that_is_not_there_is_an_error(
     theirs: TritonServer, packages: dict[str, Path], package_store: Path, key_folder: Path
 ) -> None:
-    remote = deployment(theirs, package_store, key_folder)
+    remote = deployment(theirs, package_store, key_folder)  # stopping removes the key
     theirs.stop()
     with pytest.raises(ServerError, match="does not answer"):
         remote.reconcile(packages["int8"].name)

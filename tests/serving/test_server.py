@@ -169,6 +169,22 @@ def test_a_port_in_use_is_named(server: TritonServer, tmp_path: Path, key_folder
         TritonServer(tmp_path, key_folder, ports=Ports(grpc=taken)).start()
 
 
+def test_a_large_log_is_put_aside_at_the_start(tmp_path: Path, key_folder: Path) -> None:
+    """Sparse files: their first line tells them apart."""
+    log_file, aside = tmp_path / "triton.log", tmp_path / "triton.log.1"
+    for said, size in (("small", 10_000), ("first", 17 << 20), ("second", 17 << 20)):
+        log_file.write_text(said)
+        os.truncate(log_file, size)
+        with TritonServer(tmp_path, key_folder, stop_grace_s=0):
+            pass
+        if said == "small":
+            assert not aside.exists() and log_file.read_bytes().startswith(b"small")
+        else:
+            assert aside.stat().st_size == size and aside.read_bytes().startswith(said.encode())
+            assert 0 < log_file.stat().st_size < size
+    assert sorted(path.name for path in tmp_path.glob("triton.log*")) == ["triton.log", "triton.log.1"]
+
+
 def family(pid: int) -> list[psutil.Process]:
     process = psutil.Process(pid)
     return [process, *process.children(recursive=True)]

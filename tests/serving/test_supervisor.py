@@ -12,11 +12,17 @@ from pathlib import Path
 import pytest
 
 from common.errors import ServerError, SignatureError
-from serving.deployment import read_state
+from serving.backoff import Backoff
+from serving.control import LoadTimeout, ModelControl
+from serving.control_key import key_of
+from serving.deployment import EmbeddedDeployment, read_state
 from serving.release.store import TABLE_NAME, ReleaseStore
+from serving.repository import ModelRepository
+from serving.server import TritonServer
 from serving.supervisor import serve
 from tests.packages import change_and_sign
 from tests.serving.served import Served, eventually
+from tests.serving.slow import slow_copy
 
 
 @pytest.fixture
@@ -226,3 +232,114 @@ def test_a_package_that_kills_the_server_is_not_tried_again(
         assert caplog.text.count("the server died; starting it again") == 1
         served.desired = packages["fp32"].name
         eventually(lambda: served.version() == packages["fp32"].name)
+
+
+def test_a_model_that_was_unloaded_is_loaded_again(
+    served: Served, packages: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    before = read_state(served.folder)
+    assert before is not None
+    for _ in range(2):
+        caplog.clear()
+        ModelControl(before.grpc_endpoint, key=key_of(served.folder)).unload("generator")
+        eventually(lambda: "has the model 'generator' no more" in caplog.text)
+        eventually(lambda: served.version() == packages["int8"].name)
+        eventually(lambda: read_state(served.folder) == before)  # the same server, the same package
+
+
+def test_a_promotion_of_what_serves_already_loads_it_where_it_was_unloaded(
+    tmp_path: Path, packages: dict[str, Path], package_store: Path, key_folder: Path
+) -> None:
+    first = packages["int8"].name
+    with Served(tmp_path, package_store, key_folder, first) as served:
+        eventually(lambda: served.version() == first)
+        state = read_state(tmp_path)
+        assert state is not None
+        deployment = EmbeddedDeployment(tmp_path, package_store)
+        assert not deployment.reconcile(first)
+        ModelControl(state.grpc_endpoint, key=key_of(tmp_path)).unload("generator")
+        deployment.reconcile(first)  # unless the loop was faster
+        assert served.version() == first
+
+
+@pytest.mark.parametrize("loaded_by", ["the loop", "another process"])
+def test_a_load_that_does_not_end_in_time_is_cleared_up(
+    loaded_by: str,
+    tmp_path: Path,
+    packages: dict[str, Path],
+    own_store: Path,
+    key_folder: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Triton goes on with the load: whatever it comes to, server, state and files agree afterwards."""
+    first = packages["int8"].name
+    slow = slow_copy(own_store / first, key_folder, seconds=30).name
+    folder = tmp_path / "serving"
+    repository = ModelRepository(folder / "repository", key_folder)
+    with Served(folder, own_store, key_folder, first, load_timeout_s=6) as served:
+        eventually(lambda: served.version() == first)
+        before = read_state(folder)
+        assert before is not None
+        if loaded_by == "the loop":
+            served.desired = slow
+            eventually(lambda: f"package {slow} is not tried again" in caplog.text)
+        else:
+            with pytest.raises(LoadTimeout, match="is loaded still"):
+                EmbeddedDeployment(folder, own_store, load_timeout_s=1).reconcile(slow)
+        eventually(lambda: served.version() == first)
+        eventually(lambda: (state := read_state(folder)) is not None and state.digest == first)
+        after = read_state(folder)
+        assert after is not None and after.pid != before.pid and after.stuck_on is None
+        assert repository.digest("generator") == first
+        served.desired = packages["fp32"].name
+        eventually(lambda: served.version() == packages["fp32"].name)
+    assert caplog.text.count("starting it again") == 1
+
+
+def test_until_a_late_load_is_cleared_up_no_file_moves_and_nothing_else_is_loaded(
+    tmp_path: Path, packages: dict[str, Path], own_store: Path, key_folder: Path
+) -> None:
+    first, folder = packages["int8"].name, tmp_path / "serving"
+    slow = slow_copy(own_store / first, key_folder, seconds=30).name
+    with TritonServer(folder, key_folder, stop_grace_s=0, load_timeout_s=1) as server:
+        with pytest.raises(LoadTimeout):
+            server.load(own_store / slow, "generator", expected_digest=slow)
+        assert server.repository.digest("generator") == slow, "Triton may read it at any time"
+        assert server.stuck_on == slow
+        with pytest.raises(ServerError, match="has not ended"):
+            server.load(own_store / first, "canary")
+
+
+def unwritable(log_file: Path) -> None:
+    """The server cannot be started, as on a full disk."""
+    log_file.rename(log_file.with_name("kept.log"))
+    log_file.mkdir()
+
+
+def test_a_server_that_does_not_start_is_tried_again_after_pauses(
+    tmp_path: Path, packages: dict[str, Path], package_store: Path, key_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, log_file = packages["int8"].name, tmp_path / "triton.log"
+    with Served(tmp_path, package_store, key_folder, first, retry=Backoff(first_s=2, longest_s=60)) as served:
+        eventually(lambda: served.version() == first)
+        unwritable(log_file)
+        served.kill_server()
+        eventually(lambda: "it did not start" in caplog.text)
+        time.sleep(1.5)  # without a pause, fifteen tries
+        assert caplog.text.count("it did not start") == 1 and served.error is None
+        log_file.rmdir()
+        eventually(lambda: served.version() == first)
+    assert "it is started again in 2 s" in caplog.text
+
+
+def test_a_server_that_never_starts_again_ends_the_loop_after_five_tries(
+    tmp_path: Path, packages: dict[str, Path], package_store: Path, key_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, log_file = packages["int8"].name, tmp_path / "triton.log"
+    with Served(tmp_path, package_store, key_folder, first) as served:
+        eventually(lambda: served.version() == first)
+        unwritable(log_file)
+        served.kill_server()
+        eventually(lambda: read_state(tmp_path) is None and caplog.text.count("starting it again") == 5)
+    assert caplog.text.count("it did not start") == 4, "the fifth is the error that ends it"
+    assert isinstance(served.error, ServerError) and "cannot be started" in str(served.error)

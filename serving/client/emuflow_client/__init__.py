@@ -2,12 +2,21 @@
 
 from emuflow_client.aio import AsyncGeneratorClient
 from emuflow_client.client import GeneratorClient
-from emuflow_client.errors import Cancelled, GeneratorError, InvalidRequest, ServerFault, TimedOut, Unavailable
+from emuflow_client.errors import (
+    Cancelled,
+    Closed,
+    GeneratorError,
+    InvalidRequest,
+    ServerFault,
+    TimedOut,
+    Unavailable,
+)
 from emuflow_client.wire import Options, Result
 
 __all__ = [
     "AsyncGeneratorClient",
     "Cancelled",
+    "Closed",
     "GeneratorClient",
     "GeneratorError",
     "InvalidRequest",

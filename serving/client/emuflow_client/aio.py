@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import grpc
 
 from emuflow_client.connection import ClientBase
-from emuflow_client.errors import ServerFault, Unavailable
+from emuflow_client.errors import Cancelled, ServerFault, Unavailable
 from emuflow_client.replies import from_status, typed
 from emuflow_client.wire import Options, Result, decode, encode, without_previews
 
@@ -53,8 +53,7 @@ class AsyncGeneratorClient(ClientBase[grpc.aio.Channel]):
                 await asyncio.sleep(pause_s)
 
     async def _attempt(self, request: Any, deadline: float) -> AsyncGenerator[Result, None]:
-        left_s = max(0.001, deadline - time.monotonic())
-        call = self._stub.ModelStreamInfer(_once(request), timeout=left_s, metadata=self._metadata)
+        call = self._call(_once(request), deadline)
         answered = False
         try:
             async for message in call:
@@ -66,6 +65,10 @@ class AsyncGeneratorClient(ClientBase[grpc.aio.Channel]):
                 yield result
         except grpc.aio.AioRpcError as error:
             raise from_status(error) from None
+        except asyncio.CancelledError:
+            if self._closed and not _task_is_cancelled():  # gRPC tells both alike
+                raise Cancelled("this client was closed meanwhile") from None
+            raise
         finally:
             try:
                 if answered:  # to its end, as in `GeneratorClient`
@@ -76,7 +79,8 @@ class AsyncGeneratorClient(ClientBase[grpc.aio.Channel]):
                 call.cancel()
 
     async def close(self) -> None:
-        """Close the connection; requests that still run are cancelled."""
+        """Close the connection; requests that still run are cancelled, and later ones raise `Closed`."""
+        self._closed = True
         await self._channel.close()
 
     async def __aenter__(self) -> "AsyncGeneratorClient":
@@ -86,6 +90,11 @@ class AsyncGeneratorClient(ClientBase[grpc.aio.Channel]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _task_is_cancelled() -> bool:
+    """Whether somebody asked this task to end; Python 3.10 does not tell."""
+    return getattr(asyncio.current_task(), "cancelling", int)() > 0
 
 
 async def _once(request: Any) -> AsyncIterator[Any]:

@@ -37,6 +37,7 @@ class GeneratorClient(ClientBase[grpc.Channel]):
             Unavailable: no server, or no model of this name, also after the retries.
             TimedOut: there was no image within `timeout_s` or `deadline_ms`; the request is cancelled.
             Cancelled: the server cancelled it, or `close` did.
+            Closed: the client was closed before.
             ServerFault: anything else that the server did.
         """
         for result in self.stream(prompt, **without_previews(options)):
@@ -66,8 +67,7 @@ class GeneratorClient(ClientBase[grpc.Channel]):
                 time.sleep(pause_s)
 
     def _attempt(self, request: Any, deadline: float) -> Iterator[Result]:
-        left_s = max(0.001, deadline - time.monotonic())
-        call = self._stub.ModelStreamInfer(iter([request]), timeout=left_s, metadata=self._metadata)
+        call = self._call(iter([request]), deadline)
         answered = False
         try:
             for message in call:
@@ -88,7 +88,8 @@ class GeneratorClient(ClientBase[grpc.Channel]):
             call.cancel()
 
     def close(self) -> None:
-        """Close the connection; requests that still run are cancelled."""
+        """Close the connection; requests that still run are cancelled, and later ones raise `Closed`."""
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> "GeneratorClient":

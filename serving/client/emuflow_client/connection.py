@@ -4,10 +4,12 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import grpc
 from tritonclient.grpc import service_pb2_grpc
+
+from emuflow_client.errors import Closed
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", 256 << 20),
@@ -49,12 +51,23 @@ class ClientBase(ABC, Generic[Channel]):
         authorities = grpc.ssl_channel_credentials(tls if isinstance(tls, bytes) else None) if tls else None
         self._channel: Channel = self._open(endpoint, authorities, _OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._closed = False
 
     @abstractmethod
     def _open(
         self, endpoint: str, credentials: grpc.ChannelCredentials | None, options: list[tuple[str, int]]
     ) -> Channel:
         """A channel, in the clear without `credentials`."""
+
+    def _call(self, requests: Any, deadline: float) -> Any:
+        """A stream under way, to be answered by `deadline` (`time.monotonic`). Raises `Closed` once the client is."""
+        left_s = max(0.001, deadline - time.monotonic())
+        try:
+            return self._stub.ModelStreamInfer(requests, timeout=left_s, metadata=self._metadata)
+        except (ValueError, grpc.aio.UsageError):
+            if self._closed:
+                raise Closed("this client was closed: make another one") from None
+            raise
 
     def _pause_s(self, attempt: int, deadline: float) -> float | None:
         """Seconds until a request is tried again after so many earlier tries; None where it is not, or not in time.

@@ -21,5 +21,9 @@ class Cancelled(GeneratorError):
     """The request was cancelled, by this side or by the server."""
 
 
+class Closed(GeneratorError):
+    """The client was closed and asks nothing any more: make another one."""
+
+
 class ServerFault(GeneratorError):
-    """The server failed to answer a request that it should have answered."""
+    """The server failed to answer a request that it should have answered, or answered what nobody can read."""

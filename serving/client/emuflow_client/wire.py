@@ -52,7 +52,7 @@ class Result:
     """An image, and what made it."""
 
     pixels: np.ndarray | None
-    """uint8 [height, width, 3]; None where a PNG was asked for."""
+    """uint8 [height, width, 3], the caller's own to write to; None where a PNG was asked for."""
     png: bytes | None
     """A PNG file, where one was asked for."""
     stage: str
@@ -66,7 +66,7 @@ class Result:
 
     @property
     def image(self) -> np.ndarray:
-        """uint8 [height, width, 3]. Raises `ValueError` where a PNG was asked for: it is `png`."""
+        """`pixels`. Raises `ValueError` where a PNG was asked for: it is `png`."""
         if self.pixels is None:
             raise ValueError("this answer is a PNG file: read `png`, or ask without format")
         return self.pixels
@@ -113,6 +113,14 @@ def without_previews(options: Options) -> Options:
 
 def decode(response: Any) -> Result:
     """One stage, from a `ModelInferResponse`. Raises `ServerFault` where the response is not of this contract."""
+    try:
+        return _result(response)
+    except (ValueError, struct.error) as error:  # of JSON, of UTF-8, of shapes
+        raise ServerFault(f"the response of model '{response.model_name}' cannot be read: {error}") from error
+
+
+def _result(response: Any) -> Result:
+    """Raises `ValueError` and `struct.error` for contents that are not what their names say."""
     contents = {
         output.name: (list(output.shape), raw)
         for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
@@ -124,13 +132,27 @@ def decode(response: Any) -> Result:
         raise ServerFault(f"the response of model '{response.model_name}' lacks {', '.join(missing)}")
     pixels, png = contents.get("image"), contents.get("encoded")
     return Result(
-        pixels=None if pixels is None else np.frombuffer(pixels[1], dtype=np.uint8).reshape(pixels[0]),
-        png=None if png is None else png[1][4:],
+        pixels=None if pixels is None else _pixels(*pixels),
+        png=None if png is None else _single(png[1]),
         stage=_text(contents["stage"][1]),
         version=_text(contents["package_digest"][1]),
         seed=struct.unpack("<q", contents["seed"][1])[0],
-        timings=json.loads(_text(contents["timings"][1])),
+        timings=_timings(contents["timings"][1]),
     )
+
+
+def _pixels(shape: list[int], raw: bytes) -> np.ndarray:
+    """An image that can be written to; a view of `raw` could not."""
+    if len(shape) != 3 or shape[2] != 3 or min(shape) < 1:
+        raise ValueError(f"an image of the shape {shape}")
+    return np.frombuffer(raw, dtype=np.uint8).reshape(shape).copy()
+
+
+def _timings(raw: bytes) -> dict[str, float]:
+    timings = json.loads(_text(raw))
+    if not isinstance(timings, dict):
+        raise ValueError(f"timings that are no object: {timings!r}")
+    return timings
 
 
 def _encode_prompt(prompt: str) -> bytes:
@@ -165,6 +187,13 @@ def _add(request: Any, name: str, datatype: str, content: bytes, shape: Sequence
     request.raw_input_contents.append(content)
 
 
+def _single(raw: bytes) -> bytes:
+    """The one value of a BYTES tensor: a uint32 length, then so many bytes."""
+    (length,) = struct.unpack_from("<I", raw)
+    if len(raw) != 4 + length:
+        raise ValueError(f"{length} bytes are told and {len(raw) - 4} are there")
+    return raw[4:]
+
+
 def _text(raw: bytes) -> str:
-    """The one string of a BYTES tensor: a uint32 length, then UTF-8."""
-    return raw[4:].decode("utf-8")
+    return _single(raw).decode("utf-8")

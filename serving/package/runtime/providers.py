@@ -15,10 +15,15 @@ PROVIDERS: dict[str, tuple[Any, ...]] = {"cpu": (), "cuda": (_CUDA,), "tensorrt"
 """By their names in the settings; the CPU computes whatever another one does not."""
 
 
+class ProviderError(ValueError):
+    """What is to compute a package is unknown, or cannot compute here."""
+
+
 def load_graph(path: Path, threads: int, provider: str = "cpu") -> onnxruntime.InferenceSession | BoundGraph:
     """One graph on `cpu`, with `threads` for an operator, on `cuda` or `tensorrt`, or `auto`: CUDA where there is one.
 
-    Raises `ValueError` for a provider that onnxruntime does not have here.
+    Raises `ProviderError` for a provider that onnxruntime does not have here, or has and cannot start. `auto` is content
+    with the CPU then.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -26,7 +31,26 @@ def load_graph(path: Path, threads: int, provider: str = "cpu") -> onnxruntime.I
     # A spinning pool takes the cores from the other models of the server while this one has nothing to do.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(path), options, providers=_chosen(provider))
+    refuse_fallback(session, provider)
     return session if session.get_providers()[0] == _CPU else BoundGraph(session, "cuda")
+
+
+def refuse_fallback(session: onnxruntime.InferenceSession, provider: str) -> None:
+    """Raise `ProviderError` where a session came to be without a provider that was asked for by its name.
+
+    That onnxruntime was built for a GPU does not say that there is one: without, it warns and takes the CPU.
+    """
+    there = session.get_providers()
+    absent = [name for name in _names(PROVIDERS.get(provider, ())) if name not in there]
+    if absent:
+        raise ProviderError(
+            f"onnxruntime has {absent[0]} but could not start it, and computes with {', '.join(there)}: look into the log "
+            "for the driver or library that it misses, or set export.provider=cpu"
+        )
+
+
+def _names(wanted: tuple[Any, ...]) -> list[str]:
+    return [one if isinstance(one, str) else one[0] for one in wanted]
 
 
 def _chosen(provider: str) -> list[Any]:
@@ -34,11 +58,11 @@ def _chosen(provider: str) -> list[Any]:
     if provider == "auto":
         provider = "cuda" if _CUDA in available else "cpu"
     if provider not in PROVIDERS:
-        raise ValueError(f"there is no provider '{provider}'; there are auto, {', '.join(PROVIDERS)}")
+        raise ProviderError(f"there is no provider '{provider}'; there are auto, {', '.join(PROVIDERS)}")
     wanted = PROVIDERS[provider]
-    missing = [name for name in (one if isinstance(one, str) else one[0] for one in wanted) if name not in available]
+    missing = [name for name in _names(wanted) if name not in available]
     if missing:
-        raise ValueError(
+        raise ProviderError(
             f"onnxruntime has no {missing[0]} here, only {', '.join(available)}: set export.provider=cpu, or install "
             "onnxruntime-gpu in its place"
         )

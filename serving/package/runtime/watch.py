@@ -14,9 +14,12 @@ Job = TypeVar("Job", bound=Hashable)
 class Watch(Generic[Job]):
     """Jobs that are looked at every `every_s` seconds until they are removed; safe to use from any thread."""
 
-    def __init__(self, look: Callable[[Job], bool], *, every_s: float):
-        """`look` says whether to look again, and must not raise."""
-        self._look, self._every_s = look, every_s
+    def __init__(
+        self, look: Callable[[Job], bool], *, every_s: float, failed: Callable[[Job, Exception], None] = lambda *_: None
+    ):
+        """`look` says whether to look again. Where it raises, `failed` is told, and that job alone is looked at no more;
+        `failed` must not raise."""
+        self._look, self._every_s, self._failed = look, every_s, failed
         self._jobs: set[Job] = set()
         self._changed, self._closed = threading.Condition(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="watch", daemon=True)
@@ -46,5 +49,12 @@ class Watch(Generic[Job]):
             if self._closed.wait(self._every_s):
                 return
             for job in jobs:
-                if job in self._jobs and not self._look(job):  # it may be done since
+                if job in self._jobs and not self._look_again(job):  # it may be done since
                     self.remove(job)
+
+    def _look_again(self, job: Job) -> bool:
+        try:
+            return self._look(job)
+        except Exception as error:  # noqa: BLE001 - the others' callers and deadlines are still to be looked at
+            self._failed(job, error)
+            return False

@@ -57,7 +57,7 @@ class HashSplit:
         challengers = experiment.challengers
         lane, place = divmod(point(hashed) * len(challengers), 1)
         challenger = challengers[int(lane)]
-        share = challenger.share * len(challengers)
+        share = challenger.live_share * len(challengers)
         arm = challenger if place < share else experiment.control
         return Assignment(experiment.name, arm.name, challenger.name, share, arm.digest, hashed)
 

@@ -22,6 +22,12 @@ class Arm(Section):
     share: float = Field(default=0.0, ge=0, lt=1, description="a challenger's share of all users")
     status: Status = "running"
     step: int = Field(default=0, ge=0, description="where on the ramp it is")
+    served: bool = Field(default=True, description="while its model is not served, its users are sent to the control")
+
+    @property
+    def live_share(self) -> float:
+        """Its share of the users now."""
+        return self.share if self.served else 0.0
 
 
 class Experiment(Section):
@@ -72,10 +78,17 @@ class Experiment(Section):
 
 
 def canary(
-    name: str, *, control_digest: str, canary_digest: str, salt: str | None = None, policy: Policy | None = None
+    name: str,
+    *,
+    control_digest: str,
+    canary_digest: str,
+    salt: str | None = None,
+    policy: Policy | None = None,
+    served: bool = True,
 ) -> Experiment:
     """An experiment of two arms, `champion` and `canary`, the second one on the first step of the ramp.
 
+    Where its model is not `served` yet, it gets its share once whoever serves it says that it is.
     Without a `salt` the digests decide it, so that another canary starts with other users.
     """
     policy = policy or Policy()
@@ -84,7 +97,7 @@ def canary(
         "salt": salt or f"{control_digest[:16]}-{canary_digest[:16]}",
         "arms": [
             {"name": CHAMPION_ARM, "digest": control_digest, "status": "control"},
-            {"name": CANARY_ARM, "digest": canary_digest, "share": policy.ramp[0]},
+            {"name": CANARY_ARM, "digest": canary_digest, "share": policy.ramp[0], "served": served},
         ],
         "policy": policy.model_dump(),
     }

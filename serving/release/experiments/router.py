@@ -51,25 +51,29 @@ class Router:
             )
         self._split, self._clients, self._recorder, self._events = split, clients, recorder, events
         self._recent: OrderedDict[str, Assignment] = OrderedDict()
+        self._answering: dict[str, str] = {}
+        """By arm, the digest of the package that answered last: an error is that one's, as an image would have been."""
         self._lock = Lock()
 
     def generate(self, user_id: str, prompt: str, **options: Unpack[Options]) -> Answer:
         """The image of `prompt` from the user's arm. Raises what the client raises, after recording it as an error."""
         assignment, response_id = self._split.assign(user_id), uuid.uuid4().hex
         client = self._client(assignment.arm)
+        package = self._answering.get(assignment.arm, assignment.package_digest)
         asked_at, started = time.time(), time.perf_counter()
         error: str | None = "Interrupted"
         try:
             result = client.generate(prompt, **options)
             error = None
-            assignment = replace(assignment, package_digest=result.version)
+            package = self._answering[assignment.arm] = result.version
             return Answer(result, assignment.arm, response_id)
         except Exception as fault:
             error = type(fault).__name__
             raise
         finally:
             latency_ms = 1000 * (time.perf_counter() - started)
-            self._record(Outcome(assignment, response_id, asked_at, latency_ms, error))
+            told = replace(assignment, package_digest=package)
+            self._record(Outcome(told, response_id, asked_at, latency_ms, error))
 
     def vote(self, response_id: str, vote: int) -> bool:
         """Record what a user says of an answer, +1 or -1; whether there was room for it.

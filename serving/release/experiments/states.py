@@ -2,14 +2,14 @@
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from common.errors import ExperimentConflictError, UsageError
+from common.errors import EmuflowError, ExperimentConflictError, UsageError
 from serving.release.experiments.database import Database
 from serving.release.experiments.experiment import Experiment
 
@@ -40,6 +40,10 @@ class Record:
     time: str
 
 
+Refuse = Callable[[list[Record]], EmuflowError | None]
+"""Why a change must not be, from the newest state of every experiment; `None` where it may."""
+
+
 class ExperimentStore:
     """Reads and appends states at an SQLAlchemy `url`; the table is made on first use."""
 
@@ -56,12 +60,8 @@ class ExperimentStore:
 
     def newest(self) -> list[Record]:
         """The state of every experiment now, the one that changed last first."""
-        latest = sa.select(_states.c.name, sa.func.max(_states.c.sequence).label("sequence")).group_by(_states.c.name)
-        chosen = latest.subquery()
-        same = (_states.c.name == chosen.c.name) & (_states.c.sequence == chosen.c.sequence)
         with self._database.reading() as connection:
-            rows = connection.execute(sa.select(_states).join(chosen, same).order_by(_states.c.time.desc())).mappings()
-            return [_record(row) for row in rows]
+            return _newest_of_each(connection)
 
     def history(self, name: str) -> list[Record]:
         """Every state of `name`, the newest first."""
@@ -70,11 +70,19 @@ class ExperimentStore:
             return [_record(row) for row in connection.execute(query).mappings()]
 
     def change(
-        self, experiment: Experiment, *, expected_sequence: int, actor: str, reason: str, evidence: Any = None
+        self,
+        experiment: Experiment,
+        *,
+        expected_sequence: int,
+        actor: str,
+        reason: str,
+        evidence: Any = None,
+        refuse: Refuse | None = None,
     ) -> Record:
         """Append a state, if the newest one still is `expected_sequence` (0: there is none yet).
 
-        Raises `ExperimentConflictError`, with nothing written, where another change came first.
+        Raises `ExperimentConflictError`, with nothing written, where another change came first, and what `refuse` gives of
+        all experiments as they are then: nobody changes one of them in between.
         """
         record = Record(
             sequence=expected_sequence + 1,
@@ -92,6 +100,10 @@ class ExperimentStore:
         }
         try:
             with self._database.writing() as connection:
+                if refuse is not None:
+                    _lock(connection)
+                    if (refusal := refuse(_newest_of_each(connection))) is not None:
+                        raise refusal
                 newest = _newest(connection, experiment.name)
                 if (newest.sequence if newest else 0) != expected_sequence:
                     raise _conflict(experiment.name)
@@ -108,6 +120,20 @@ def _newest(connection: sa.Connection, name: str) -> Record | None:
     query = sa.select(_states).where(_states.c.name == name).order_by(_states.c.sequence.desc()).limit(1)
     row = connection.execute(query).mappings().one_or_none()
     return _record(row) if row else None
+
+
+def _newest_of_each(connection: sa.Connection) -> list[Record]:
+    latest = sa.select(_states.c.name, sa.func.max(_states.c.sequence).label("sequence")).group_by(_states.c.name)
+    chosen = latest.subquery()
+    same = (_states.c.name == chosen.c.name) & (_states.c.sequence == chosen.c.sequence)
+    rows = connection.execute(sa.select(_states).join(chosen, same).order_by(_states.c.time.desc())).mappings()
+    return [_record(row) for row in rows]
+
+
+def _lock(connection: sa.Connection) -> None:
+    """Let nobody else write states in this transaction; in SQLite it is the only one that writes anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"LOCK TABLE {_states.name} IN SHARE ROW EXCLUSIVE MODE")
 
 
 def _record(row: Mapping[Any, Any]) -> Record:

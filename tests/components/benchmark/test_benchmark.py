@@ -1,14 +1,18 @@
 """A whole benchmark on a real Triton server: what it records, and when it says that it cannot be used."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from common.errors import GateError, SettingsError, SignatureError
-from common.files import read_json
+from common.files import read_json, write_json
 from components.benchmark.benchmark import benchmark
 from components.benchmark.measurements import (
     CANDIDATE,
@@ -25,6 +29,7 @@ from components.gate.settings import GateSettings
 from components.gate.verdict import Result
 from tests.components.benchmark.conftest import CAPTIONS, SETTINGS, Workbench, write_evaluation_set
 from tests.components.benchmark.test_neighbours import busy_cores
+from tests.packages import RUNTIME, build, change_and_sign
 
 
 def run(
@@ -178,6 +183,90 @@ def test_fault_16_a_server_that_was_not_warmed_up_makes_the_measurement_invalid(
     assert gate(GateSettings(), tmp_path / "measurements", tmp_path / "verdict").result is Result.INVALID
 
 
+GROWS = """
+
+_draw, _SLOWER_BY = Generator.draw, iter(range(10**6))
+
+
+def _draw_ever_later(self, group):
+    time.sleep(0.02 * 1.25 ** min(next(_SLOWER_BY), 20))
+    yield from _draw(self, group)
+
+
+Generator.draw = _draw_ever_later
+"""
+
+
+def test_fault_16_an_arm_whose_latency_keeps_moving_makes_the_measurement_invalid(workbench, tmp_path):
+    slower = changed(workbench, lambda package: append(package / "1" / "runtime" / "generator.py", GROWS))
+    settings = SETTINGS.model_copy(update={"warmup": WarmupSettings(window_requests=3, max_windows=4)})
+    record = run(
+        replace(workbench, exported=exported(tmp_path, slower, workbench.fp32)), tmp_path / "m", settings=settings
+    )
+    [reason] = record.reasons
+    assert (record.status, reason) == (
+        "INVALID",
+        "the candidate was not warmed up: its latency still moved after 12 requests",
+    )
+    moved = record.arms[CANDIDATE].warmup
+    assert moved is not None and not moved.stable
+    assert all(after > 1.15 * before for before, after in pairwise(moved.window_p50_ms))
+
+
+def test_a_model_process_that_ends_while_it_is_measured_makes_the_measurement_invalid(workbench, tmp_path, monkeypatch):
+    """Not FAIL: what a broken server says of a candidate is nothing. Under open load nobody stops for a lost request."""
+
+    def tell(phase: str) -> None:
+        if phase == "open load":
+            [process] = [each for each in psutil.Process().children(recursive=True) if holds(each, CANDIDATE)]
+            process.kill()
+
+    monkeypatch.setattr("components.benchmark.session.report_phase", tell)
+    record = run(workbench, tmp_path / "measurements", champion=workbench.fp32)
+    assert record.status == "INVALID"
+    assert "a process of the candidate ended during the measurement" in record.reasons, record.reasons
+
+
+def holds(process: psutil.Process, model: str) -> bool:
+    """Whether this is the process of a model in Triton."""
+    try:
+        return any(part.endswith(f"/{model}/1/model.py") for part in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def test_a_prompt_that_is_refused_for_its_length_is_not_refused_for_safety(workbench, tmp_path):
+    limits = replace(RUNTIME.limits, blocked_patterns=("knife",))
+    candidate = build(
+        workbench.root / "engine",
+        workbench.package_store,
+        workbench.key_folder,
+        runtime=replace(RUNTIME, limits=limits),
+    )
+    settings = SETTINGS.model_copy(update={"safety_prompts": ["a red KNIFE", "x" * 10_000, "a red four"]})
+    record = run(
+        replace(workbench, exported=exported(tmp_path, candidate.name, workbench.fp32)),
+        tmp_path / "m",
+        settings=settings,
+    )
+    assert record.arms[CANDIDATE].safety_refused == [True, False, False]
+
+
+def changed(workbench: Workbench, change: Callable[[Path], object]) -> str:
+    """The digest of another candidate."""
+    package = shutil.copytree(workbench.package_store / workbench.int8, workbench.package_store / "changing")
+    return change_and_sign(package, change, workbench.key_folder).name
+
+
+def exported(folder: Path, int8: str, fp32: str) -> Path:
+    write_json(folder / "exported" / "export.json", {"int8": int8, "fp32": fp32})
+    return folder / "exported"
+
+
+def append(file: Path, text: str) -> None:
+    file.write_text(file.read_text() + text)
+
+
 def test_fault_17_beside_processes_that_take_every_core_it_gives_up_and_decides_nothing(workbench, tmp_path):
     calm = NeighbourSettings(max_disturbed_rounds=3, pause_s=0)
     settings = SETTINGS.model_copy(update={"neighbours": calm})
@@ -188,7 +277,7 @@ def test_fault_17_beside_processes_that_take_every_core_it_gives_up_and_decides_
         assert [block.disturbed for block in arm.latency_blocks] == [True] * 6 and not rounds(arm.latency_blocks)
     decided = gate(GateSettings(), tmp_path / "measurements", tmp_path / "verdict")
     latencies = [check for check in decided.verdict.checks if check.kind == "latency"]
-    assert len(latencies) == 6 and {check.result for check in latencies} == {Result.INCONCLUSIVE}
+    assert len(latencies) == 7 and {check.result for check in latencies} == {Result.INCONCLUSIVE}
     assert "other processes had the processors in 3 of 3 rounds" in decided.report_file.read_text()
 
 
@@ -222,7 +311,7 @@ def test_own_metrics_safety_prompts_and_an_own_embedder_are_measured(workbench, 
     record = run(workbench, tmp_path / "measurements", settings=SETTINGS.model_copy(update=own))
     assert record.status == "VALID" and record.metrics == ["colour"] and record.safety_prompts == 2
     arm = record.arms[CANDIDATE]
-    assert arm.safety_refused == [False, True]  # a tiny package without blocked patterns, and a prompt too long
+    assert arm.safety_refused == [False, False]  # a tiny package without blocked patterns, and a prompt too long
     sevens = ["seven" in caption for caption in record.captions] * 2
     assert [score is None for score in arm.scores["colour"]] == sevens
     assert arm.frechet is not None and arm.frechet.space.startswith("file:")

@@ -12,12 +12,17 @@ import torch
 from common.errors import DigestMismatchError, QuantizationError
 from common.files import read_json, write_json
 from components.calibrate.calibrate import calibrate
+from components.calibrate.engine import check_engine_coverage
 from components.calibrate.heldout import heldout_questions
 from components.calibrate.settings import CalibrationSettings
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.data.grids import read_grids
 from model.data.shards import RecordLayout, Shards, ShardWriter, write_manifest
+from model.decoding.loop import DecodingOptions
 from model.objectives.heldout import fixed_masks, heldout_losses
+from model.quantization.observe import observe
+from model.quantization.ranges import input_ranges
+from model.quantization.static_int8 import quantizable_layers
 from model.tokenizers.bundle import TokenizerBundle, record_metrics, save_tokenizers
 from model.tokenizers.text import TextTokenizer
 from model.tokenizers.visual import VisualTokenizer, VisualTokenizerConfig
@@ -203,6 +208,22 @@ def test_fault_13_a_layer_that_cannot_be_quantized_is_named_and_nothing_is_left(
     with pytest.raises(QuantizationError, match=r"blocks\.1\.mlp\.gate_up_proj"):
         calibrate(SETTINGS, tmp_path / "checkpoint", inputs / "shards", tmp_path / "engine")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_fault_13_heldout_data_far_beyond_a_calibrated_range_is_refused_in_any_graph(inputs, engine):
+    fp32 = engine[0] / "fp32"
+    prompts = [Shards(inputs / "shards", "train").batch([0, 1, 2]).text_ids]
+    feeds = observe(load_checkpoint(inputs / "checkpoint"), prompts, DecodingOptions(coarse_steps=2), 0).feeds
+    graphs = {name: quantizable_layers(onnx.load(fp32 / f"{name}.onnx"), heads=True) for name in feeds}
+    ranges = {name: input_ranges(fp32 / f"{name}.onnx", feeds[name], layers) for name, layers in graphs.items()}
+    assert ranges.keys() == {"prefill", "coarse", "fine", "image_decoder"} and all(ranges.values())
+    check_engine_coverage(SETTINGS, fp32, ranges, feeds)
+    for graph, found in ranges.items():
+        layer = list(found)[-1]
+        narrow = ranges | {graph: found | {layer: found[layer] / 3}}
+        with pytest.raises(QuantizationError, match=r"held-out data reaches 3\.00 times") as refused:
+            check_engine_coverage(SETTINGS, fp32, narrow, feeds)
+        assert refused.value.where == layer
 
 
 def test_fault_13_layers_that_cost_too_much_stay_in_full_precision(inputs, engine, tmp_path):

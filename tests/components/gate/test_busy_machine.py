@@ -39,7 +39,7 @@ def test_fault_17_rounds_in_which_others_had_the_processors_do_not_count(slower:
     assert {each.n for each in quiet.checks if each.name == "p50_ratio_vs_champion"} == {9 * 24}
     assert busy.result is Result.INCONCLUSIVE
     told = [each for each in busy.checks if each.kind == "latency"]
-    assert len(told) == 6 and all("in 7 of 12 rounds" in each.reason for each in told)
+    assert len(told) == 7 and all("in 7 of 12 rounds" in each.reason for each in told)
 
 
 def test_fault_17_a_worse_image_is_one_on_a_busy_machine_too() -> None:
@@ -85,3 +85,29 @@ def test_fault_17_a_disturbance_that_no_counter_tells_gives_no_wrong_verdict(slo
             verdict_on(with_candidate(record.model_copy(update={"arms": arms}), latency_blocks=blocks)).result
         )
     assert wrong not in results and results.count(Result.INCONCLUSIVE) > 10
+
+
+@pytest.mark.parametrize(("disturbed", "result"), [(10, Result.FAIL), (11, Result.INCONCLUSIVE)])
+def test_fault_17_a_throughput_beside_others_decides_nothing(disturbed: int, result: Result) -> None:
+    """Of both arms, as they are asked in turns; the quiet chunks alone count."""
+    record = measurements(champion=arm(CHAMPION, 0.94, 6.0, seed=3))
+    arms = {
+        name: each.model_copy(
+            update={
+                "throughput_chunks": [
+                    chunk.model_copy(
+                        update={
+                            "disturbed": index < disturbed,
+                            "seconds": chunk.seconds * (1.5 if name == CANDIDATE and index >= disturbed else 1),
+                        }
+                    )
+                    for index, chunk in enumerate(each.throughput_chunks)
+                ]
+            }
+        )
+        for name, each in record.arms.items()
+    }
+    verdict = verdict_on(record.model_copy(update={"arms": arms}))
+    [found] = [each for each in verdict.checks if each.name == "throughput_ratio_vs_champion"]
+    assert (found.result, verdict.result) == (result, result)
+    assert found.value == pytest.approx(1 / 1.5, rel=0.01) and found.n == 20 - disturbed

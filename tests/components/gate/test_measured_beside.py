@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from components.benchmark.measurements import CHAMPION, Frechet, LatencyBlock, Measurements, OpenLoad
+from components.benchmark.measurements import (
+    CHAMPION,
+    Frechet,
+    LatencyBlock,
+    Measurements,
+    OpenLoad,
+    ThroughputChunk,
+)
 from components.gate.gate import judge
 from components.gate.settings import GateSettings
 from components.gate.verdict import Check, Result, Verdict
@@ -40,9 +47,15 @@ def previews(p50_ms: float, *, each: int = 3) -> list[LatencyBlock]:
     ]
 
 
+def chunks(seconds: float, *, disturbed: int = 0) -> list[ThroughputChunk]:
+    """As many as each arm has, of 64 images; the champion takes .32 s for one. Others had the processors in the first."""
+    return [ThroughputChunk(images=64, seconds=seconds, disturbed=index < disturbed) for index in range(20)]
+
+
 @pytest.mark.parametrize(
     ("changes", "broken"),
     [
+        ({"throughput_chunks": chunks(0.42)}, "throughput_ratio_vs_champion"),
         ({"latency_blocks": previews(7.5)}, "first_preview_ratio_vs_champion"),
         (
             {"open_load": OpenLoad(offered_per_s=100, seconds=2, image_ms=[9.0] * 199, errors=1)},
@@ -69,6 +82,9 @@ def test_previews_that_come_late_by_themselves_break_the_bound_of_a_first_champi
         ({"latency_blocks": previews(5.0, each=0)}, "first_preview_ratio_vs_champion"),
         ({"open_load": None}, "open_load_error_share"),
         ({"open_load": OpenLoad(offered_per_s=100, seconds=2, image_ms=[], errors=0)}, "open_load_error_share"),
+        ({"throughput_chunks": []}, "throughput_ratio_vs_champion"),
+        ({"throughput_chunks": chunks(0.3)[:19]}, "throughput_ratio_vs_champion"),
+        ({"throughput_chunks": [ThroughputChunk(images=0, seconds=0.1)] * 20}, "throughput_ratio_vs_champion"),
         ({"memory_mb": None}, "memory_ratio_vs_champion"),
         ({"frechet": None}, "frechet_ratio_vs_champion"),
         ({"frechet": Frechet(space="judge:0123", value=math.nan, draws=[4.0] * 50)}, "frechet_ratio_vs_champion"),
@@ -84,12 +100,22 @@ def test_a_bound_that_is_switched_off_has_no_check():
         {
             "bootstrap_resamples": 400,
             "absolute": {"max_first_preview_p95_ms": None, "max_open_load_error_share": None},
-            "champion": {"max_first_preview_ratio": None, "max_memory_ratio": None, "max_frechet_ratio": None},
+            "champion": {
+                "max_first_preview_ratio": None,
+                "max_memory_ratio": None,
+                "max_frechet_ratio": None,
+                "min_throughput_ratio": None,
+            },
         }
     )
-    record = candidate_with({"memory_mb": None, "frechet": None, "open_load": None})
+    record = candidate_with({"memory_mb": None, "frechet": None, "open_load": None, "throughput_chunks": []})
     names = {c.name for c in judge(off, record, "").checks}
-    assert not names & {"first_preview_p95_ms", "open_load_error_share", "memory_ratio_vs_champion"}
+    assert not names & {
+        "first_preview_p95_ms",
+        "open_load_error_share",
+        "memory_ratio_vs_champion",
+        "throughput_ratio_vs_champion",
+    }
     assert judge(off, record, "").result is Result.PASS
 
 

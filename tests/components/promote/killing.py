@@ -93,7 +93,7 @@ def _run(command: str, arguments: dict[str, Any]) -> None:
         judged = {name: Path(arguments["candidate"]) / name for name in ("verdict", "exported")}
         promote(settings, **judged, **paths, **urls, run_id=arguments["run_id"])
     else:
-        roll_back(settings, None, actor="tester", reason="it draws ghosts", **paths, **urls)
+        roll_back(settings.registered_model, None, actor="tester", reason="it draws ghosts", **paths, **urls)
 
 
 def _fork(command: str, arguments: dict[str, Any], kill_at: int) -> tuple[int, list[str]]:

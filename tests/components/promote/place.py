@@ -98,7 +98,9 @@ class Candidate:
         gate(GATE, self.folder / "measurements", self.folder / "verdict")
         return self
 
-    def promoted(self, *, tracking_uri: str | None = None, **settings: object) -> PromotionResult:
+    def promoted(
+        self, *, tracking_uri: str | None = None, experiments_url: str | None = None, **settings: object
+    ) -> PromotionResult:
         """What the pipeline's step does with it."""
         return promote(
             SETTINGS.model_copy(update=settings),
@@ -110,4 +112,5 @@ class Candidate:
             serving=self.place.root / "serving",
             tracking_uri=tracking_uri or self.place.url,
             run_id=self.place.run_id,
+            experiments_url=experiments_url,
         )

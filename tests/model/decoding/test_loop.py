@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.decoding.errors import OptionsError
 from model.decoding.loop import DecodingOptions, generate, pack_blocks, unpack_blocks
 from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
@@ -78,8 +79,13 @@ def test_every_stage_of_details_is_shown_and_starts_from_the_one_before(three_gr
 
 @pytest.mark.parametrize("stages", [-1, 3])
 def test_stages_that_a_model_does_not_have_are_named(three_grids, stages):
-    with pytest.raises(ValueError, match=f"detail_stages is {stages}, but this model has 2"):
+    with pytest.raises(OptionsError, match=f"detail_stages is {stages}, but this model has 2: ask for 0 to 2"):
         final(three_grids, prompts(1), DecodingOptions(detail_stages=stages), [1])
+
+
+def test_a_sketch_of_no_pass_is_refused(session):
+    with pytest.raises(OptionsError, match="coarse_steps is 0"):
+        final(session, prompts(1), DecodingOptions(coarse_steps=0), [1])
 
 
 def test_a_seed_reproduces_and_another_differs(session):
@@ -115,7 +121,7 @@ def test_the_plan_alone_tells_seeds_apart(session):
 
 def test_guidance_needs_a_prompt_that_says_nothing_and_moves_the_image(session):
     text, nothing = prompts(2), np.full(16, 7)
-    with pytest.raises(ValueError, match=r"guidance 3\.0 needs"):
+    with pytest.raises(OptionsError, match=r"guidance 3\.0 needs"):
         final(session, text, DecodingOptions(guidance=3.0), [1, 2])
     options = DecodingOptions(temperature=0)
     plain = final(session, text, options, [1, 2])

@@ -36,6 +36,29 @@ def test_top_k_never_draws_below_the_k_largest():
     assert np.isfinite(keep_top_k(logits, 2)).sum(-1).max() == 2
 
 
+@pytest.mark.parametrize("k", range(1, 9))
+def test_top_k_keeps_k_of_equal_logits_those_of_lower_ids(k):
+    logits = np.random.default_rng(0).integers(0, 4, size=(20, 3, 9)).astype(np.float32)
+    logits[0] = -np.inf
+    logits[0, :, 4] = 0  # one token may be drawn: the others stay out whatever k is
+    found = keep_top_k(logits, k)
+    likeliest = np.argsort(-logits, axis=-1, kind="stable")[..., :k]
+    expected = np.full_like(logits, -np.inf)
+    np.put_along_axis(expected, likeliest, np.take_along_axis(logits, likeliest, -1), -1)
+    assert (found == expected).all() and found.dtype == np.float32
+    assert (np.isfinite(found[1:]).sum(-1) == k).all()
+
+
+def test_draws_of_equally_likely_tokens_are_of_k_of_them_alike():
+    logits = np.broadcast_to(np.array([1, 0, 0, 1, 0, 0], dtype=np.float32), (1, 30_000, 6))
+    ids, log_probabilities = sample(logits, 1.0, streams([7]), top_k=4)
+    shares = np.bincount(ids[0], minlength=6) / ids.size
+    expected = np.exp([1, 0, 0, 1]) / np.exp([1, 0, 0, 1]).sum()
+    assert np.abs(shares[:4] - expected).max() < 0.012  # four standard errors
+    assert shares[4:].tolist() == [0, 0]
+    np.testing.assert_allclose(np.exp(log_probabilities[0]), expected[ids[0]], rtol=1e-5)
+
+
 def test_an_image_does_not_depend_on_its_batch():
     logits = np.random.default_rng(0).normal(size=(1, 64, 32)).astype(np.float32)
     alone, _ = sample(logits, 1.0, streams([5]))

@@ -167,7 +167,9 @@ def test_block_bytes_are_the_parameters_of_the_blocks(exported, quantized, tmp_p
 def test_int8_graphs_keep_tensorrts_rules(quantized):
     folder, layers = quantized
     for graph in GRAPHS:
-        check_explicit_quantization(onnx.load(folder / f"{graph}.onnx"), layers[graph])
+        model = onnx.load(folder / f"{graph}.onnx")
+        check_explicit_quantization(model, layers[graph])
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 21)]
     assert layers["image_decoder"] == ["decoder.1.spatial/node_conv2d_1"]
 
 
@@ -220,6 +222,10 @@ def _zero_scale(model):
     tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros(32, np.float32), tensor.name))
 
 
+def _older_opset(model):
+    model.opset_import[0].version = 20
+
+
 def _foreign_node(model):
     model.graph.node[0].domain = "com.microsoft"
 
@@ -234,8 +240,9 @@ def _unquantized_input(model):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_shift_zero_point, "zero point"),
-        (_zero_scale, "scale is zero"),
+        (_shift_zero_point, r"blocks\.0\.mlp\.down_proj: a zero point"),
+        (_zero_scale, r"blocks\.0\.mlp\.down_proj: a scale is zero"),
+        (_older_opset, "its opset is 20, below 21"),
         (_foreign_node, r"com\.microsoft"),
         (_unquantized_input, r"down_proj: its activations are not quantized"),
     ],

@@ -8,8 +8,8 @@ import torch
 
 from common.errors import QuantizationError
 from model.decoding.loop import DecodingOptions
-from model.quantization.layers import quantized_linears
-from model.quantization.observe import check_coverage, observe
+from model.quantization.layers import block_layers
+from model.quantization.observe import observe
 from model.quantization.smoothquant import fold_smoothing
 
 OPTIONS = DecodingOptions(coarse_steps=2)
@@ -35,13 +35,13 @@ def test_the_decode_loop_is_what_is_recorded(generator, prompts):
     assert (blank == mask).all()
     assert 0 < (partly_known == mask).sum() < partly_known.size
     assert (seen.feeds["fine"][0]["fine_ids"] == mask).all()
-    assert set(seen.maxima) == {name for name, _ in quantized_linears(generator)}
+    assert set(seen.maxima) == {name for name, _ in block_layers(generator)}
 
 
 def test_observing_leaves_no_hook_and_is_repeatable(generator, prompts):
     first, second = (observe(generator, prompts, OPTIONS, seed=0) for _ in range(2))
     assert all(torch.equal(first.maxima[name], second.maxima[name]) for name in first.maxima)
-    assert not any(linear._forward_pre_hooks for _, linear in quantized_linears(generator))
+    assert not any(linear._forward_pre_hooks for _, linear in block_layers(generator))
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.8])
@@ -93,12 +93,6 @@ def test_fault_13_a_layer_whose_input_is_always_zero_is_named(generator, prompts
         observe(generator, prompts, OPTIONS, 0)
 
 
-def test_fault_13_calibration_data_unlike_the_rest_is_refused(generator, prompts):
-    calibrated = observe(generator, prompts, OPTIONS, 0).maxima
-    check_coverage(calibrated, observe(generator, prompts[:1], OPTIONS, 0).maxima, largest_excess=1.0)
-    with torch.no_grad():
-        generator.decoder_blocks()[0].attention_norm.weight.mul_(3)
-    with pytest.raises(
-        QuantizationError, match=r"blocks\.0\.attention\.qkv_proj: held-out data reaches (2\.9|3\.[01])\d times"
-    ):
-        check_coverage(calibrated, observe(generator, prompts, OPTIONS, 0).maxima, largest_excess=2.0)
+def test_fault_13_a_layer_that_saw_no_data_is_named(generator):
+    with pytest.raises(QuantizationError, match=r"blocks\.0\.attention\.qkv_proj: it saw no calibration data"):
+        observe(generator, [], OPTIONS, 0)

@@ -8,12 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from typer.testing import CliRunner
 
 from common.errors import DataError, SettingsError, UntrustedFileError
 from model.transformer.config import DecoderConfig
 from model.transformer.decoder import Decoder
 from model.transformer.huggingface import import_checkpoint, load_decoder
+from model.transformer.layers import RMSNorm
 from model.transformer.presets import EMU35_VOCABULARY, PRESETS
 from model.transformer.rope import rotate, rotation
 from pipelines.cli import app
@@ -47,6 +49,41 @@ def test_an_imported_checkpoint_gives_the_logits_of_the_reference(tmp_path, tied
     with torch.inference_mode():
         torch.testing.assert_close(ours(IDS)[0], model(IDS).logits, atol=1e-4, rtol=0)
     assert made.config.parameter_count == sum(weight.numel() for weight in ours.parameters())
+
+
+def test_in_bf16_norms_are_those_of_the_reference_and_so_are_the_logits(tmp_path, monkeypatch):
+    model = reference(tmp_path / "fp32").bfloat16()
+    model.save_pretrained(tmp_path / "theirs")
+    import_checkpoint(tmp_path / "theirs", tmp_path / "ours")
+    ours = load_decoder(tmp_path / "ours")
+    assert {weight.dtype for weight in ours.parameters()} == {torch.bfloat16}
+    with torch.inference_mode():
+        theirs, found = model(IDS).logits.float(), ours(IDS)[0].float()
+    torch.testing.assert_close(
+        found, theirs, atol=2**-7, rtol=0
+    )  # logits up to .54, of which bf16 knows every 2 ** -9th
+    monkeypatch.setattr(RMSNorm, "forward", lambda norm, x: in_own_type(x, norm))
+    with torch.inference_mode():
+        rounded = ours(IDS)[0].float()
+    assert (found - theirs).square().mean() < 0.8 * (rounded - theirs).square().mean()
+
+
+def in_own_type(x: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
+    return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + norm.eps) * norm.weight
+
+
+def test_a_norm_in_16_bits_is_the_references_to_the_bit_and_one_in_32_is_as_it_was():
+    random = torch.Generator().manual_seed(0)
+    x, weight = 5 * torch.randn(4, 30, 48, generator=random), 1 + torch.randn(48, generator=random)
+    theirs, ours = Qwen3RMSNorm(48, 1e-6), RMSNorm(48, 1e-6).eval()
+    with torch.no_grad():
+        theirs.weight.copy_(weight)
+        ours.weight.copy_(weight)
+        assert torch.equal(ours(x), in_own_type(x, ours))
+        for dtype in (torch.bfloat16, torch.float16):
+            theirs, ours, narrow = theirs.to(dtype), ours.to(dtype), x.to(dtype)
+            assert torch.equal(ours(narrow), theirs(narrow))
+            assert not torch.equal(in_own_type(narrow, ours), theirs(narrow))
 
 
 def test_the_cache_changes_no_logit():
@@ -143,6 +180,10 @@ NORM = "model.layers.1.self_attn.q_norm.weight"
         (lambda f: change_weights(f, "model.extra.weight", torch.ones(8)), "model.extra.weight is left over"),
         (lambda f: (f / "config.json").unlink(), "no config.json"),
         (lambda f: (f / "model.safetensors").unlink(), "no weights"),
+        (lambda f: (f / "config.json").write_text('{"hidden_size": 48'), "config.json: not JSON"),
+        (lambda f: (f / "config.json").write_bytes(b"\xff{}"), "config.json: not JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), "config.json: holds list, not a JSON object"),
+        (lambda f: change_config(f, rope_parameters="yarn"), "rope_parameters is 'yarn', not an object"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused_by_name_and_leaves_nothing(folder, damage, words):
@@ -150,6 +191,59 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name_and_leaves_nothing(fo
     with pytest.raises(DataError, match=words):
         import_checkpoint(folder, folder.parent / "ours")
     assert [path.name for path in folder.parent.iterdir()] == ["theirs"]
+
+
+def shards(folder: Path) -> list[Path]:
+    """The files of `reference`."""
+    reference(folder)
+    return sorted(folder.glob("*.safetensors"))
+
+
+def test_what_a_shard_holds_beyond_its_index_is_refused_by_name(tmp_path):
+    first, second, *_ = shards(tmp_path / "theirs")
+    weights = load_file(first)
+    save_file(weights | {"model.extra.weight": torch.ones(8)}, first)
+    with pytest.raises(DataError, match=f"{first.name}: tensor model.extra.weight is left over"):
+        import_checkpoint(tmp_path / "theirs", tmp_path / "ours")
+    save_file(weights, first)
+    name, weight = next(iter(load_file(second).items()))
+    save_file(weights | {name: weight + 1}, first)  # another one of that name: which of them is meant?
+    with pytest.raises(DataError, match=f"{first.name}: tensor {name} is left over"):
+        import_checkpoint(tmp_path / "theirs", tmp_path / "ours")
+    save_file({key: weights[key] for key in list(weights)[1:]}, first)
+    with pytest.raises(DataError, match=f"tensor {next(iter(weights))} is missing"):
+        import_checkpoint(tmp_path / "theirs", tmp_path / "ours")
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+    save_file(weights, first)
+    assert import_checkpoint(tmp_path / "theirs", tmp_path / "ours").shards == 1
+
+
+def test_the_shared_matrix_may_stand_in_a_shard_a_second_time(tmp_path):
+    model = reference(tmp_path / "theirs", tie_word_embeddings=True)
+    *_, last = sorted((tmp_path / "theirs").glob("*.safetensors"))
+    save_file(load_file(last) | {"lm_head.weight": model.lm_head.weight.detach().clone()}, last)
+    assert import_checkpoint(tmp_path / "theirs", tmp_path / "ours").config.tie_word_embeddings
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_attention_heads", 0), ("num_attention_heads", "six"), ("hidden_size", {})]
+)
+def test_a_size_that_is_none_is_named(folder, name, value):
+    change_config(folder, head_dim=None, **{name: value})
+    with pytest.raises(SettingsError, match=name):
+        import_checkpoint(folder, folder.parent / "ours")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "config.json"])
+def test_an_imported_checkpoint_with_a_broken_file_is_refused(folder, name):
+    ours = folder.parent / "ours"
+    import_checkpoint(folder, ours)
+    (ours / name).write_text("{")
+    with pytest.raises(DataError, match=f"{name}: not JSON"):
+        load_decoder(ours)
+    (ours / name).unlink()
+    with pytest.raises(DataError, match="no weights" if "index" in name else "no config.json"):
+        load_decoder(ours)
 
 
 def test_a_configuration_without_a_size_names_it(folder):

@@ -7,7 +7,9 @@ from common.errors import DataError, SettingsError, UntrustedFileError
 from model.checkpoint import load_checkpoint, save_checkpoint, save_tensors
 from model.transformer.config import GeneratorConfig
 from model.transformer.embeddings import code_levels
+from model.transformer.huggingface import load_decoder, read_shape
 from model.transformer.model import Generator
+from model.transformer.story_config import StoryConfig
 
 CONFIG = GeneratorConfig(
     hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2
@@ -152,6 +154,30 @@ def test_an_impossible_shape_is_refused():
         GeneratorConfig.parse({"hidden_size": 30, "num_attention_heads": 4})
     with pytest.raises(SettingsError, match="did you mean 'hidden_size'"):
         GeneratorConfig.parse({"hiden_size": 32})
+
+
+@pytest.mark.parametrize("grid", [(0, 8), (8, -1)])
+@pytest.mark.parametrize(("shape", "rest"), [(GeneratorConfig, {}), (StoryConfig, {"text_vocabulary": 512})])
+def test_a_grid_without_cells_is_refused(shape, rest, grid):
+    with pytest.raises(SettingsError, match=r"coarse_grid\.[01]'.*greater than 0"):
+        shape.parse({"coarse_grid": grid, **rest})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "there is no config.json"),
+        (b'{"hidden_size": 32', "config.json: not JSON"),
+        (b"\x80\x04", "config.json: not JSON"),
+        (b"[32]", "config.json: holds list, not a JSON object"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "config.json").write_bytes(content)
+    for load in (load_checkpoint, load_decoder, read_shape):
+        with pytest.raises(DataError, match=words):
+            load(tmp_path)
 
 
 def spoil_shape(tensors: dict[str, torch.Tensor]) -> None:

@@ -18,6 +18,7 @@ from benchmarks.load import run_load
 from common.errors import ServerError, SignatureError
 from common.files import read_json
 from emuflow_client import GeneratorClient, InvalidRequest, ServerFault
+from serving.control_key import ControlKey
 from serving.gpu.config import GpuOptions
 from serving.gpu.layout import GraphLayout
 from serving.package.manifest import Manifest
@@ -45,7 +46,8 @@ class Place:
         self._arguments = (server.grpc_endpoint, server.folder / "repository", package_store, key_folder)
 
     def remote(self, graphs: GraphLayout | None) -> RemoteDeployment:
-        return RemoteDeployment(*self._arguments, graphs=graphs, quiet_s=QUIET_S)
+        key = ControlKey.read(self.server.key_file)
+        return RemoteDeployment(*self._arguments, graphs=graphs, control_key=key, quiet_s=QUIET_S)
 
     def graphs(self) -> list[str]:
         """Of the package that stands there."""

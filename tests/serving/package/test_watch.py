@@ -62,3 +62,24 @@ def test_it_closes_at_once_whether_there_is_a_job_or_none():
         for job in jobs:
             watch.add(job)
         watch.close()
+
+
+def test_a_job_that_cannot_be_looked_at_harms_no_other():
+    looks, failed = Looks(), []
+
+    def look(job: str) -> bool:
+        if job == "broken":
+            raise RuntimeError("nobody knows this request")
+        return looks(job)
+
+    watch = Watch(look, every_s=0.001, failed=lambda job, error: failed.append((job, str(error))))
+    for job in ("broken", "a", "gone"):
+        watch.add(job)
+    for _ in range(5):
+        assert looks.often.acquire(timeout=10)
+    watch.add("later")
+    while "later" not in looks.seen or looks.seen.count("a") < 3:
+        assert looks.often.acquire(timeout=10)
+    watch.close()
+    assert looks.seen.count("gone") == 1
+    assert failed == [("broken", "nobody knows this request")]

@@ -135,3 +135,14 @@ def test_of_several_processes_that_look_at_once_one_stops_the_arm(url, states, e
         changed = [future.result(timeout=60) for future in [pool.submit(_look, url, start) for _ in range(3)]]
     assert sum(changed) == 1
     assert [record.experiment.arm("canary").status for record in states.history("e")] == ["stopped", "running"]
+
+
+@pytest.mark.parametrize(
+    ("champion", "reason"), [(CANARY, "is the champion now"), ("f" * 64, "was replaced by ffffffffffff")]
+)
+def test_a_canary_ends_when_its_control_is_no_longer_the_champion(states, events, experiment, champion, reason):
+    assert not Canary(states, events, "e", champion=lambda: CHAMPION).look(now=LATER).changed
+    look = Canary(states, events, "e", champion=lambda: champion).look(now=LATER)
+    assert look.changed and reason in look.record.reason
+    assert (look.record.experiment.arm("canary").status, look.record.experiment.arm("canary").share) == ("stopped", 0)
+    assert not Canary(states, events, "e", champion=lambda: champion).look(now=LATER).changed

@@ -12,10 +12,13 @@ from emuflow_client import Result, ServerFault
 from serving.backoff import Backoff
 from serving.release.experiments.assignment import Assignment, HashSplit
 from serving.release.experiments.canary import Canary
+from serving.release.experiments.evaluation import evaluate
+from serving.release.experiments.experiment import canary
 from serving.release.experiments.recorder import Recorder
 from serving.release.experiments.router import Router
 from serving.release.experiments.stored_split import StoredSplit
-from tests.serving.release.experiments.conftest import CANARY, CHAMPION
+from serving.release.experiments.watch import Watch
+from tests.serving.release.experiments.conftest import CANARY, CHAMPION, POLICY
 from tests.serving.served import eventually
 
 
@@ -154,3 +157,56 @@ def test_a_split_that_cannot_be_read_stays_as_it_was(url, states, experiment, ca
         with engine.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE elsewhere RENAME TO emuflow_experiments")
         eventually(lambda: "works again" in caplog.text)
+
+
+def test_nobody_is_sent_to_a_canary_whose_model_is_not_served(url, states, events):
+    """Before it is loaded, and while a server that died comes back: the control answers, and nobody counts."""
+    policy = POLICY.model_copy(update={"ramp": (0.5,)})
+    made = canary("w", control_digest=CHAMPION, canary_digest=CANARY, salt="fixed-salt", policy=policy, served=False)
+    states.change(made, expected_sequence=0, actor="tester", reason="start")
+    clients = {"champion": Echo(CHAMPION), "canary": Echo(CANARY, fails=True)}
+    user = users_of(made.with_arm(made.arm("canary").model_copy(update={"served": True})), "canary", 1)[0]
+    with Recorder(events, made, every_s=0.01) as recorder, StoredSplit(states, "w", poll_s=0.02) as split:
+        router = Router(split, clients, recorder, events)
+        assert {router.generate(f"user-{number}", "a red seven").arm for number in range(60)} == {"champion"}
+        assert recorder.flush()
+        seen = evaluate(events, states.current("w").experiment, made.arm("canary"), time.time() + 1)
+        assert seen.users_at_share == (0, 0) and seen.assignment_fits
+        with Watch(lambda: url, lambda: CHAMPION) as watch:
+            clients["canary"].fails = False
+            watch.served(CANARY)
+            eventually(lambda: router.generate(user, "a red seven").arm == "canary")
+            watch.served(None)
+            eventually(lambda: router.generate(user, "a red seven").arm == "champion")
+            watch.served(CHAMPION)  # another package under that name
+            time.sleep(0.6)
+            assert router.generate(user, "a red seven").arm == "champion"
+    reasons = [record.reason for record in states.history("w")]
+    assert reasons == ["its model is not served: its users are sent to the control", "its model is served", "start"]
+    assert states.current("w").experiment.arm("canary").share == 0.5
+
+
+def test_an_error_is_the_package_s_that_answers_now_as_an_image_is(events, experiment, recorder):
+    """The champion was replaced under the control: what it answers, and where it fails, is no evidence of the old one."""
+    control = Echo("f" * 64)
+    router = Router(HashSplit(experiment), {"champion": control, "canary": Echo(CANARY)}, recorder, events)
+    users = users_of(experiment, "champion", 4)
+    router.generate(users[0], "a red seven")
+    control.fails = True
+    for user in users[1:]:
+        with pytest.raises(ServerFault):
+            router.generate(user, "a red seven")
+    assert recorder.flush()
+    table = events.table("e", "canary", "outcome", [CHAMPION, CANARY])
+    assert (len(table), table.foreign) == (0, 4)
+
+
+def test_a_watch_that_cannot_look_harms_nobody_and_goes_on(url, states, events, experiment, caplog):
+    champion: list[str] = []
+    with Watch(lambda: url, lambda: champion[0], every_s=0.1) as watch:
+        watch.served(CANARY)
+        eventually(lambda: "watching the canary fails and is tried again" in caplog.text)
+        assert states.current("e").experiment.arm("canary").status == "running"
+        champion.append("f" * 64)
+        eventually(lambda: states.current("e").experiment.arm("canary").status == "stopped")
+    assert "was replaced by ffffffffffff" in states.current("e").reason

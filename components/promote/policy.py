@@ -1,0 +1,37 @@
+"""The policy that a promotion goes by: the one that its evidence was registered under, whatever the settings say later."""
+
+from typing import Any
+
+from common.errors import GateError
+from components.promote.settings import PromotionSettings
+from serving.release.store import ReleaseStore
+
+_NOTED = {"approval", "canary", "canary_policy"}
+
+
+def to_note(settings: PromotionSettings, version: str) -> dict[str, Any]:
+    """What the audit log keeps of a candidate beside its row: its policy, and which version it is in the registry."""
+    policy = settings.model_dump(mode="json", include=_NOTED)
+    return {"policy": policy, "model": settings.registered_model, "version": version}
+
+
+def registered_policy(
+    store: ReleaseStore, digest: str, evidence_digest: str | None, of_run: PromotionSettings | None
+) -> PromotionSettings:
+    """The policy that package `digest` was registered under with this evidence; where it was registered before policies
+    were noted, that of its run, if its settings could be read (`of_run`).
+
+    Raises `GateError` where there is neither, or the registration was altered: nobody can tell then whether a person or a
+    canary is wanted.
+    """
+    noted = store.noted(digest, evidence_digest) if evidence_digest else {}
+    if "policy" in noted:
+        return PromotionSettings.parse(noted["policy"], where=f"the registration of package {digest}")
+    if of_run is not None:
+        return of_run
+    raise GateError(
+        "whether it needs a person's approval or a canary is not known: it was registered without its policy, and the "
+        "settings of its run are not here",
+        where=f"package {digest}",
+        fix="put the run's folder with its settings.json back, or run the pipeline, which registers the policy",
+    )

@@ -1,0 +1,160 @@
+"""The rules of `benchmarks.decode_checks`: what counts as equal, what is compared with what, and what a check's value is."""
+
+import numpy as np
+import pytest
+
+from benchmarks import checkpoints, decode_rows
+from benchmarks.decode_checks import (
+    Measured,
+    compared_one_scale,
+    equal_one_scale,
+    equality,
+    quality_checks,
+    speed_checks,
+    speedup,
+)
+from benchmarks.decoders import Decoder
+
+CAPTIONS, SEEDS = 400, 4
+ONE_SCALE = list(decode_rows.ONE_SCALE.values())
+NO_IMAGES = np.zeros((0, 8, 8, 3), dtype=np.uint8)
+MS = {decode_rows.OURS: 2.0, decode_rows.OURS_INT8: 1.0, decode_rows.NAIVE: 400.0}
+
+
+def correct(wrong: float, seed: int = 0) -> np.ndarray:
+    """Answers [seeds, captions], so many of which are wrong; equal seeds err at the same captions."""
+    order = np.random.default_rng(seed).permutation(CAPTIONS * SEEDS)
+    answers = np.ones(CAPTIONS * SEEDS)
+    answers[order[: round(wrong * CAPTIONS * SEEDS)]] = 0
+    return answers.reshape(SEEDS, CAPTIONS)
+
+
+def measured(wrong: float = 0.04, *, variety: float = 0.8, frechet: float = 0.2, ms: float = 10.0, seed: int = 0):
+    decoder = Decoder("", 0, lambda text_ids, seeds: NO_IMAGES)
+    row = Measured(decoder, correct(wrong, seed), variety, frechet, NO_IMAGES, NO_IMAGES)
+    row.times_ms, row.first_ms = [ms, ms, ms], [2 * ms, 2 * ms, 2 * ms]
+    return row
+
+
+def all_rows(**changed: Measured) -> dict[str, Measured]:
+    """Every row, all alike but for their times; `changed` by the names of `decode_rows`."""
+    names = (*decode_rows.PARALLEL, *decode_rows.AUTOREGRESSIVE)
+    rows = {name: measured(ms=MS.get(name, 10.0)) for name in names}
+    return rows | {getattr(decode_rows, name): row for name, row in changed.items()}
+
+
+def one_scale(wrong: list[float], *, variety: float = 0.8, seeds: int | None = None) -> dict[str, Measured]:
+    """Ours, which errs at 4% and takes 2 ms, beside one-scale decoders that err so often and take twice as long each."""
+    rows = {decode_rows.OURS: measured(ms=2.0)}
+    for number, (name, often) in enumerate(zip(ONE_SCALE, wrong, strict=False)):
+        seed = 0 if seeds is None else seeds + number
+        rows[name] = measured(often, variety=variety, ms=4.0 * 2**number, seed=seed)
+    return rows
+
+
+def values(checks) -> dict[str, float]:
+    return {check.name: check.value for check in checks}
+
+
+def test_one_scale_equals_ours_where_a_deficit_of_a_point_is_not_refuted():
+    assert equal_one_scale(one_scale([0.30, 0.10, 0.045, 0.04])) == ONE_SCALE[2]  # the fewest steps, not the best
+    assert equal_one_scale(one_scale([0.30, 0.10])) is None
+
+
+def test_a_one_scale_decoder_of_less_variety_does_not_equal_ours():
+    assert equal_one_scale(one_scale([0.04], variety=0.73)) == ONE_SCALE[0]
+    assert equal_one_scale(one_scale([0.04], variety=0.71)) is None
+
+
+def test_ours_is_timed_against_the_one_scale_decoder_that_equals_it():
+    compared = compared_one_scale(one_scale([0.20, 0.045, 0.01]))
+    assert (compared.name, compared.equals_ours, compared.best) == (ONE_SCALE[1], True, ONE_SCALE[2])
+
+
+def test_where_none_equals_ours_steps_that_bring_nothing_that_can_be_shown_are_not_counted():
+    # 4 and 8 steps err as often, at captions of their own: which is ahead is chance.
+    rows = one_scale([0.40, 0.20, 0.101, 0.100], seeds=1)
+    compared = compared_one_scale(rows)
+    assert (compared.name, compared.equals_ours, compared.best) == (ONE_SCALE[2], False, ONE_SCALE[3])
+    assert compared.interval.low < compared.difference < 0 < compared.interval.high
+    told = compared.describe()
+    assert told["name"] == ONE_SCALE[2] and told["most_accurate"] == ONE_SCALE[3] and told["equals_ours"] is False
+    others = {name: row for name, row in all_rows().items() if name not in ONE_SCALE}
+    assert values(speed_checks(others | rows))["speedup_vs_one_scale"] == pytest.approx(16 / 2)
+
+
+def test_where_the_best_is_shown_to_be_more_accurate_it_is_compared():
+    compared = compared_one_scale(one_scale([0.40, 0.20, 0.15, 0.10], seeds=1))
+    assert (compared.name, compared.best, compared.difference) == (ONE_SCALE[3], ONE_SCALE[3], 0)
+
+
+def test_a_speedup_is_the_median_of_the_rounds_own_ratios():
+    theirs, ours = measured(), measured()
+    theirs.times_ms, ours.times_ms = [10.0, 30.0, 8.0], [1.0, 10.0, 2.0]  # 10, 3 and 4 times
+    theirs.first_ms, ours.first_ms = [6.0, 6.0, 6.0], [3.0, 3.0, 3.0]
+    check = speedup(theirs, ours, "fast", 3.5, 5)
+    assert (check.value, check.n, check.low, check.high) == (4, 3, 3, 10) and check.ok and not check.reached
+    assert speedup(theirs, ours, "fast", None, 5, first=True).value == 2
+
+
+def test_each_speedup_is_against_ours_of_the_same_precision():
+    rows = all_rows(BEST_AR=measured(ms=12.0), BEST_AR_INT8=measured(ms=7.0), RASTER=measured(ms=40.0))
+    found = values(speed_checks(rows))
+    assert found["speedup_vs_best_ar"] == pytest.approx(7) and found["speedup_vs_best_ar_first_image"] == pytest.approx(
+        7
+    )
+    assert found["speedup_vs_best_ar_fp32"] == pytest.approx(6)
+    assert found["speedup_vs_ar_cached"] == pytest.approx(20) and found["speedup_vs_ar"] == pytest.approx(200)
+
+
+def test_equality_is_how_far_the_interval_reaches_to_either_side():
+    assert equality(measured(0.04), measured(0.04), "equal").value == 0
+    # A mean that is nearly the same is not enough, where many captions differ.
+    few, many = measured(0.04), measured(0.05)
+    wide = equality(measured(0.3, seed=1), measured(0.3, seed=2), "equal")
+    assert wide.value > 1 and not wide.ok and wide.n == CAPTIONS * SEEDS
+    better, worse = equality(few, many, "equal").value, equality(many, few, "equal").value
+    assert better == pytest.approx(worse, abs=0.05) and 1 < better < 2
+
+
+def test_quality_and_variety_are_kept_relative_to_the_best_next_token_decoder():
+    rows = all_rows(
+        OURS_INT8=measured(0.06, variety=0.9, frechet=0.21),
+        BEST_AR_INT8=measured(0.04, variety=0.75, frechet=0.20),
+        VARIED=measured(0.09, variety=0.95),
+        BEST_AR_VARIED=measured(0.11, variety=0.90),
+    )
+    checks = {check.name: check for check in quality_checks(rows, 0.02, 1234)}
+    assert (
+        checks["quality_kept_accuracy"].value == pytest.approx(0.94 / 0.96) and not checks["quality_kept_accuracy"].ok
+    )
+    assert not checks["equal_quality_best_ar"].ok and checks["equal_quality_best_ar_fp32"].ok
+    assert checks["frechet_excess_in_seed_spreads"].value == pytest.approx(0.5)
+    assert checks["frechet_excess_in_seed_spreads"].n == checks["adapted_frechet"].n == 1234
+    assert checks["variety_kept"].value == pytest.approx(1.2)
+    assert checks["variety_vs_best_ar"].value == pytest.approx(0.95 / 0.90)
+    assert checks["variety_vs_real"].value == 0.95
+    assert checks["accuracy_where_varied"].value == pytest.approx(0.89) and not checks["accuracy_where_varied"].ok
+
+
+def test_a_worse_distance_than_a_seeds_worth_misses_its_bound():
+    rows = all_rows(OURS_INT8=measured(frechet=0.23), BEST_AR_INT8=measured(frechet=0.20))
+    checks = {check.name: check for check in quality_checks(rows, 0.02, 1234)}
+    assert not checks["frechet_excess_in_seed_spreads"].ok
+
+
+def test_an_adapted_model_is_reported_with_its_variety_and_distance():
+    rows = all_rows(OURS=measured(variety=0.8, frechet=0.17), ADAPTED=measured(variety=0.6, frechet=0.44))
+    checks = {check.name: check for check in quality_checks(rows, 0.02, 1234)}
+    assert checks["adapted_quality_kept"].value == 1
+    variety, frechet = checks["adapted_variety_kept"], checks["adapted_frechet"]
+    assert variety.value == pytest.approx(0.75) and variety.bound is None and not variety.reached
+    assert (frechet.value, frechet.aim, frechet.bound) == (0.44, 0.17, None) and not frechet.reached
+
+
+def test_steps_that_do_not_keep_the_accuracy_buy_nothing():
+    share = checkpoints.describe("adapted")["steps"] / checkpoints.describe("progressive")["steps"]
+    assert values(quality_checks(all_rows(), 0.02, 1234))["adapt_cost_share"] == share < 1
+    lost = all_rows(ADAPTED=measured(0.06))
+    checks = {check.name: check for check in quality_checks(lost, 0.02, 1234)}
+    assert checks["adapt_cost_share"].value == 1 and not checks["adapt_cost_share"].ok
