@@ -16,14 +16,15 @@ from model.quantization.size import block_bytes
 from model.quantization.static_int8 import check_explicit_quantization, quantizable_layers, quantize_graph
 from model.quantization.weights_pool import WEIGHTS_FILE, pool_weights
 from model.transformer.session import TorchSession
+from serving.package.runtime.providers import load_graph
 
 GRAPHS = engine_graphs(1)
 TRANSFORMER_GRAPHS = transformer_graphs(1)
 
 
 def run(path, output=0, **inputs):
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(None, inputs)[output]
+    """As the package's runtime loads it."""
+    return load_graph(path, 1).run(None, inputs)[output]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
@@ -171,6 +172,17 @@ def test_int8_graphs_keep_tensorrts_rules(quantized):
         check_explicit_quantization(model, layers[graph])
         assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 21)]
     assert layers["image_decoder"] == ["decoder.1.spatial/node_conv2d_1"]
+
+
+def test_int8_is_computed_without_overflow_on_any_processor(exported, quantized):
+    """What onnxruntime makes of Q/DQ pairs is what the pairs say: on a processor without VNNI sums would overflow."""
+    codes = exported[3]["image_decoder"][0]["codes"]
+    file, options = quantized[0] / "image_decoder.onnx", onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    said = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"]).run(
+        None, {"codes": codes}
+    )
+    assert np.abs(run(file, codes=codes).astype(int) - said[0].astype(int)).mean() < 0.5
 
 
 def test_int8_pixels_are_those_of_fp32_but_for_a_few_levels(exported, quantized):
