@@ -48,6 +48,7 @@ def fuse_graphs(folder: Path, grids: Sequence[tuple[int, int]], visual_vocabular
     ]
     given = {value.name for value in inputs}
     nodes = _computed_once(_in_order(_needed(nodes, "pixels"), given), "pixels")
+    tensors += _own_weights(nodes, tensors)
     shapes = list(models["image_decoder"].graph.value_info)  # its convolutions are faster with them
     _shorten_names(nodes, tensors, shapes, given | {"pixels"})
     graph = helper.make_graph(
@@ -149,6 +150,27 @@ def _own_scales(nodes: list[NodeProto]) -> Iterator[NodeProto]:
                 yield own
             read.add(value)
         yield node
+
+
+def _own_weights(nodes: list[NodeProto], tensors: list[TensorProto]) -> list[TensorProto]:
+    """Copies under other names of INT8 weights and their zero points, so that no two products read the same ones.
+
+    Where a processor has no VNNI, onnxruntime rewrites the weights of each product, and cannot do so twice to one tensor
+    (`session.x64quantprecision`). `pool_weights` stores equal ones once all the same.
+    """
+    stored, read, copies = {tensor.name: tensor for tensor in tensors}, set(), []
+    for number, node in enumerate(nodes):
+        if node.op_type != "DequantizeLinear" or node.input[0] not in stored:
+            continue
+        for position in (0, 2)[: len(node.input) - 1]:  # a zero point need not be there
+            name = node.input[position]
+            if name in read:
+                own = TensorProto()
+                own.CopyFrom(stored[name])
+                own.name = node.input[position] = f"{name}/{number}"
+                copies.append(own)
+            read.add(name)
+    return copies
 
 
 def _rename_inputs(node: NodeProto, names: Mapping[str, str]) -> None:

@@ -63,6 +63,21 @@ def test_every_quantized_layer_of_the_whole_computes_in_int8(exported, quantized
     assert kinds.count("MatMulIntegerToFloat") == expected and kinds.count("QLinearConv") == 1
 
 
+def test_no_two_products_read_the_same_int8_weights(exported, quantized, tmp_path):
+    """Where a processor has no VNNI, onnxruntime rewrites them for each product, and refuses a graph that shares them."""
+    generator = exported[0]
+    folder = shutil.copytree(quantized[0], tmp_path / "engine")
+    fuse_graphs(folder, generator.config.grids, generator.config.visual_vocabulary)
+    graph = onnx.load(folder / "draw.onnx").graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    assert len(constants) == len(graph.initializer)
+    weights = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constants]
+    read = [node.input[place] for node in weights for place in (0, 2)]
+    assert len(weights) > 10 and len(read) == len(set(read))
+    contents = [constants[node.input[0]].raw_data for node in weights]
+    assert len(set(contents)) < len(contents)  # the prompt and the sketch go through the same blocks
+
+
 def test_what_takes_a_look_at_the_sketch_is_not_drawn_at_once(exported, tmp_path):
     _, _, fp32, _ = exported
     folder = shutil.copytree(fp32, tmp_path / "engine")
