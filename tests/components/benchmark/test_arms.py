@@ -2,6 +2,7 @@
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from common.errors import DigestMismatchError
 from common.files import read_json, write_json
 from components.benchmark.arms import ArmClient, Question
 from components.benchmark.evaluation import load_evaluation
+from components.benchmark.server_watch import ServerWatch
+from components.benchmark.settings import NeighbourSettings
 from components.benchmark.throughput import answer_in_turns, answered_by_all, first_answerable
 from serving.server import TritonServer
 from tests.components.benchmark.conftest import Workbench
@@ -53,7 +56,8 @@ def test_throughput_counts_answers_and_gives_each_arm_its_turn_first(workbench, 
     arms = [Noting("candidate", package, workbench.int8, server.grpc_endpoint, timeout_s=10) for _ in range(2)]
     arms[1].name = "twin"
     questions = [QUESTION, TOO_LONG, Question("a purple six", 2), Question("a yellow eight", 3), QUESTION]
-    images, chunks = answer_in_turns(arms, questions, chunk_questions=2, clients=2)
+    with closing(ServerWatch(server.grpc_endpoint, server.pid)) as watch:
+        images, chunks = answer_in_turns(arms, questions, 2, 2, NeighbourSettings(max_others_share=1), watch)
     order = [("candidate", 2), ("twin", 2), ("twin", 2), ("candidate", 2), ("candidate", 1), ("twin", 1)]
     assert turns == [("candidate", 2), ("twin", 2), *order]  # the first of each is not measured
     for name in ("candidate", "twin"):

@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
@@ -28,6 +27,7 @@ from model.tokenizers.text import TextTokenizer
 from model.tokenizers.visual import VisualTokenizer, VisualTokenizerConfig
 from model.transformer.config import GeneratorConfig
 from model.transformer.model import Generator
+from serving.package.runtime.providers import load_graph
 
 CAPTIONS = [f"a {color} {digit}" for color in ("red", "blue") for digit in ("one", "two", "three")]
 SETTINGS = CalibrationSettings(prompts=8, measured_prompts=4, batch_size=4, coarse_steps=2)
@@ -85,8 +85,8 @@ def engine(inputs, tmp_path_factory):
 
 
 def run(path, **feeds):
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(None, feeds)[0]
+    """As the package's runtime loads it."""
+    return load_graph(path, 1).run(None, feeds)[0]
 
 
 def test_the_engine_holds_what_the_contract_names(engine):
