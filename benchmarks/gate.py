@@ -127,8 +127,7 @@ class Lab:
     def measure(self, kind: str, number: int, middle_s: float) -> Measurements:
         """One live measurement, the `number`-th of all, which no other one shares its questions' seeds with; a hog begins
         after `middle_s` seconds."""
-        candidates = self.candidates[kind]
-        measuring = self._measuring.model_copy(update={"seed": self._measuring.seed + number * _SEEDS_APART})
+        candidates, measuring = self.candidates[kind], asked_anew(self._measuring, number)
         with TemporaryDirectory(dir=self._work) as folder, _hog(middle_s if kind in (HOG, HOG_SLOW) else None):
             measurements = Path(folder) / "measurements"
             benchmark(
@@ -143,6 +142,11 @@ class Lab:
                 measurements,
             )
             return read_measurements(measurements)
+
+
+def asked_anew(measuring: BenchmarkSettings, number: int) -> BenchmarkSettings:
+    """With questions whose seeds no gate of another number has."""
+    return measuring.model_copy(update={"seed": measuring.seed + number * _SEEDS_APART})
 
 
 @contextmanager

@@ -71,10 +71,10 @@ class PackageMaker:
     def export(self, damages: Sequence[Damage]) -> None:
         """The engines of the checkpoint as it is and damaged in each of these ways, by as many processes as there are
         cores: `model` packages them."""
-        all_damages = (None, *damages)
-        workers = min(len(all_damages), len(os.sched_getaffinity(0)))
+        models = (None, *damages)
+        workers = min(len(models), len(os.sched_getaffinity(0)))
         with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-            list(pool.map(_write_engine, all_damages, map(self._engine, all_damages)))
+            list(pool.map(_write_engine, models, map(self._engine, models)))
 
     def _engine(self, damage: Damage | None) -> Path:
         return self._work / ("engine" if damage is None else f"engine-{damage.seed}")

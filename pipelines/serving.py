@@ -3,7 +3,7 @@
 import re
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,7 @@ def serve_model(
     try:
         with signals_raise(), ExitStack() as stack:
             canary = _canary(home) if follows_champion else None
-            watch = stack.enter_context(_watch(home)) if follows_champion else None
+            watch = stack.enter_context(closing(_watch(home))) if follows_champion else None
             serve(
                 folder=home.serving,
                 package_store=home.packages,

@@ -70,8 +70,11 @@ def test_a_champions_accuracy_is_compared_with_its_own_in_another_launch() -> No
 
 
 def test_each_gate_asks_with_seeds_of_its_own() -> None:
-    most = gate.Amount().measuring.seeds_per_caption * 746
-    assert most < gate._SEEDS_APART
+    measuring = gate.Amount().measuring
+    asked = 746 * measuring.seeds_per_caption
+    firsts = [gate.asked_anew(measuring, number).seed for number in range(1, 61)]
+    seeds = {seed for first in firsts for seed in range(first, first + asked)}
+    assert len(seeds) == 60 * asked
 
 
 def test_what_could_not_be_measured_keeps_no_bound_and_can_be_written(tmp_path) -> None:

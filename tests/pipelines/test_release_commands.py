@@ -15,8 +15,8 @@ from common.files import write_json
 from emuflow_client import GeneratorClient
 from serving.deployment import read_state
 from tests.components.promote.conftest import empty_database, engine, place
+from tests.components.promote.moves import UNREACHABLE, registered_without_policy
 from tests.components.promote.place import Place
-from tests.components.promote.test_stages import UNREACHABLE, registered_without_policy
 from tests.pipelines.chain import Chain
 from tests.serving.served import eventually
 

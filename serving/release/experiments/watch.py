@@ -5,8 +5,6 @@ Both happen in a thread of their own. Whatever fails there is logged and tried a
 
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from common.errors import ExperimentConflictError
 from serving.release.experiments.canary import Canary, Champion
@@ -81,11 +79,3 @@ class Watch:
 
     def close(self) -> None:
         self._poller.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

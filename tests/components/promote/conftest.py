@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.components.promote.place import Place
+from tests.components.promote.place import Candidate, Place
 from tests.engines import write_engine
 
 
@@ -30,3 +30,13 @@ def place(tmp_path: Path, engine: Path, empty_database: Path) -> Place:
     (tmp_path / "mlflow").mkdir()
     shutil.copyfile(empty_database, tmp_path / "mlflow" / "mlflow.db")
     return Place(tmp_path, engine, f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}")
+
+
+@pytest.fixture
+def champions(place: Place) -> tuple[Candidate, Candidate]:
+    """Two, one after the other; the second one is the champion."""
+    first = place.candidate("run-1").judged()
+    first.promoted()
+    second = place.candidate("run-2").judged(champion=first.int8)
+    second.promoted()
+    return first, second

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -172,7 +173,7 @@ def test_nobody_is_sent_to_a_canary_whose_model_is_not_served(url, states, event
         assert recorder.flush()
         seen = evaluate(events, states.current("w").experiment, made.arm("canary"), time.time() + 1)
         assert seen.users_at_share == (0, 0) and seen.assignment_fits
-        with Watch(lambda: url, lambda: CHAMPION) as watch:
+        with closing(Watch(lambda: url, lambda: CHAMPION)) as watch:
             clients["canary"].fails = False
             watch.served(CANARY)
             eventually(lambda: router.generate(user, "a red seven").arm == "canary")
@@ -203,7 +204,7 @@ def test_an_error_is_the_package_s_that_answers_now_as_an_image_is(events, exper
 
 def test_a_watch_that_cannot_look_harms_nobody_and_goes_on(url, states, events, experiment, caplog):
     champion: list[str] = []
-    with Watch(lambda: url, lambda: champion[0], every_s=0.1) as watch:
+    with closing(Watch(lambda: url, lambda: champion[0], every_s=0.1)) as watch:
         watch.served(CANARY)
         eventually(lambda: "watching the canary fails and is tried again" in caplog.text)
         assert states.current("e").experiment.arm("canary").status == "running"
