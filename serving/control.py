@@ -32,6 +32,22 @@ class ModelControl:
     def unload(self, name: str) -> None:
         self._call("unload", name)
 
+    def check(self) -> None:
+        """Whether this process may change what the server serves; nothing is changed by asking. Raises `ServerError` where it
+        may not, or where the server does not answer."""
+        from tritonclient.grpc import InferenceServerClient
+        from tritonclient.utils import InferenceServerException
+
+        client = InferenceServerClient(self.endpoint)
+        try:
+            client.get_model_repository_index(headers=self._headers, client_timeout=min(_ASKING_S, self.timeout_s))
+        except InferenceServerException as error:
+            raise ServerError(
+                f"the server does not give control of its models: {error}", where=self.endpoint, fix=_fix(error)
+            ) from error
+        finally:
+            client.close()
+
     def is_ready(self, name: str) -> bool:
         """Whether `name` is loaded. Raises `ServerError` where the server does not answer."""
         from tritonclient.grpc import InferenceServerClient
@@ -74,14 +90,16 @@ class ModelControl:
                     f"model '{name}' was not loaded within {self.timeout_s:g} s, and is loaded still",
                     where=self.endpoint,
                 ) from error
-            restricted = "restricted" in str(error)
             raise ServerError(
-                f"the server could not {verb} model '{name}': {error}",
-                where=self.endpoint,
-                fix="name its key: emuflow serve --control-key FILE (docs/serving.md)" if restricted else None,
+                f"the server could not {verb} model '{name}': {error}", where=self.endpoint, fix=_fix(error)
             ) from error
         finally:
             client.close()
+
+
+def _fix(error: Exception) -> str | None:
+    restricted = "restricted" in str(error)
+    return "name its key: emuflow serve --control-key FILE (docs/serving.md)" if restricted else None
 
 
 def _is_late(error: Any) -> bool:

@@ -55,6 +55,10 @@ class RemoteDeployment:
         self._package_store, self._name = package_store, name
         self._graphs = GraphModels(self._control, self._repository.models, name, graphs, quiet_s=quiet_s)
 
+    def check(self) -> None:
+        """Raises `ServerError` where the server is out of reach, or does not take what this process would tell it."""
+        self._control.check()
+
     def reconcile(self, desired_digest: str) -> bool:
         """Serve the package `desired_digest`; a server that was started again meanwhile gets it anew. Returns whether
         anything changed.
@@ -127,6 +131,7 @@ def follow(
     first = desired()
     if first is None:
         raise ServerError("there is nothing to serve: no package is desired", fix="run the pipeline: emuflow run")
+    deployment.check()  # what serves already needs no load, and a missing key would come to light at the next promotion
     deployment.reconcile(first)
     on_change(first)
     refusals, desire = Refusals(retry or Backoff()), Desire(desired, first)

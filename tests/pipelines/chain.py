@@ -33,7 +33,11 @@ class Chain:
     def call(self, *arguments: str, code: int = 0) -> str:
         """Run a command to its end; fails unless it ends with `code`. Returns what it printed."""
         with self.start(*arguments) as process:
-            output, _ = process.communicate(timeout=self.timeout_s)
+            try:
+                output, _ = process.communicate(timeout=self.timeout_s)
+            except subprocess.TimeoutExpired:
+                process.kill()  # leaving the block waits for its end
+                raise
         assert process.returncode == code, output
         return output
 

@@ -129,8 +129,11 @@ def test_what_a_client_of_images_uses_is_open(server: TritonServer) -> None:
 
 
 def test_our_own_control_without_the_key_says_so(server: TritonServer) -> None:
-    with pytest.raises(ServerError, match=r"restricted.*\n.*--control-key"):
-        ModelControl(server.grpc_endpoint).load("generator")
+    control = ModelControl(server.grpc_endpoint)
+    for ask in (control.check, lambda: control.load("generator")):
+        with pytest.raises(ServerError, match=r"restricted.*\n.*--control-key"):
+            ask()
+    server.control.check()
 
 
 def test_the_key_is_the_starts_own_and_its_owners_alone(tmp_path: Path, key_folder: Path) -> None:
