@@ -1,5 +1,7 @@
 """The judge reads scenes of digits that it never saw, and is trained once for each recipe."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -73,8 +75,16 @@ def test_the_same_recipe_is_trained_once_and_a_damaged_one_again(tmp_path):
     assert weights.stat().st_mtime_ns != modified and again.report.digest == first.report.digest
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("tiny")
+    trained_judge(TINY, cache)
+    return cache
+
+
 @pytest.mark.parametrize("damage", [b'{"digest": "', b"{}", b"\xff\xfe", b"[]"])
-def test_a_judge_whose_record_is_damaged_is_trained_again(tmp_path, damage):
+def test_a_judge_whose_record_is_damaged_is_trained_again(tiny, tmp_path, damage):
+    shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
     first = trained_judge(TINY, tmp_path)
     record = first.folder / "judge.json"
     whole = record.read_bytes()
