@@ -4,7 +4,7 @@
 #   TORCH=cpu    (default) PyTorch's CPU wheel
 #   TORCH=cuda   PyTorch's CUDA wheel, for a machine with NVIDIA GPUs; .venv remembers the choice
 #   ARGS="…"     more arguments for `emuflow`, or for pytest
-#   WORKERS=2    processes that share the tests (WORKERS=0 for one that a debugger can stop)
+#   WORKERS=2    processes that share the tests of `make test` (WORKERS=0 for one that a debugger can stop)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -19,7 +19,6 @@ IMAGES_TORCH := $(if $(filter file,$(origin TORCH)),cpu,$(TORCH))
 TORCH_VERSION := 2.13.0
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 INPUTS := pyproject.toml serving/client/pyproject.toml constraints.txt
 STAMP := .venv/.ready-$(TORCH)-$(shell cat $(INPUTS) | sha256sum | cut -c1-16)
@@ -33,10 +32,11 @@ run: setup ## retrain, benchmark, gate and promote on the built-in data (emuflow
 	$(BIN)/emuflow run --preset quickstart $(ARGS)
 
 test: setup ## the test suite
-	$(PYTEST) -m "not slow and not containers" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not containers" $(ARGS)
 
+# Each of these takes all cores by itself.
 test-slow: setup ## the tests that take minutes each
-	$(PYTEST) -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 bench: setup ## does the quickstart keep its promises over five seeds? (half an hour; ARGS="--json FILE")
 	$(BIN)/python -m benchmarks.quickstart $(ARGS)

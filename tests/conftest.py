@@ -1,4 +1,4 @@
-"""How tests run: two processes at a time, one thread each, what shares a fixture in the same process."""
+"""How tests run: one thread each, what shares a fixture in the same process."""
 
 import os
 import time
