@@ -19,7 +19,7 @@ class Chain:
     """The command line, on one home."""
 
     home: Path
-    timeout_s: float = 300
+    timeout_s: float = 900
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -62,7 +62,7 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str], timeout_s: float = 300) -> None:
+def wait_until(condition: Callable[[], Any], process: subprocess.Popen[str], timeout_s: float = 900) -> None:
     """Wait for `condition` while `process` works."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -93,5 +93,5 @@ def still_alive(processes: list[psutil.Process]) -> list[psutil.Process]:
 def end(process: subprocess.Popen[str], signal_number: int = signal.SIGTERM) -> str:
     """Send a signal and wait. Returns what was printed."""
     process.send_signal(signal_number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=120)
     return output

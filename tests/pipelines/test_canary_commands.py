@@ -66,7 +66,7 @@ def test_a_canary_is_served_watched_and_then_promoted(place):
         said = chain.call("canary", "start", "2", "--name", "spring", "--why", "it passed its gate")
         assert second[:12] in said and "50% of the users" in said
         asked(place, endpoint, "spring", range(60))  # perhaps before it is loaded: no request fails
-        eventually(lambda: is_served(place, "spring"), timeout_s=30)
+        eventually(lambda: is_served(place, "spring"), timeout_s=120)
         assert answers(endpoint)
         assert asked(place, endpoint, "spring", range(60)) == {first, second}
         told = json.loads(chain.call("canary", "status", "--json"))["arms"]
@@ -82,7 +82,7 @@ def test_a_canary_is_served_watched_and_then_promoted(place):
         proven = {each["metric"]: each["verdict"] for each in found["findings"] if each["scope"] == "new users"}
         assert proven == {"error_rate": "not worse", "latency_ratio": "not worse"}
         chain.call("promote", "2", "--to", "champion")
-        eventually(lambda: not answers(endpoint), timeout_s=30)  # it is the champion now, and no canary
+        eventually(lambda: not answers(endpoint), timeout_s=120)  # it is the champion now, and no canary
     assert place.champion == second and "canary 'spring'" in chain.history()["champions"][0]["reason"]
 
 
@@ -108,11 +108,11 @@ def test_fault_24_a_server_that_runs_stops_a_failing_canary_by_itself(place):
             place.champion,
             states.current("spring").experiment.arm("canary").digest,
         }
-        eventually(lambda: is_served(place, "spring"), timeout_s=30)
+        eventually(lambda: is_served(place, "spring"), timeout_s=120)
         split = HashSplit(states.current("spring").experiment)
         events.write(requests(split, range(1000), answer=failing_canary(0.5), start=time.time() - 2000))
-        eventually(lambda: states.current("spring").experiment.arm("canary").status == "stopped", timeout_s=40)
-        eventually(lambda: not answers(endpoint), timeout_s=30)
+        eventually(lambda: states.current("spring").experiment.arm("canary").status == "stopped", timeout_s=120)
+        eventually(lambda: not answers(endpoint), timeout_s=120)
     record = states.current("spring")
     assert record.actor == "canary" and "error_rate" in record.reason
     states.close()

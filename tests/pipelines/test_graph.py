@@ -26,7 +26,7 @@ def compile_in_a_process(output: Path, *arguments: str) -> subprocess.CompletedP
     """`emuflow compile` in a process of its own: the images are settled when the components are imported."""
     command = [sys.executable, "-m", "pipelines.cli", "compile", "--preset", "smoke", *arguments, "-o", str(output)]
     surroundings = {name: value for name, value in os.environ.items() if not name.startswith("EMUFLOW_")}
-    return subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -34,11 +34,11 @@ def serving(place: Place) -> Iterator[str]:
         return state.grpc_endpoint if state and state.digest else None
 
     try:
-        eventually(lambda: process.poll() is not None or endpoint() is not None, timeout_s=60)
+        eventually(lambda: process.poll() is not None or endpoint() is not None, timeout_s=120)
         yield str(endpoint())
     finally:
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
 
 

@@ -59,11 +59,11 @@ def packages(home: Home) -> tuple[str, str]:
 def serving(home: Home, *arguments: str) -> Iterator[None]:
     process = Chain(home.root).start("serve", *arguments, *FREE_PORTS)
     try:
-        eventually(lambda: process.poll() is not None or served(home) is not None, timeout_s=60)
+        eventually(lambda: process.poll() is not None or served(home) is not None, timeout_s=120)
         yield
     finally:
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     assert read_state(home.serving) is None and "The server has ended." in output
 
@@ -114,7 +114,7 @@ def test_the_programs_of_the_documentation_run(server: TritonServer, place: Home
     for program in programs:
         here = re.sub(r"(localhost|127\.0\.0\.1):8001", server.grpc_endpoint, program)
         assert here != program
-        subprocess.run([sys.executable, "-c", here], check=True, timeout=60, cwd=tmp_path)
+        subprocess.run([sys.executable, "-c", here], check=True, timeout=180, cwd=tmp_path)
 
 
 def test_a_package_that_was_asked_for_by_its_digest_outlives_a_promotion(place: Home) -> None:
@@ -138,7 +138,7 @@ def test_a_server_that_runs_already_follows_the_champion(server: TritonServer, p
         told = process.stdout.readline()
     finally:
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=120)
     assert champion[:12] in told and process.returncode == 0 and "serves on" in output, told + output
     with GeneratorClient(server.grpc_endpoint) as client:
         assert client.generate("a red seven").version == champion

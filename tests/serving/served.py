@@ -101,7 +101,7 @@ class Served:
         self._thread.join()
 
 
-def eventually(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+def eventually(condition: Callable[[], bool], timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
