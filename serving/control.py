@@ -1,9 +1,14 @@
 """Explicit model control of a running Triton server, over gRPC."""
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
 from common.errors import ServerError
 from serving.control_key import ControlKey
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import InferenceServerClient
 
 _ASKING_S = 60.0
 """A server that takes longer to say what it has does not answer, however long loading a model may take."""
@@ -33,73 +38,60 @@ class ModelControl:
         self._call("unload", name)
 
     def check(self) -> None:
-        """Whether this process may change what the server serves; nothing is changed by asking. Raises `ServerError` where it
-        may not, or where the server does not answer."""
-        from tritonclient.grpc import InferenceServerClient
-        from tritonclient.utils import InferenceServerException
-
-        client = InferenceServerClient(self.endpoint)
-        try:
-            client.get_model_repository_index(headers=self._headers, client_timeout=min(_ASKING_S, self.timeout_s))
-        except InferenceServerException as error:
-            raise ServerError(
-                f"the server does not give control of its models: {error}", where=self.endpoint, fix=_fix(error)
-            ) from error
-        finally:
-            client.close()
+        """Ask whether this process may change what the server serves; nothing is changed by that. Raises `ServerError` where
+        it may not, or where the server does not answer."""
+        with self._client("the server does not give control of its models") as client:
+            client.get_model_repository_index(headers=self._headers, client_timeout=self._asking_s)
 
     def is_ready(self, name: str) -> bool:
         """Whether `name` is loaded. Raises `ServerError` where the server does not answer."""
-        from tritonclient.grpc import InferenceServerClient
-        from tritonclient.utils import InferenceServerException
-
-        client = InferenceServerClient(self.endpoint)
-        try:
-            return bool(client.is_model_ready(name, client_timeout=min(_ASKING_S, self.timeout_s)))
-        except InferenceServerException as error:
-            raise ServerError(f"the server does not answer: {error}", where=self.endpoint) from error
-        finally:
-            client.close()
+        with self._client("the server does not answer") as client:
+            return bool(client.is_model_ready(name, client_timeout=self._asking_s))
 
     def requests(self, name: str) -> int:
         """How many requests the model `name` has answered or refused. Raises `ServerError` where that cannot be asked."""
-        from tritonclient.grpc import InferenceServerClient
-        from tritonclient.utils import InferenceServerException
-
-        client = InferenceServerClient(self.endpoint)
-        try:
-            statistics = client.get_inference_statistics(name, client_timeout=min(_ASKING_S, self.timeout_s))
-        except InferenceServerException as error:
-            raise ServerError(f"the server tells nothing of model '{name}': {error}", where=self.endpoint) from error
-        finally:
-            client.close()
+        with self._client(f"the server tells nothing of model '{name}'") as client:
+            statistics = client.get_inference_statistics(name, client_timeout=self._asking_s)
         assert statistics is not None, "an error is raised in its place"
         counts = [version.inference_stats for version in statistics.model_stats]
         return sum(count.success.count + count.fail.count for count in counts)
 
+    @property
+    def _asking_s(self) -> float:
+        return min(_ASKING_S, self.timeout_s)
+
     def _call(self, verb: Literal["load", "unload"], name: str) -> None:
+        from tritonclient.utils import InferenceServerException
+
+        with self._client(f"the server could not {verb} model '{name}'") as client:
+            try:
+                getattr(client, f"{verb}_model")(name, headers=self._headers, client_timeout=self.timeout_s)
+            except InferenceServerException as error:
+                if verb == "unload" or not _is_late(error):
+                    raise
+                raise LoadTimeout(
+                    f"model '{name}' was not loaded within {self.timeout_s:g} s, and is loaded still",
+                    where=self.endpoint,
+                ) from error
+
+    @contextmanager
+    def _client(self, failure: str) -> "Iterator[InferenceServerClient]":
+        """A connection for one question; what the server refuses is a `ServerError` that begins with `failure`."""
         from tritonclient.grpc import InferenceServerClient
         from tritonclient.utils import InferenceServerException
 
         client = InferenceServerClient(self.endpoint)
         try:
-            getattr(client, f"{verb}_model")(name, headers=self._headers, client_timeout=self.timeout_s)
+            yield client
         except InferenceServerException as error:
-            if verb == "load" and _is_late(error):
-                raise LoadTimeout(
-                    f"model '{name}' was not loaded within {self.timeout_s:g} s, and is loaded still",
-                    where=self.endpoint,
-                ) from error
+            restricted = "restricted" in str(error)
             raise ServerError(
-                f"the server could not {verb} model '{name}': {error}", where=self.endpoint, fix=_fix(error)
+                f"{failure}: {error}",
+                where=self.endpoint,
+                fix="name its key: emuflow serve --control-key FILE (docs/serving.md)" if restricted else None,
             ) from error
         finally:
             client.close()
-
-
-def _fix(error: Exception) -> str | None:
-    restricted = "restricted" in str(error)
-    return "name its key: emuflow serve --control-key FILE (docs/serving.md)" if restricted else None
 
 
 def _is_late(error: Any) -> bool:
