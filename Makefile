@@ -32,7 +32,7 @@ run: setup ## retrain, benchmark, gate and promote on the built-in data (emuflow
 	$(BIN)/emuflow run --preset quickstart $(ARGS)
 
 test: setup ## the test suite
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not containers" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not containers" $(ARGS)
 
 # Each of these takes all cores by itself.
 test-slow: setup ## the tests that take minutes each

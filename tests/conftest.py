@@ -2,24 +2,36 @@
 
 import os
 import time
-from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 # OpenMP's spinning threads slow each other down twelvefold on a busy 2-core machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-_HERE = Path(__file__).parent
 _END_VARIABLE = "EMUFLOW_SLOW_TESTS_UNTIL"
 """Seconds of the epoch; CI sets it, whose whole time is bounded. A slow test that would begin later is skipped."""
 
+_WHOLE = "tests/pipelines"
+"""Its subfolders share a fixture that runs the pipeline."""
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fixtures of a session cost minutes: `--dist loadgroup` keeps the tests of a folder of `tests/` together."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(item.path.relative_to(_HERE).parts[0]))
+
+class FolderScheduling(LoadScopeScheduling):
+    """A folder's tests go to one process: fixtures of a module or a folder cost up to minutes, and are made once.
+
+    `--dist loadgroup` is for this, and with pytest 9.2 it spreads the tests as if it had not been asked.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder = nodeid.split("::", 1)[0].rsplit("/", 1)[0]
+        return _WHOLE if folder.startswith(f"{_WHOLE}/") else folder
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FolderScheduling:
+    return FolderScheduling(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
