@@ -46,7 +46,7 @@ ONE_SCALE = {steps: f"one scale, {steps} parallel steps" for steps in (1, 2, 4, 
 PARALLEL = {
     OURS: ("progressive", DecodingOptions(temperature=0.4, plan_temperature=0.9)),
     OURS_INT8: ("progressive, int8", DecodingOptions(temperature=0.4, plan_temperature=0.9)),
-    VARIED: ("progressive", DecodingOptions(temperature=1.0, plan_temperature=1.3)),
+    VARIED: ("progressive", DecodingOptions(temperature=1.0, plan_temperature=1.25)),
     GREEDY: ("progressive", DecodingOptions(temperature=0.0, plan_temperature=0.0)),
     REDRAWN: ("progressive", DecodingOptions(temperature=0.8, plan_temperature=0.9, redraw_below=0.1)),
     GUIDED: ("guided", DecodingOptions(temperature=0.4, plan_temperature=0.9, guidance=3.0)),

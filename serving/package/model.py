@@ -28,7 +28,8 @@ from .runtime.watch import Watch
 INPUTS = ("prompt", "seed", "coarse_steps", "temperature", "guidance", "size", "format", "deadline_ms")
 
 _LOOK_S = 0.02
-"""How long a caller may have gone, or a deadline have passed, before it is noticed."""
+"""How long a deadline may have passed before it is noticed, or a caller have gone where a dozen wait; where hundreds do,
+up to a second."""
 
 
 class _Caller:
@@ -105,7 +106,7 @@ class TritonPythonModel:
         if models is None:
             self._generator.check()
         self._outbox, self._progress = Outbox(), Progress()
-        self._watch = Watch(_Caller.look, every_s=_LOOK_S, failed=_unseen)
+        self._watch = Watch(_Caller.look, glance=_Caller.still_waits, every_s=_LOOK_S, failed=_unseen)
         self._groups = Groups(
             self._answer,
             lambda caller: caller.prepared.options,

@@ -71,21 +71,22 @@ def test_ours_is_timed_against_the_one_scale_decoder_that_equals_it():
     assert (compared.name, compared.equals_ours, compared.best) == (ONE_SCALE[1], True, ONE_SCALE[2])
 
 
-def test_where_none_equals_ours_steps_that_bring_nothing_that_can_be_shown_are_not_counted():
-    # 4 and 8 steps err as often, at captions of their own: which is ahead is chance.
-    rows = one_scale([0.40, 0.20, 0.101, 0.100], seeds=1)
+def test_where_none_equals_ours_the_fewest_steps_that_equal_the_most_accurate_ones_are_compared():
+    rows = one_scale([0.40, 0.20, 0.101, 0.100])
     compared = compared_one_scale(rows)
     assert (compared.name, compared.equals_ours, compared.best) == (ONE_SCALE[2], False, ONE_SCALE[3])
-    assert compared.interval.low < compared.difference < 0 < compared.interval.high
+    assert -0.01 < compared.interval.low < compared.difference < 0
     told = compared.describe()
     assert told["name"] == ONE_SCALE[2] and told["most_accurate"] == ONE_SCALE[3] and told["equals_ours"] is False
     others = {name: row for name, row in all_rows().items() if name not in ONE_SCALE}
     assert values(speed_checks(others | rows))["speedup_vs_one_scale"] == pytest.approx(16 / 2)
 
 
-def test_where_the_best_is_shown_to_be_more_accurate_it_is_compared():
-    compared = compared_one_scale(one_scale([0.40, 0.20, 0.15, 0.10], seeds=1))
-    assert (compared.name, compared.best, compared.difference) == (ONE_SCALE[3], ONE_SCALE[3], 0)
+def test_steps_that_are_not_shown_to_be_as_good_as_the_most_accurate_ones_are_not_compared():
+    # 4 and 8 steps err as often, at captions of their own: of so few images a point between them is not refuted.
+    for wrong in ([0.40, 0.20, 0.101, 0.10], [0.40, 0.20, 0.15, 0.10]):
+        compared = compared_one_scale(one_scale(wrong, seeds=1))
+        assert (compared.name, compared.best, compared.difference) == (ONE_SCALE[3], ONE_SCALE[3], 0)
 
 
 def test_a_speedup_is_the_median_of_the_rounds_own_ratios():

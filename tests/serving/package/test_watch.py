@@ -1,6 +1,7 @@
 """What is under way is looked at until it is done."""
 
 import threading
+import time
 
 from serving.package.runtime.watch import Watch
 
@@ -83,3 +84,40 @@ def test_a_job_that_cannot_be_looked_at_harms_no_other():
     watch.close()
     assert looks.seen.count("gone") == 1
     assert failed == [("broken", "nobody knows this request")]
+
+
+def test_looking_at_many_takes_its_share_of_the_time_and_each_has_its_turn():
+    looked: list[int] = []
+
+    def look(job: int) -> bool:
+        time.sleep(0.001)
+        looked.append(job)
+        return True
+
+    watch = Watch(look, every_s=0.01, share=0.3)
+    for job in range(100):
+        watch.add(job)
+    began = time.perf_counter()
+    while len(looked) < 200:
+        time.sleep(0.01)
+    taken_s = time.perf_counter() - began
+    watch.close()
+    assert sorted(looked[:100]) == sorted(looked[100:200]) == list(range(100))
+    assert taken_s > 0.5  # 200 looks without a pause are 0.2 s
+
+
+def test_what_is_cheap_to_see_is_seen_of_all_each_time():
+    glances, looked = Looks(), threading.Event()
+
+    def look(job: str) -> bool:
+        looked.set()
+        return not threading.Event().wait(0.001)
+
+    watch = Watch(look, every_s=0.01, glance=glances, share=0.001)
+    for job in ("gone", *map(str, range(20))):
+        watch.add(job)
+    while glances.seen.count("19") < 3:  # a round looks at one alone
+        assert glances.often.acquire(timeout=10)
+    watch.close()
+    assert looked.is_set() and glances.seen.count("gone") == 1
+    assert {glances.seen.count(str(job)) for job in range(20)} <= {glances.seen.count("19"), glances.seen.count("19") + 1}
