@@ -111,7 +111,7 @@ def compared_one_scale(rows: Rows) -> ComparedOneScale:
     equal, measured = equal_one_scale(rows), _one_scale(rows)
     best = max(measured, key=lambda name: rows[name].accuracy)
     to_best = {name: paired_difference(rows[name].correct, rows[best].correct) for name in measured}
-    as_good = [name for name, (_, interval) in to_best.items() if -_EQUAL <= interval.low and interval.high <= _EQUAL]
+    as_good = [name for name, (_, interval) in to_best.items() if interval.low >= -_EQUAL and interval.high <= _EQUAL]
     name = equal or as_good[0]
     return ComparedOneScale(name, equal is not None, best, *to_best[name])
 

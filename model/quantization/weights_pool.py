@@ -13,6 +13,8 @@ WEIGHTS_FILE = "weights.bin"
 _ALIGNMENT = 64
 _SMALLEST_BYTES = 128
 """Smaller tensors stay in the graph: shapes and constants, which onnxruntime reads while it optimizes."""
+_CONTENTS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+"""Fields of a tensor, in one of which its content is; onnxruntime's quantizer takes others than the exporter."""
 
 
 def pool_weights(folder: Path, graphs: Sequence[str]) -> None:
@@ -36,7 +38,8 @@ def pool_weights(folder: Path, graphs: Sequence[str]) -> None:
                     pool.write(content)
                 tensor.raw_data = content  # set_external_data wants it there
                 set_external_data(tensor, WEIGHTS_FILE, offset=offsets[digest], length=len(content))
-                tensor.ClearField("raw_data")
+                for field in _CONTENTS:
+                    tensor.ClearField(field)
     for graph, model in models.items():
         with atomic_path(folder / f"{graph}.onnx") as temporary:
             temporary.write_bytes(model.SerializeToString(deterministic=True))

@@ -104,8 +104,8 @@ class Generator(nn.Module):
             assert plan_ids is not None, "this shape decodes by a plan"
             x = x + self.plan.sketch(self.plan.values(plan_ids))
         turn = self._turn(self.config.text_length, coarse_ids.shape[1])
-        for block, block_past in zip(self.decoder_blocks(), past, strict=True):
-            x, _ = block(x, self.sketch_window.bias, block_past, turn, self.sketch_window.local)
+        for index, block in enumerate(self.decoder_blocks()):
+            x, _ = block(x, self.sketch_window.bias, past[index], turn, self.sketch_window.local)
         return self.coarse_head(self.norm(x))
 
     def next_logits(self, past: Tensor, previous_ids: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,8 +118,8 @@ class Generator(nn.Module):
         x = self.code_embedding(previous_ids) + F.embedding(first, self._coarse_place())
         turn = self._turn_at(first + self.config.text_length)
         presents = []
-        for block, block_past in zip(self.decoder_blocks(), past, strict=True):
-            x, present = block(x, None, block_past, turn)
+        for index, block in enumerate(self.decoder_blocks()):
+            x, present = block(x, None, past[index], turn)
             presents.append(present)
         return self.coarse_head(self.norm(x))[:, 0], torch.cat([past, torch.stack(presents)], -2)
 

@@ -45,6 +45,7 @@ def generator(**changes) -> Generator:
         "text_length": 6,
         "coarse_grid": (2, 4),
         "fine_layers": 1,
+        "plan_tokens": 4,
     }
     return Generator(GeneratorConfig.model_validate(shape | changes)).eval()
 
@@ -131,6 +132,7 @@ def both_precisions() -> Iterator[dict[str, Engine]]:
         yield decode_rows.open_engines(stack, names)
 
 
+@pytest.mark.slow
 def test_int8_draws_nearly_the_same_images(both_precisions):
     prompts = decode_rows.calibration_prompts(checkpoints.load_tokenizers(), 16)[0]
     options = DecodingOptions(temperature=0.3, plan_temperature=0.8)
@@ -142,6 +144,7 @@ def test_int8_draws_nearly_the_same_images(both_precisions):
     assert 0 < np.abs(full - rounded).mean() < 0.5 * np.abs(full - np.roll(full, 1, axis=0)).mean()
 
 
+@pytest.mark.slow
 def test_int8_gives_nearly_the_same_next_cells(both_precisions):
     """Logit by logit: one cell drawn otherwise changes all that follow."""
     prompts = decode_rows.calibration_prompts(checkpoints.load_tokenizers(), 16)[0]

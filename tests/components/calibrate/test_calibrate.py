@@ -58,6 +58,7 @@ def inputs(tmp_path_factory):
             visual_levels=(4, 3),
             coarse_grid=(4, 4),
             fine_layers=1,
+            plan_tokens=4,
         )
         training = {"unconditional_share": 0.25}
         save_checkpoint(folder / "checkpoint", Generator(config), folder / "tokenizers", training)
@@ -115,7 +116,7 @@ def test_generator_json_describes_the_graphs(engine, inputs):
         "coarse_grid": [4, 4],
         "fine_grid": [8, 8],
         "unconditional_share": 0.25,
-        "plan_noise_shape": [24, 7],
+        "plan_noise_shape": [4, 7],
         "visual_vocabulary": 12,
         "mask_id": 12,
         "image_size": [32, 32],
@@ -131,8 +132,8 @@ def test_both_precisions_compute_the_checkpoint(engine, inputs, precision):
     generator = load_checkpoint(inputs / "checkpoint")
     text_ids = Shards(inputs / "shards", "heldout").batch([0, 1, 2]).text_ids
     coarse_ids = np.full((3, 16), 12)
-    plan = np.random.default_rng(0).integers(0, generator.config.visual_vocabulary, (3, 24))
-    noise = np.zeros((3, 24, 7), dtype=np.float32)
+    plan = np.random.default_rng(0).integers(0, generator.config.visual_vocabulary, (3, 4))
+    noise = np.zeros((3, 4, 7), dtype=np.float32)
     past = run(folder / precision / "prefill.onnx", text_ids=text_ids, plan_noise=noise)
     logits = run(folder / precision / "coarse.onnx", past=past, coarse_ids=coarse_ids, plan_ids=plan)
     with torch.no_grad():

@@ -26,6 +26,7 @@ CONFIG = GeneratorConfig(
     coarse_grid=(2, 4),
     fine_layers=1,
     fine_window=1,
+    plan_tokens=4,
 )
 
 GRAPHS = engine_graphs(1)

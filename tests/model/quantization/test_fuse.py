@@ -83,7 +83,7 @@ def test_what_takes_a_look_at_the_sketch_is_not_drawn_at_once(exported, tmp_path
     folder = shutil.copytree(fp32, tmp_path / "engine")
     (folder / "draw.onnx").write_bytes(b"no graph")
     split_prefill(folder)
-    config = {"visual_vocabulary": 12, "coarse_grid": (2, 4), "fine_grid": (4, 8), "plan_noise_shape": (24, 7)}
+    config = {"visual_vocabulary": 12, "coarse_grid": (2, 4), "fine_grid": (4, 8), "plan_noise_shape": (4, 7)}
     session, text_ids = EngineSession(folder, config, threads=1), np.zeros((1, 6), dtype=np.int64)
     for changes in (
         {"previews": True},

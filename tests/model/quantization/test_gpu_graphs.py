@@ -21,7 +21,7 @@ from serving.package.runtime.engine import EngineSession
 from serving.package.runtime.providers import load_graph
 
 LARGEST = 2
-CONFIG = {"visual_vocabulary": 12, "coarse_grid": [2, 4], "fine_grid": [4, 8], "plan_noise_shape": [24, 7]}
+CONFIG = {"visual_vocabulary": 12, "coarse_grid": [2, 4], "fine_grid": [4, 8], "plan_noise_shape": [4, 7]}
 
 
 @pytest.fixture(params=["fp32", "int8"])

@@ -16,7 +16,7 @@ from tests.model.quantization.conftest import random_generator
 
 GRAPHS = engine_graphs(1)
 
-CONFIG = {"visual_vocabulary": 12, "coarse_grid": (2, 4), "fine_grid": (4, 8), "plan_noise_shape": (24, 7)}
+CONFIG = {"visual_vocabulary": 12, "coarse_grid": (2, 4), "fine_grid": (4, 8), "plan_noise_shape": (4, 7)}
 OPTIONS = DecodingOptions(coarse_steps=2, temperature=0.9, plan_temperature=1.0)
 ONE_PROMPT_BYTES = 2 * 2 * 2 * 6 * 8 * 4 + 4 * 256 + 8 * 6
 """Keys and values of 2 layers, where the plan starts from, and the prompt's 6 tokens, which are its key."""
@@ -50,7 +50,7 @@ def images(session: EngineSession, text_ids: np.ndarray, seeds: list[int], guida
 
 
 def test_both_parts_give_what_the_whole_gives_to_the_last_bit(folder):
-    text_ids, noise = prompts(3), np.random.default_rng(2).gumbel(size=(3, 24, 7)).astype(np.float32)
+    text_ids, noise = prompts(3), np.random.default_rng(2).gumbel(size=(3, 4, 7)).astype(np.float32)
     past, plan, logits = session(folder, scores_plans=True).prefill(text_ids, noise)
     own_past, own_plan, none = session(folder).prefill(text_ids, noise)
     assert plan is not None and own_plan is not None and logits is not None and none is None

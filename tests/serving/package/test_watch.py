@@ -120,4 +120,7 @@ def test_what_is_cheap_to_see_is_seen_of_all_each_time():
         assert glances.often.acquire(timeout=10)
     watch.close()
     assert looked.is_set() and glances.seen.count("gone") == 1
-    assert {glances.seen.count(str(job)) for job in range(20)} <= {glances.seen.count("19"), glances.seen.count("19") + 1}
+    assert {glances.seen.count(str(job)) for job in range(20)} <= {
+        glances.seen.count("19"),
+        glances.seen.count("19") + 1,
+    }
