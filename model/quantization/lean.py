@@ -52,6 +52,7 @@ class LeanPlan(nn.Module):
 
     def _spread(self, values: Tensor) -> Tensor:
         # Three axes: of two, the exporter makes a Gemm, which onnxruntime does not compute in INT8 with a bias in fp32.
+        # Not `len`, which makes a traced batch a constant: the exporter would begin again, in a slower way.
         return self.spread(values.flatten(1)[:, None]).view(values.shape[0], self.cells, -1)
 
 

@@ -104,7 +104,7 @@ class Generator(nn.Module):
             assert plan_ids is not None, "this shape decodes by a plan"
             x = x + self.plan.sketch(self.plan.values(plan_ids))
         turn = self._turn(self.config.text_length, coarse_ids.shape[1])
-        for index, block in enumerate(self.decoder_blocks()):
+        for index, block in enumerate(self.decoder_blocks()):  # an exported loop over `past` has more operators
             x, _ = block(x, self.sketch_window.bias, past[index], turn, self.sketch_window.local)
         return self.coarse_head(self.norm(x))
 

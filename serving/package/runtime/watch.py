@@ -14,7 +14,7 @@ Job = TypeVar("Job", bound=Hashable)
 
 
 class Watch(Generic[Job]):
-    """Jobs that are looked at every `every_s` seconds until they are removed; safe to use from any thread."""
+    """Jobs that are looked at again and again until they are removed; safe to use from any thread."""
 
     def __init__(
         self,
@@ -25,9 +25,9 @@ class Watch(Generic[Job]):
         share: float = 0.1,
         failed: Callable[[Job, Exception], None] = lambda *_: None,
     ):
-        """`glance` is asked about every job each time, and `look`, which may take long, about as many of them as `share` of
-        the time allows, in turn; both say whether to look again. Where one raises, `failed` is told, and that job alone is
-        looked at no more; `failed` must not raise."""
+        """Every `every_s` seconds `glance` is asked about every job, and `look`, which may take long, about as many of them as
+        `share` of the time allows, in turn; both say whether to look again. Where one raises, `failed` is told, and that
+        job alone is looked at no more; `failed` must not raise."""
         self._look, self._glance, self._failed = look, glance, failed
         self._every_s, self._looking_s = every_s, share * every_s
         self._jobs: dict[Job, None] = {}

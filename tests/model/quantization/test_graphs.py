@@ -49,6 +49,20 @@ def test_graphs_compute_what_torch_computes_for_any_batch(exported, batch):
     np.testing.assert_allclose(logits, session.fine(past, coarse, fine, plan), atol=2e-4)
 
 
+def test_a_graph_is_exported_in_one_attempt(exported, tmp_path, monkeypatch):
+    """Where the exporter's first way fails it takes a slower one, without a word."""
+    generator, visual, _, _ = exported
+    attempts, export = [], torch.export.export
+
+    def noted(*arguments, **options):
+        attempts.append(options["strict"])
+        return export(*arguments, **options)
+
+    monkeypatch.setattr(torch.export, "export", noted)
+    export_graphs(with_plain_tables(generator), visual, tmp_path, names=("coarse", "fine"))
+    assert attempts == [False, False]
+
+
 def test_the_baselines_graphs_draw_the_next_token(exported, tmp_path):
     generator, visual, _, _ = exported
     export_graphs(with_plain_tables(generator), visual, tmp_path, names=("next", "sequence"))
