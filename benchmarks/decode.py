@@ -4,8 +4,7 @@
 
 Every decoder runs on onnxruntime, on one thread, in this process; the headline is about INT8, which is what packages serve
 and the fastest of either, and the other decoders are compared in fp32. Quality is measured first, on held-out captions
-that all decoders answer with the same seeds; then all are timed in turn, one image each a round. One-scale decoding is
-given more steps until it is as good as ours, and no more after that.
+that all decoders answer with the same seeds; then all are timed in turn, some images each a round.
 """
 
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks import checkpoints
-from benchmarks.decode_checks import Measured, compared_one_scale, equal_one_scale, quality_checks, speed_checks
+from benchmarks.decode_checks import Measured, compared_one_scale, quality_checks, speed_checks
 from benchmarks.decode_plot import Shown, plot
 from benchmarks.decode_rows import BEST_AR_INT8, NAIVE, ONE_SCALE, OURS, OURS_INT8, RASTER, open_decoders, open_engines
 from benchmarks.decoders import Decoder, first_and_warm_ms
@@ -37,7 +36,7 @@ class Amount:
     """How much is measured."""
 
     rounds: int = 25
-    """Timed images of each decoder."""
+    """Times that each decoder is timed."""
     seeds: int = 12
     """Images of each caption."""
     headline_seeds: int = 24
@@ -70,8 +69,6 @@ def run(cache: Path, console: Console, file: Path | None, amount: Amount | None 
         )
         bench = Bench(questions, judge, amount)
         for number, (name, decoder) in enumerate(decoders.items()):
-            if name in ONE_SCALE.values() and equal_one_scale(bench.rows):
-                continue
             announce(f"quality, {number + 1} of {len(decoders)}: {name}")
             bench.measure(name, decoder)
         announce("the best autoregressive decoder with other seeds")
@@ -150,10 +147,11 @@ class Bench:
         return max(distances) - min(distances)
 
     def time(self) -> None:
-        """One image of each decoder a round, in an order that turns round each time; the first round is not counted.
+        """Each decoder in turn, in an order that turns round each time; the first round is not counted.
 
         Each is timed after a while of nothing but its own images, the same while for all: what a server's caches hold
-        is the model that it serves. Its first image after the other decoders' is kept, too (`first_ms`).
+        is the model that it serves. A round's time is the median of as many images as fit a moment, one at least. Its
+        first image after the other decoders' is kept, too (`first_ms`).
         """
         names = list(self.rows)
         for number in range(self.amount.rounds + 1):

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,7 @@ class _Bench:
     def loop(self, report: Report) -> None:
         found = self._ranks("benchmarks.training_loop", 1)
         report.rows.append(_row("the training loop", found["loop_s"], found["tokens"]))
-        # What a state costs while it is written is in the steps beside it: a step's own time is that of the others.
-        quiet = float(np.median(found["step_s"][: found["saved_after"][0]]))
-        overhead = 1 - quiet * len(found["loop_s"]) / sum(found["loop_s"])
+        overhead = outside_share(found["step_s"], found["loop_s"], found["saved_after"])
         report.checks.append(Check("overhead_share", overhead, 0.05, 0.01, len(found["loop_s"]), at_least=False))
         stall = stall_steps(found["loop_s"], found["saved_after"])
         report.checks.append(Check("checkpoint_stall_steps", stall, 1, 0, len(found["saved_after"]), at_least=False))
@@ -176,14 +175,32 @@ def stall_steps(loop_s: Sequence[float], saved_after: Sequence[int]) -> float:
     """How many steps' time one state costs: what the first half of the steps from its saving to the next one's take beyond
     the median of the second half, over that; the median over all states. `loop_s` are the seconds of each step with what
     surrounds it, `saved_after` the numbers of the steps (from 1) after which a state was saved."""
-    ends = [*saved_after[1:], len(loop_s) + 1]
     costs = []
-    for first, end in zip(saved_after, ends, strict=True):
-        window = loop_s[first - 1 : end - 1]
-        half = len(window) // 2
-        usual = float(np.median(window[half:]))
-        costs.append(sum(seconds - usual for seconds in window[:half]) / usual)
+    for window in _windows(len(loop_s), saved_after)[1:]:
+        half = len(loop_s[window]) // 2
+        usual = float(np.median(loop_s[window][half:]))
+        costs.append(sum(seconds - usual for seconds in loop_s[window][:half]) / usual)
     return float(np.median(costs))
+
+
+def outside_share(step_s: Sequence[float], loop_s: Sequence[float], saved_after: Sequence[int]) -> float:
+    """Share of the loop's time that is none of forward, backward and optimizer: what the steps with all that surrounds them
+    (`loop_s`) take beyond the steps alone (`step_s`), both in seconds.
+
+    What a state costs while it is written is in the steps beside it: between one saving and the next, a step's own time is
+    the median of the second half. A machine that grows slower or faster in the course of a run does so for both.
+    """
+    inside = 0.0
+    for window in _windows(len(loop_s), saved_after):
+        own = step_s[window]
+        inside += len(own) * float(np.median(own[len(own) // 2 :]))
+    return 1 - inside / sum(loop_s)
+
+
+def _windows(steps: int, saved_after: Sequence[int]) -> list[slice]:
+    """The steps before the first saving, and from each saving to the next: a state is saved at the end of its step."""
+    borders = [0, *(number - 1 for number in saved_after), steps]
+    return [slice(first, end) for first, end in pairwise(borders)]
 
 
 def _row(name: str, steps_s: Sequence[float], tokens: float) -> Row:

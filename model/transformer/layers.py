@@ -191,10 +191,14 @@ class Block(nn.Module):
         past: Tensor | None = None,
         rotation: Rotation | None = None,
         local: LocalAttention | None = None,
+        *,
+        last_alone: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """[batch, tokens, hidden] -> the same, and this block's keys and values (see `Attention.forward`)."""
+        """[batch, tokens, hidden] -> the same, or the last token alone, [batch, 1, hidden], and this block's keys and values
+        (see `Attention.forward`)."""
         attended, present = self.attention(self.attention_norm(x), bias, past, rotation, local)
-        return self._feed_forward(x + attended), present
+        x = x + attended
+        return self._feed_forward(x[:, -1:] if last_alone else x), present
 
     def transform(
         self, x: Tensor, bias: Tensor | None, rotation: Rotation | None = None, local: LocalAttention | None = None

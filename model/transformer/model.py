@@ -88,11 +88,11 @@ class Generator(nn.Module):
     def prefill(self, text_ids: Tensor) -> Prefix:
         """Read a prompt, int64 [b, t]."""
         x, past = self._embed_text(text_ids), []
-        turn = self._turn(0, text_ids.shape[1])
-        for block in self.decoder_blocks():
-            x, present = block(x, self.text_bias, None, turn)
+        turn, blocks = self._turn(0, text_ids.shape[1]), self.decoder_blocks()
+        for block in blocks:
+            x, present = block(x, self.text_bias, None, turn, last_alone=block is blocks[-1])
             past.append(present)
-        return Prefix(torch.stack(past), self.norm(x[:, -1]))
+        return Prefix(torch.stack(past), self.norm(x[:, 0]))
 
     def coarse_logits(self, past: Tensor, coarse_ids: Tensor, plan_ids: Tensor | None = None) -> Tensor:
         """One parallel pass over the sketch: int64 [b, n], the mask id where unknown -> [b, n, codes].

@@ -87,3 +87,12 @@ def test_what_a_state_costs_is_told_in_steps():
     assert training.stall_steps(quiet, [5, 12]) == 0
     slower = [2.0 + 0.5 * (number > 12) for number in range(24)]  # for a reason of its own
     assert training.stall_steps(slower, [5, 12]) == pytest.approx((0.0 - 0.4) / 2)
+
+
+def test_what_surrounds_a_step_is_told_as_a_share_also_where_the_machine_changes_its_pace():
+    step_s = [2.0] * 10 + [1.0] * 14
+    loop_s = [1.25 * seconds for seconds in step_s]
+    assert training.outside_share(step_s, loop_s, [11]) == pytest.approx(0.2)
+    # A state after step 11 makes the two steps after it slower, which is a part of what surrounds them.
+    beside = [seconds + (0.5 if number in (11, 12) else 0.0) for number, seconds in enumerate(step_s)]
+    assert training.outside_share(beside, beside, [11]) == pytest.approx(1 / (34 + 1))
