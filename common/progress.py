@@ -6,6 +6,7 @@ that variable `report` does nothing.
 """
 
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ PROGRESS_VARIABLE = "EMUFLOW_PROGRESS_FILE"
 _MINIMUM_INTERVAL_S = 0.2
 _last_report_s = -_MINIMUM_INTERVAL_S
 _begun: dict[str, float] = {}
+_log = logging.getLogger(__name__)
 
 
 def report(done: int, total: int, message: str = "") -> None:
@@ -35,3 +37,9 @@ def report(done: int, total: int, message: str = "") -> None:
     content = {"done": done, "total": total, "message": message, "time": clock, "begun": _begun}
     temporary.write_text(json.dumps(content))
     temporary.replace(target)
+
+
+def enter_phase(done: int, total: int, phase: str) -> None:
+    """`report`, and a line in the log: for work of a few long phases, whose times are worth reading afterwards."""
+    _log.info("%s", phase)
+    report(done, total, phase)

@@ -37,6 +37,8 @@ RELEASE_URL_VARIABLE = "EMUFLOW_RELEASE_URL"
 EXPERIMENTS_URL_VARIABLE = "EMUFLOW_EXPERIMENTS_URL"
 """A team's own database for A/B tests and canaries; it may hold a password, too."""
 
+_CHATTY = ("great_expectations", "onnxscript", "onnx_ir")
+"""Libraries that tell of hundreds of their own decisions, among which a step's few lines would be lost."""
 _TERMINATED = 128 + signal.SIGTERM
 _log = logging.getLogger(__name__)
 
@@ -135,6 +137,8 @@ def result_values(result: Any) -> dict[str, Any]:
 def _enter_platform(name: str, folder: Path | None) -> None:
     """Send this process's output to the step's log, and take the MLflow run that was opened for it."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for library in _CHATTY:
+        logging.getLogger(library).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, _end)
     if folder is None:
         return

@@ -36,13 +36,16 @@ def read_images(
     images = {name: pixels for name, pixels in answered if pixels is not None}
     if not images:
         return
+    seen: dict[str, np.ndarray] = {}
     if judge is not None and evaluation.expected is not None:
-        _judge(session, images, evaluation.expected, judge)
+        seen = _judge(session, images, evaluation.expected, judge)
     if embedder is not None:
         side = next(iter(images.values())).shape[1]
         real = embedder.features(real_images(evaluation_set, side))
+        if judge is None or embedder.graph != judge.graph:
+            seen = {name: embedder.features(pixels) for name, pixels in images.items() if name != FULL_PRECISION}
         distances = frechet(
-            {name: embedder.features(pixels) for name, pixels in images.items() if name != FULL_PRECISION},
+            {name: features for name, features in seen.items() if name != FULL_PRECISION},
             real,
             len(evaluation.captions),
             space=embedder.space,
@@ -60,12 +63,18 @@ def read_images(
             return
 
 
-def _judge(session: Session, images: dict[str, np.ndarray], expected: np.ndarray, judge: "Judge") -> None:
-    from components.judge.reading import compare, read
+def _judge(
+    session: Session, images: dict[str, np.ndarray], expected: np.ndarray, judge: "Judge"
+) -> dict[str, np.ndarray]:
+    """Read every arm's images, and give where the judge sees them: float32 [n, features] of each arm."""
+    from components.judge.reading import compare, look
 
+    seen = {}
     for name, pixels in images.items():
         seeds = len(pixels) // len(expected)
-        session.add(name, correctness=compare(read(judge.graph, pixels), np.tile(expected, (seeds, 1, 1))))
+        readings, seen[name] = look(judge.graph, pixels)
+        session.add(name, correctness=compare(readings, np.tile(expected, (seeds, 1, 1))))
+    return seen
 
 
 def _whole(answers: Images) -> np.ndarray | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import DigestMismatchError, ServerError
-from common.progress import report
+from common.progress import enter_phase
 from components.benchmark.arms import ArmClient, Images, Question
 from components.benchmark.latency import measure_latency
 from components.benchmark.measurements import CHAMPION, CONTROL, FULL_PRECISION, Arm
@@ -158,4 +158,4 @@ def _least(chunks: Chunks) -> float:
 
 def report_phase(phase: str) -> None:
     """Tell which of the benchmark's phases begins."""
-    report(_PHASES.index(phase), len(_PHASES) - 1, phase)
+    enter_phase(_PHASES.index(phase), len(_PHASES) - 1, phase)

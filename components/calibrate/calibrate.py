@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.errors import DigestMismatchError
 from common.files import atomic_path, read_json, sha256_file, write_json
-from common.progress import report
+from common.progress import enter_phase
 from components.calibrate.settings import CalibrationSettings
 
 
@@ -134,5 +134,5 @@ class _Phases:
         self._done, self._count = 0, count
 
     def begin(self, message: str) -> None:
-        report(self._done, self._count, message)
+        enter_phase(self._done, self._count, message)
         self._done += 1

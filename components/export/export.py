@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.files import files_under, remove, write_json
-from common.progress import report
+from common.progress import enter_phase
 from components.export.load_check import check_loads
 from components.export.settings import DecodingSettings, ExportSettings
 from serving.package.builder import RuntimeOptions, build_package
@@ -46,7 +46,7 @@ def export(
     packages: dict[str, Path] = {}
     try:
         for done, precision in enumerate(PRECISIONS):
-            report(done, 3, f"building the {precision} package")
+            enter_phase(done, 3, f"building the {precision} package")
             packages[precision], _ = build_package(
                 engine,
                 precision,
@@ -56,7 +56,7 @@ def export(
                 key_folder=key_folder,
                 package_store=package_store,
             )
-        report(2, 3, "loading the package into a server")
+        enter_phase(2, 3, "loading the package into a server")
         timings = check_loads(settings, packages["int8"], packages["int8"].name, key_folder)
     except BaseException:
         for package in packages.values():
@@ -70,7 +70,7 @@ def export(
         timings_ms=timings,
     )
     write_json(exported / "export.json", asdict(result))
-    report(3, 3, "exported")
+    enter_phase(3, 3, "exported")
     return result
 
 

@@ -71,15 +71,16 @@ def load_judge(folder: Path) -> Judge | None:
 
 def read(graph: Path, images: np.ndarray) -> np.ndarray:
     """What stands in each slot: uint8 images [n, 64, 64, 3] to int64 [n, 4, 2], digit and colour index, -1 where empty."""
-    return _run(graph, images)[0]
+    return look(graph, images)[0]
 
 
 def features(graph: Path, images: np.ndarray) -> np.ndarray:
     """Where the judge sees images: uint8 [n, 64, 64, 3] to float32 [n, features]."""
-    return _run(graph, images)[1]
+    return look(graph, images)[1]
 
 
-def _run(graph: Path, images: np.ndarray) -> list[np.ndarray]:
+def look(graph: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `read` and `features` give, in one pass."""
     import onnxruntime
 
     if images.dtype != np.uint8 or images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3):
@@ -88,7 +89,8 @@ def _run(graph: Path, images: np.ndarray) -> list[np.ndarray]:
     name = session.get_inputs()[0].name
     batches = [images[start : start + _BATCH] for start in range(0, max(len(images), 1), _BATCH)]
     answers = zip(*(session.run(None, {name: batch}) for batch in batches), strict=True)
-    return [np.concatenate([np.asarray(part) for part in answer]) for answer in answers]
+    readings, seen = (np.concatenate([np.asarray(part) for part in answer]) for answer in answers)
+    return readings, seen
 
 
 def compare(readings: np.ndarray, expected: np.ndarray) -> Correctness:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.errors import ContractError, MetricComputationError
 from common.files import atomic_path, sha256_file, write_json
-from common.progress import report
+from common.progress import enter_phase
 from components.samples import MODALITIES, samples_file
 from components.validate.checks import Check, SuiteOutcome, open_context, run_suite
 from components.validate.metadata import metadata_table, schema_table
@@ -32,11 +32,11 @@ def validate(settings: ValidateSettings, table: Path, result: Path, docs: Path, 
     `result.json` is written; `MetricComputationError` where a check itself broke, which says nothing about the data.
     """
     digest = sha256_file(samples_file(table))
-    report(0, 3, "loading Great Expectations")
+    enter_phase(0, 3, "loading Great Expectations")
     context = open_context(docs)
     from components.validate.suite import row_expectations, schema_expectations, share_column
 
-    report(1, 3, "checking columns and types")
+    enter_phase(1, 3, "checking columns and types")
     stage = "curated" if curated else "ingested"
     outcome = run_suite(
         context,
@@ -47,7 +47,7 @@ def validate(settings: ValidateSettings, table: Path, result: Path, docs: Path, 
         settings.example_rows,
     )
     if all(check.ok for check in outcome.checks):
-        report(2, 3, "checking rows")
+        enter_phase(2, 3, "checking rows")
         frame = metadata_table(table)
         frame = frame.assign(**{share_column(name): (frame["modality"] == name).astype("int8") for name in MODALITIES})
         expectations = row_expectations(settings, curated=curated)

@@ -67,6 +67,14 @@ def test_fault_25_a_secret_in_a_steps_settings_is_not_in_its_record(tmp_path):
     assert json.loads(text)["settings"] == {"api_key": "***", "minimum": 3}
 
 
+def test_a_steps_log_has_its_own_lines_and_the_libraries_warnings(tmp_path):
+    body = "import logging; chatty = logging.getLogger('onnxscript.optimizer'); chatty.info('a decision'); "
+    body += "chatty.warning('a warning'); logging.getLogger('components.curate').info('kept 7 of 9')"
+    run_body(tmp_path, body)
+    log = (tmp_path / "logs" / "curate.log").read_text()
+    assert "kept 7 of 9" in log and "a warning" in log and "a decision" not in log
+
+
 def test_a_failure_is_recorded_and_passed_on(tmp_path):
     done = run_body(
         tmp_path,
