@@ -128,7 +128,7 @@ def main() -> None:
     settings, shards = job.training, Shards(job.shards, "train")
     engine, lessons = open_engine(job, shards, layout_of(settings, job.model, dist.get_world_size(), where="benchmark"))
     timed, ends = Timed(engine), Ends()
-    states = TimedStates(job.work, "0", engine, kept=2, timeout_s=300)
+    states = TimedStates(job.work, {}, engine, kept=2, timeout_s=300)
     saved = list(range(_SAVED_EVERY, settings.steps, _SAVED_EVERY))
     callbacks = [make_meter(job, len(shards), 0), Every(_SAVED_EVERY, settings.steps, states.save), ends]
     pulse = Heartbeat(job.work / "ranks", dist.get_rank(), dist.get_world_size(), settings.step_timeout_s)

@@ -7,6 +7,7 @@ training that computes as many images at once goes on the same way in another la
 import torch
 
 from components.train.settings import OptimizationSettings
+from components.train.sizes import micro_batch_size
 from model.data.grids import read_grids
 from model.data.shards import Shards, epoch_order
 from model.objectives.lesson import Lesson, draw_lesson
@@ -32,7 +33,7 @@ class LessonSource:
         self.shards, self.settings, self.shape = shards, settings, shape
         self.objective: Objective = objective
         self._unconditional_prompt, self.rank, self.ranks = unconditional_prompt, rank, ranks
-        self.micro_batch = micro_batch_size(settings, ranks)
+        self.micro_batch = micro_batch_size(settings, shape, objective, ranks)
         self._order_epoch, self._order = -1, None
 
     @property
@@ -85,10 +86,3 @@ class HeldoutLessons:
         draws = torch.Generator().manual_seed(self._SEED + number)
         fine_rows = size if source.shape.fine_layers else 0
         return draw_lesson(source.objective, grids, source.shape, source.settings.masking, draws, fine_rows)
-
-
-def micro_batch_size(settings: OptimizationSettings, ranks: int) -> int:
-    """Images that each of so many data-parallel ranks computes at once."""
-    size = settings.parallel.micro_batch_size
-    assert size != "auto", "it is found before the ranks start"
-    return size or settings.global_batch_size // ranks

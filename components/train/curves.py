@@ -10,17 +10,22 @@ from typing import Any
 from common.files import write_text
 from common.redaction import redact_text
 
+_OF_THE_STEP = ("step", "learning_rate")
 _log = logging.getLogger(__name__)
 
 
 class Curves:
-    """Appends points to `curves.jsonl`, and to the MLflow run named by `MLFLOW_RUN_ID`, while training goes on."""
+    """Appends points to `curves.jsonl`, and to the MLflow run named by `MLFLOW_RUN_ID`, while training goes on.
+
+    `last` is what the points before `first_step` say of each measure, the newest each.
+    """
 
     def __init__(self, file: Path, first_step: int):
         self.file = file
         file.parent.mkdir(parents=True, exist_ok=True)
-        kept = [json.dumps(point) for point in points(file) if point["step"] <= first_step]
-        write_text(file, "".join(f"{line}\n" for line in kept))
+        kept = [point for point in points(file) if point["step"] <= first_step]
+        write_text(file, "".join(f"{json.dumps(point)}\n" for point in kept))
+        self.last = {name: value for point in kept for name, value in point.items() if name not in _OF_THE_STEP}
         self._mlflow, self._run_id = _mlflow_client()
 
     def log(self, step: int, **values: float) -> None:

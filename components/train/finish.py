@@ -20,9 +20,10 @@ from model.transformer.model import Generator
 
 def leave_weights(work: Path, engine: Engine[Any]) -> None:
     """Write the final weights, each stage its own; returns once all have. All ranks call it."""
-    weights = engine.weights()
-    if engine.place.holds_whole:
-        save_tensors(_stage_file(work, engine.place.stage), weights)
+    if engine.place.data == 0 or engine.options.zero:
+        weights = engine.weights()
+        if engine.place.holds_whole:
+            save_tensors(_stage_file(work, engine.place.stage), weights)
     dist.barrier()
 
 

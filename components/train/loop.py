@@ -66,7 +66,8 @@ def train_steps(
 
 
 def freeze_plans(engine: Engine[Lesson]) -> None:
-    """No plan changes any more, and all ranks give an image the same one: their batches' means and variances differ."""
+    """No plan changes any more, and all ranks give an image the same one: their batches' means and variances differ. Those
+    of the first rank stay, which a state holds: a training that was interrupted goes on with them."""
     for part in engine.parts:
         plan = part.plan if isinstance(part, Generator) else None
         if plan is None or plan.frozen:

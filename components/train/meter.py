@@ -38,7 +38,7 @@ class Meter:
         self._steps: list[Step] = []
         self._begun = self._at = time.monotonic()
         self._first_step, self._skipped, self.seconds = first_step, 0, 0.0
-        self.last: dict[str, float] = {}
+        self.last: dict[str, float] = dict(curves.last)
 
     def after(self, done: int, step: Step) -> None:
         settings = self._settings

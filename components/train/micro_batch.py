@@ -14,6 +14,7 @@ from common.files import digest_json, read_json, write_json
 from common.processes import memory_kills
 from components.train.job import Job
 from components.train.launcher import Launcher
+from components.train.sizes import micro_batch_sizes
 
 CPU_SHARE, GPU_SHARE = 0.8, 0.92
 """Of the memory that is free at the start, what a training may take."""
@@ -34,10 +35,11 @@ def fitting_micro_batch(job: Job, launcher: Launcher, share: int, cache: Path) -
         tries[size] = _try(job, launcher, size)
         return tries[size]
 
-    found = largest_that_fits([size for size in range(1, share + 1) if share % size == 0], fits)
+    sizes = micro_batch_sizes(job.training, job.model, job.objective, share)
+    found = largest_that_fits(sizes, fits)
     if found is None:
         raise TrainingError(
-            "not even one image fits the memory of a rank",
+            f"not even {sizes[0]} images at once fit the memory of a rank",
             where="training.parallel",
             fix="more tensor or pipeline parallel, ZeRO, or activation_checkpointing=true",
         )

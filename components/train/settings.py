@@ -76,10 +76,17 @@ class OptimizationSettings(Section):
     optimizer: Literal["muon", "adamw"] = Field(
         default="muon", description="muon: Muon for the matrices of the blocks and AdamW for the rest; adamw: for all"
     )
-    learning_rate: float = Field(default=5e-3, gt=0)
+    learning_rate: float = Field(
+        default_factory=lambda known: 5e-3 if known.get("optimizer") == "muon" else 1e-4,
+        gt=0,
+        description="of the optimizer; not given: 0.005 with muon, 0.0001 with adamw",
+    )
     warmup_steps: int = Field(default=40, ge=0)
     constant_share: float = Field(
-        default=0.5, ge=0, le=1, description="share of the steps before the cosine decay begins"
+        default_factory=lambda known: 0.5 if known.get("optimizer") == "muon" else 0.0,
+        ge=0,
+        le=1,
+        description="share of the steps before the cosine decay begins; not given: 0.5 with muon, 0 with adamw",
     )
     final_learning_rate_ratio: float = Field(default=0.02, ge=0, le=1)
     weight_decay: float = Field(default=0.05, ge=0, description="of the block matrices")

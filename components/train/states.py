@@ -31,10 +31,11 @@ _log = logging.getLogger(__name__)
 class States:
     """The states of one training. All ranks call `restore` and `save` at the same steps."""
 
-    def __init__(self, work: Path, fingerprint: str, engine: Engine[Any], *, kept: int, timeout_s: float):
-        """`work` is a folder that all ranks see. A state is for trainings of the same `fingerprint`; the newest `kept` stay.
-        A stage that takes longer than `timeout_s` to write its part has died."""
-        self._work, self._fingerprint, self._engine = work, fingerprint, engine
+    def __init__(self, work: Path, fingerprint: Mapping[str, str], engine: Engine[Any], *, kept: int, timeout_s: float):
+        """`work` is a folder that all ranks see. A state is for trainings of the same `fingerprint`, a digest of each thing
+        that a training depends on; the newest `kept` stay. A stage that takes longer than `timeout_s` to write its part has
+        died."""
+        self._work, self._fingerprint, self._engine = work, dict(fingerprint), engine
         self._kept, self._timeout_s = kept, timeout_s
         self._writer: threading.Thread | None = None
         self._failure: Exception | None = None
@@ -131,12 +132,16 @@ class States:
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
+    def _differs(self, other: Mapping[str, str]) -> list[str]:
+        """What is another in a state's training than in this one."""
+        return [name for name, digest in self._fingerprint.items() if other.get(name) != digest]
+
     def _newest(self) -> tuple[str, int] | None:
         for folder in self._states():
             try:
                 state = read_json(folder / "state.json")
-                if state["fingerprint"] != self._fingerprint:
-                    _log.warning("%s belongs to other settings or data: passed over", folder)
+                if differs := self._differs(state["fingerprint"]):
+                    _log.warning("%s is of a training with other %s: passed over", folder, " and other ".join(differs))
                     continue
                 damaged = [name for name, digest in state["files"].items() if sha256_file(folder / name) != digest]
                 if damaged:

@@ -11,6 +11,7 @@ from components.train.job import Job, layout_of
 from components.train.launcher import Launcher, LocalLauncher
 from components.train.micro_batch import fitting_micro_batch
 from components.train.settings import Objective, OptimizationSettings, TrainingSettings
+from components.train.sizes import least_micro_batch
 from model.transformer.config import GeneratorConfig, ModelSettings
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def optimize(
     from model.transformer.model import Generator
 
     launcher = launcher or LocalLauncher()
-    share = check_layout(section, settings, shape, launcher.nodes)
+    share = check_layout(section, settings, shape, objective, launcher.nodes)
     job = Job(
         training=OptimizationSettings.model_validate(
             settings.model_dump(include=set(OptimizationSettings.model_fields))
@@ -131,7 +132,9 @@ def optimize(
     return training
 
 
-def check_layout(section: str, settings: OptimizationSettings, shape: GeneratorConfig, nodes: int = 1) -> int:
+def check_layout(
+    section: str, settings: OptimizationSettings, shape: GeneratorConfig, objective: Objective, nodes: int = 1
+) -> int:
     """How many images of a step are each rank's. Raises `UsageError` where the ranks cannot share the model or a batch so."""
     parallel, where = settings.parallel, f"{section}.parallel"
     layout = layout_of(settings, shape, settings.processes * nodes, where=where)
@@ -147,6 +150,13 @@ def check_layout(section: str, settings: OptimizationSettings, shape: GeneratorC
             f"{share} images of each rank are not a multiple of micro_batch_size {parallel.micro_batch_size}",
             where=where,
             fix="change one of them",
+        )
+    least = least_micro_batch(settings, shape, objective)
+    if share < least or parallel.micro_batch_size == 1 < least:
+        raise UsageError(
+            "one image at once: plans are normalised over several",
+            where=where,
+            fix=f"set {section}.global_batch_size, or micro_batch_size, so that a rank computes {least} images at once",
         )
     return share
 

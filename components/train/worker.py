@@ -18,7 +18,7 @@ from torch import Tensor
 from common.errors import TrainingError
 from common.files import digest_json
 from common.processes import die_with_parent
-from components.train.batches import HeldoutLessons, LessonSource, micro_batch_size
+from components.train.batches import HeldoutLessons, LessonSource
 from components.train.curves import Curves
 from components.train.evaluation import Evaluation, evaluated_before
 from components.train.finish import finish, leave_weights
@@ -28,6 +28,7 @@ from components.train.loop import Callback, Every, train_steps
 from components.train.meter import Meter
 from components.train.optimizer import make_optimizer, use_bf16
 from components.train.settings import OptimizationSettings
+from components.train.sizes import micro_batch_size
 from components.train.states import States
 from model.checkpoint import load_checkpoint
 from model.data.shards import Shards
@@ -66,6 +67,8 @@ def run(job: Job) -> None:
     limit_waiting(timeout_s)
     with telling_who_hangs(pulse, timeout_s):
         done = train_steps(engine, lessons, settings, first_step, callbacks, pulse)
+        if done > first_step:
+            states.save(done)  # what follows scores the whole model on one rank: should that fail, no step is lost
         states.wait()
         leave_weights(job.work, engine)
     pulse.close()
@@ -93,7 +96,7 @@ def telling_who_hangs(pulse: Heartbeat, timeout_s: float) -> Iterator[None]:
 def open_engine(job: Job, shards: Shards, layout: ParallelLayout) -> tuple[Engine[Lesson], LessonSource]:
     """The model on this rank, and where its lessons come from."""
     settings = job.training
-    micro_batch = micro_batch_size(settings, layout.data)
+    micro_batch = micro_batch_size(settings, job.model, job.objective, layout.data)
     options = EngineOptions(
         layout=layout,
         seed=settings.seed,
@@ -146,9 +149,9 @@ def _windows(shape: GeneratorConfig) -> dict[str, int | None]:
     return {"sketch_window": shape.sketch_window, "fine_window": shape.fine_window}
 
 
-def fingerprint(job: Job) -> str:
-    """What a saved state depends on besides the step: settings, model, data, and the code that trains; not on how many
-    ranks share the work, nor on how often anything is told or saved."""
+def fingerprint(job: Job) -> dict[str, str]:
+    """Digests of what a saved state depends on besides the step; not on how many ranks share the work, nor on how often
+    anything is told or saved."""
     spread = {
         "processes",
         "threads_per_process",
@@ -159,16 +162,15 @@ def fingerprint(job: Job) -> str:
         "restarts",
     }
     told = {"checkpoint_every_steps", "states_kept", "log_every_steps", "evaluate_every_steps", "early_stop_after"}
-    return digest_json(
-        {
-            "training": job.training.model_dump(mode="json", exclude=spread | told),
-            "objective": job.objective,
-            "start_from": str(job.start_from),
-            "model": job.model.model_dump(mode="json"),
-            "shards": job.shards_digest,
-            "code": os.environ.get("EMUFLOW_IMAGE", ""),
-        }
-    )
+    parts = {
+        "settings": job.training.model_dump(mode="json", exclude=spread | told),
+        "objective": job.objective,
+        "starting weights": str(job.start_from),
+        "model": job.model.model_dump(mode="json"),
+        "data": job.shards_digest,
+        "code": os.environ.get("EMUFLOW_IMAGE", ""),
+    }
+    return {name: digest_json(part) for name, part in parts.items()}
 
 
 def make_meter(job: Job, samples: int, first_step: int) -> Meter:

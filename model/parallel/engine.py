@@ -116,16 +116,20 @@ class Engine(ABC, Generic[BatchT]):
         """The mean loss of micro-batches, of all data-parallel ranks, with nothing learned; every rank gets it."""
 
     def weights(self) -> dict[str, Tensor]:
-        """Parameters and buffers of this rank's layers, whole, in fp32; see `gather_whole`."""
-        return gather_whole(self.parts, self.place.tensor, self._read)
+        """Parameters and buffers of this rank's layers, whole, in fp32, on the ranks that `Place.holds_whole` names; see
+        `gather_whole`."""
+        return self._gather(self._read)
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """What the optimizer knows of each parameter of this rank's layers, whole: `KEY:NAME`."""
         return {
             f"{key}:{name}": value
             for key in self._state_keys()
-            for name, value in gather_whole(self.parts, self.place.tensor, partial(self._read_state, key)).items()
+            for name, value in self._gather(partial(self._read_state, key)).items()
         }
+
+    def _gather(self, read: Callable[[Tensor], Tensor | None]) -> dict[str, Tensor]:
+        return gather_whole(self.parts, self.place.tensor, read, keep=self.place.data == 0)
 
     def restore(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         """The way back from `weights` and `optimizer_state`, in whatever layout they were taken."""

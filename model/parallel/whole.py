@@ -44,13 +44,18 @@ def own_piece(target: Tensor, whole: Tensor, ranks: TensorRanks | None) -> Tenso
 
 @torch.no_grad()
 def gather_whole(
-    parts: Sequence[nn.Module], ranks: TensorRanks | None, read: Callable[[Tensor], Tensor | None] = lambda each: each
+    parts: Sequence[nn.Module],
+    ranks: TensorRanks | None,
+    read: Callable[[Tensor], Tensor | None] = lambda each: each,
+    *,
+    keep: bool = True,
 ) -> dict[str, Tensor]:
     """The tensors of this rank's layers, whole and on the CPU, by the names that they have in the whole model.
 
     All ranks of a tensor group call it; those but the first get nothing. `read` gives what is to be gathered for a
     parameter or buffer, None for nothing: itself, its gradient, a state of the optimizer. What has not the shape of the
-    parameter is the same on every rank.
+    parameter is the same on every rank. A replica that does not `keep` them takes part and gets nothing: ZeRO's pieces are
+    gathered by all, and a model for each rank of a machine would not fit its memory.
     """
     whole = {}
     for part in parts:
@@ -62,7 +67,7 @@ def gather_whole(
             if cut is not None and ranks is not None and value.shape == shape_of(tensor):
                 pieces = _pieces(value, cut, ranks)
                 value = cut.join(pieces) if ranks.rank == 0 else value
-            if ranks is None or ranks.rank == 0:
+            if keep and (ranks is None or ranks.rank == 0):
                 whole[name] = value.cpu().clone()
     return whole
 

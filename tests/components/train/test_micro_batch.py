@@ -67,7 +67,7 @@ def test_what_was_found_is_kept_by_model_layout_and_machine(job: Job, tmp_path: 
 
 def test_where_not_one_image_fits_it_says_so(job: Job, tmp_path: Path) -> None:
     moved = job.model_copy(update={"work": tmp_path / "work"})
-    with pytest.raises(TrainingError, match="not even one image fits"):
+    with pytest.raises(TrainingError, match="not even 2 images at once fit"):
         fitting_micro_batch(moved, Memory(fits=0), 8, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 

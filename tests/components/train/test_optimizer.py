@@ -84,3 +84,12 @@ def random_grids(batch: int) -> Grids:
     draws = ((512, (batch, 16)), (240, (batch, 64)), (240, (batch, 64, 4)))
     text, sketch, details = (torch.randint(codes, shape, generator=random) for codes, shape in draws)
     return Grids(text, (sketch,), (details,))
+
+
+def test_each_optimizer_has_the_schedule_that_it_is_known_for():
+    muon, adamw = TrainingSettings(), TrainingSettings(optimizer="adamw")
+    assert (muon.learning_rate, muon.constant_share) == (5e-3, 0.5)
+    assert (adamw.learning_rate, adamw.constant_share) == (1e-4, 0.0)
+    given = TrainingSettings(optimizer="adamw", learning_rate=3e-4, constant_share=0.2)
+    assert (given.learning_rate, given.constant_share) == (3e-4, 0.2)
+    assert TrainingSettings.model_validate(adamw.model_dump()) == adamw

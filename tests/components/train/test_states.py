@@ -48,7 +48,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def states(work: Path, held: Held, fingerprint: str = "a", **changes: Any) -> States:
-    return States(work, fingerprint, cast(Engine[Any], held), **({"kept": 2, "timeout_s": 20} | changes))
+    return States(
+        work,
+        {"model": "the same", "data": fingerprint},
+        cast(Engine[Any], held),
+        **({"kept": 2, "timeout_s": 20} | changes),
+    )
 
 
 def save(work: Path, *steps: int) -> Held:
@@ -69,9 +74,12 @@ def test_the_newest_state_comes_back_and_older_ones_go(tmp_path: Path) -> None:
     assert held.restored == {"w0": 3.0, "exp_avg:w0": -3.0}
 
 
-def test_a_state_of_other_settings_is_passed_over(tmp_path: Path) -> None:
+def test_a_state_of_another_training_is_passed_over_and_why_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     save(tmp_path, 1)
     assert states(tmp_path, Held(), "b").restore() == 0
+    assert "is of a training with other data: passed over" in caplog.text
 
 
 def test_states_of_others_are_neither_counted_nor_touched(tmp_path: Path) -> None:

@@ -52,6 +52,18 @@ def test_fault_07_a_killed_rank_resumes_with_the_same_losses(data, uninterrupted
     assert curve(tmp_path / "checkpoint") == pytest.approx(curve(uninterrupted), rel=1e-6)
 
 
+def test_what_fails_after_the_last_step_costs_no_step(data, uninterrupted, tmp_path):
+    tokenizers, shards = data
+    work = shutil.copytree(uninterrupted.parent / "work", tmp_path / "work")
+    for name in ("final.safetensors", "training.json"):  # the scoring never ended
+        (work / name).unlink()
+    train(settings(), MODEL, shards, tokenizers, None, work, tmp_path / "checkpoint")
+    before, after = (read_json(folder / "training.json") for folder in (uninterrupted, tmp_path / "checkpoint"))
+    assert after["first_step"] == 40 and after["heldout_loss"] == pytest.approx(before["heldout_loss"], rel=1e-6)
+    assert after["last"]["coarse_loss"] == before["last"]["coarse_loss"]
+    assert curve(tmp_path / "checkpoint") == curve(uninterrupted)
+
+
 def signal_a_rank_once_saved(work: Path, which: signal.Signals) -> None:
     """Send a signal to the last rank of this test's own training when its first state has been written."""
     wait_for_a_state(work)
@@ -101,6 +113,8 @@ def test_fault_10_a_training_goes_on_with_other_ranks_in_another_layout(data, tm
         ({"optimizer": "adamw", "parallel": {"tensor": 3}, "processes": 3}, "are not a multiple of tensor 3"),
         ({"optimizer": "adamw", "parallel": {"pipeline": 2, "zero": 2}}, "ZeRO-2 does not go with pipeline"),
         ({"parallel": {"micro_batch_size": 3}}, "not a multiple of micro_batch_size 3"),
+        ({"parallel": {"micro_batch_size": 1}}, "one image at once"),
+        ({"global_batch_size": 2}, "one image at once"),
         ({"global_batch_size": 9}, "not a multiple of data 2"),
     ],
 )

@@ -129,7 +129,7 @@ def run(job: Job, layout: ParallelLayout, folder: Path) -> None:
 def train(engine: Engine[Any], job: Job, states_folder: Path | None) -> list[Step]:
     states, first, steps = None, 0, []
     if states_folder is not None:
-        states = States(states_folder, "one training", engine, kept=2, timeout_s=60)
+        states = States(states_folder, {"data": "the same"}, engine, kept=2, timeout_s=60)
         first = states.restore()
     for number in range(first, job.steps):
         POISON.clear()
