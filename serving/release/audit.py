@@ -75,11 +75,13 @@ class Writer:
     verifying shows it for ever.
     """
 
-    def __init__(self, connection: sa.Connection, key_folder: Path):
+    def __init__(self, connection: sa.Connection, key_folder: Path, witness: "Witness"):
         self._connection, self._key_folder = connection, key_folder
         signed = _read_head(connection, lock=True)
         last = next(read_log(connection, newest_first=True, limit=1), None)
-        self._found = _what_was_found(signed, last, key_folder)
+        # What this machine wrote and is gone is said before newer heads take the witness's place.
+        gone = witness.missing(connection)
+        self._found = {"found": gone} if gone else _what_was_found(signed, last, key_folder)
         self.head = Head(max(signed.entries, last.sequence if last else 0), last.hash if last else EMPTY_LOG_HASH, None)
         if self.head.entries == 0:
             self.write("opened", releases_before=_fingerprints(connection))
@@ -127,6 +129,14 @@ class Witness:
             return Head(**read_json(self.file))
         except FileNotFoundError:
             return None
+
+    def missing(self, connection: sa.Connection) -> str | None:
+        """What the log has no longer of what this machine wrote, or `None`."""
+        seen = self.read()
+        if seen is None or not seen.entries:
+            return None
+        hashes = connection.execute(sa.select(AUDIT.c.hash).where(AUDIT.c.sequence == seen.entries)).scalars().all()
+        return None if seen.hash in hashes else f"entry {seen.entries}, which this machine had written, was gone"
 
 
 def entry_hash(previous_hash: str, content: str) -> str:

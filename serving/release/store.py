@@ -212,10 +212,11 @@ class ReleaseStore:
                 "this release store was opened for reading", fix="open it with the folder of the signing key"
             )
         with writing(self._engine) as connection:
-            desk = _Desk(connection, audit.Writer(connection, self._key_folder))
+            witness = audit.Witness(self._key_folder, self._engine.url)
+            desk = _Desk(connection, audit.Writer(connection, self._key_folder, witness))
             yield desk
             head = desk.log.seal()
-        audit.Witness(self._key_folder, self._engine.url).keep(head)
+        witness.keep(head)
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,12 @@ def test_a_log_that_was_put_back_with_an_earlier_signed_head_is_found_where_it_w
     shutil.copyfile(earlier, database)
     found = verify_audit_log(url, release_keys).findings
     assert [finding.where for finding in found] == ["entry 10"] and "this machine wrote it" in found[0].what
+    # What is written since says so: newer heads than the lost one must not make it forgotten.
+    store = ReleaseStore(url, release_keys)
+    for candidate, champion in ((E, C), ("f" * 64, E), ("9" * 64, "f" * 64)):
+        promote(store, candidate, champion)
+    told = verify_audit_log(url, release_keys).findings
+    assert any("entry 10, which this machine had written, was gone" in finding.what for finding in told)
 
 
 def test_another_machines_key_must_be_trusted(database, url, release_keys, tmp_path):
