@@ -35,6 +35,12 @@ class ModelSettings(Section):
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
+        head_dim = self.hidden_size // self.num_attention_heads
+        if head_dim % 2 and self.rope_theta:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} over num_attention_heads {self.num_attention_heads} is {head_dim}: rotary "
+                "positions turn pairs of channels, so it must be even (or rope_theta 0)"
+            )
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError("num_attention_heads is not a multiple of num_key_value_heads")
         if self.fine_layers > self.num_hidden_layers:

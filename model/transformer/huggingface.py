@@ -66,6 +66,8 @@ def read_shape(folder: Path) -> DecoderConfig:
     known = {name: content[name] for name in names & set(content)}
     if "rope_theta" in rope:
         known["rope_theta"] = rope["rope_theta"]
+    if "rope_theta" not in known:  # a guess would fit every shape, and turn every query wrongly
+        raise DataError("rope_theta is missing, at the top and in rope_parameters", where=str(path))
     hidden, heads = known.get("hidden_size"), known.get("num_attention_heads")
     if known.get("head_dim") is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
         known["head_dim"] = hidden // heads

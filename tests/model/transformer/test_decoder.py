@@ -184,6 +184,7 @@ NORM = "model.layers.1.self_attn.q_norm.weight"
         (lambda f: (f / "config.json").write_bytes(b"\xff{}"), "config.json: not JSON"),
         (lambda f: (f / "config.json").write_text("[]"), "config.json: holds list, not a JSON object"),
         (lambda f: change_config(f, rope_parameters="yarn"), "rope_parameters is 'yarn', not an object"),
+        (lambda f: change_config(f, rope_parameters={"full_attention": {"rope_theta": 1e6}}), "rope_theta is missing"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused_by_name_and_leaves_nothing(folder, damage, words):

@@ -208,3 +208,10 @@ def test_weights_that_do_not_fit_their_config_are_named(model, tmp_path, spoil, 
     save_tensors(tmp_path / "checkpoint" / "model.safetensors", tensors)
     with pytest.raises(DataError, match=rf"(?s){named}"):
         load_checkpoint(tmp_path / "checkpoint")
+
+
+def test_an_odd_head_is_refused_where_positions_are_rotary():
+    sizes = {"hidden_size": 120, "num_attention_heads": 8, "num_key_value_heads": 8}
+    with pytest.raises(ValueError, match=r"hidden_size 120 over num_attention_heads 8 is 15: rotary"):
+        GeneratorConfig(**sizes)
+    assert GeneratorConfig(**sizes, rope_theta=0).head_dim == 15
