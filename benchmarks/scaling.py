@@ -3,9 +3,10 @@
     python -m benchmarks.scaling [--json FILE]
 
 The quickstart's shape on larger grids, with random weights: times alone, no quality. Each size is drawn progressively,
-with a sketch whose cells see all others and with one whose cells see a window, and by next tokens with a cache and the
-details in one pass; the last two also from a sketch of 8x8 cells whatever the size, in as many stages of details as that
-takes. On onnxruntime, fp32, one thread, batch 1, in turn.
+with a sketch whose cells see all others and with one whose cells see a window, by next tokens with a cache and the
+details in one pass, and on one scale, all tokens of the image in a single pass; the window and next tokens also from a
+sketch of 8x8 cells whatever the size, in as many stages of details as that takes. On onnxruntime, fp32, one thread, batch
+1, in turn.
 """
 
 import argparse
@@ -30,6 +31,7 @@ SIDES = (8, 16, 24, 32)
 _WINDOW = 2
 _ROUNDS = 20
 _ALL, _LOCAL, _NEXT = "progressive", "progressive, window", "next token + details, KV cache"
+_ONE_SCALE = "one scale, 1 parallel step"
 _SMALL_SKETCH, _NEXT_SMALL_SKETCH = "progressive, sketch of 8x8", "next token + details, KV cache, sketch of 8x8"
 
 
@@ -47,10 +49,12 @@ def open_decoders(stack: ExitStack, side: int) -> dict[str, Decoder]:
         return stack.enter_context(engine(generator, tokenizers, next_token=next_token, threads=1))
 
     local = shape.model_copy(update={"sketch_window": _WINDOW})
+    whole = shape.model_copy(update={"coarse_grid": (2 * side, 2 * side), "fine_layers": 0, "plan_tokens": 0})
     decoders = {
         _ALL: opened(shape, next_token=False).parallel(_ALL, DecodingOptions()),
         _LOCAL: opened(local, next_token=False).parallel(_LOCAL, DecodingOptions()),
         _NEXT: opened(shape, next_token=True).autoregressive(_NEXT, NextTokenOptions(), cache=True),
+        _ONE_SCALE: opened(whole, next_token=False).parallel(_ONE_SCALE, DecodingOptions()),
     }
     if side > SIDES[0] and side in (SIDES[0] << stage for stage in range(1, 8)):
         small = local.model_copy(
@@ -91,6 +95,8 @@ def run(console: Console, file: Path | None, rounds: int = _ROUNDS, sides: tuple
         report.checks.append(Check(f"speedup_vs_next_token_{8 * side}", behind, before, before, rounds))
         window = float(np.median(np.array(measured[_ALL]) / np.array(measured[_LOCAL])))
         report.checks.append(Check(f"window_speedup_{8 * side}", window, None, 1.5, rounds))
+        one_scale = float(np.median(np.array(measured[_ONE_SCALE]) / np.array(measured[_LOCAL])))
+        report.checks.append(Check(f"speedup_vs_one_scale_step_{8 * side}", one_scale, None, 4, rounds))
         if _SMALL_SKETCH in measured:
             stages = np.array(measured[_LOCAL]) / np.array(measured[_SMALL_SKETCH])
             report.checks.append(Check(f"stages_speedup_{8 * side}", float(np.median(stages)), None, 1.5, rounds))
