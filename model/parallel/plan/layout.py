@@ -75,10 +75,10 @@ def _indivisible(layout: Layout, shape: ModelShape, gpus_per_node: int) -> str |
         return f"{shape.layers} layers do not divide into {chunks} equal chunks"
     if shape.heads % layout.tensor or shape.feed_forward % layout.tensor:
         return f"{shape.heads} heads or {shape.feed_forward} feed-forward channels do not divide by {layout.tensor}"
-    if layout.engine.cut_keys and shape.kv_heads % layout.tensor:
-        return f"{shape.kv_heads} key and value heads do not divide by {layout.tensor}"
     if layout.tensor > gpus_per_node:
         return f"tensor parallel {layout.tensor} would leave the node of {gpus_per_node} GPUs"
+    if layout.engine.cut_keys and shape.kv_heads % layout.tensor:
+        return f"{shape.kv_heads} key and value heads do not divide by {layout.tensor}"
     if layout.virtual > 1 and (layout.pipeline == 1 or layout.accumulation % layout.pipeline):
         return "interleaved stages take more than one stage and whole rounds of micro-batches"
     return None
