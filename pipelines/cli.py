@@ -103,6 +103,9 @@ def plan(
     layout: Annotated[
         str | None, typer.Option(metavar="T,P,D", help="Show this one, too: tensor, pipeline, data parallel.")
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="What trains: emuflow, this project's own engine, or megatron, which has more features.")
+    ] = "emuflow",
     price: Annotated[float | None, typer.Option(min=0, help="US dollars of one GPU hour.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the scaling curve of 8 to 4,096 GPUs into this file.")] = None,
     as_json: JsonOption = False,
@@ -112,10 +115,10 @@ def plan(
     from model.parallel.plan.search import plan as plan_of
     from pipelines import planning
 
-    shape, card = planning.choose(preset, sequence, gpu, price)
-    plans = best_plans(shape, card, gpus, batch)
-    given = plan_of(shape, planning.parse_layout(layout, gpus, batch), card) if layout else None
-    points = planning.draw_scaling(plot, shape, card, batch) if plot else []
+    shape, card, trainer = planning.choose(preset, sequence, gpu, price, engine)
+    plans = best_plans(shape, card, gpus, batch, engine=trainer)
+    given = plan_of(shape, planning.parse_layout(layout, gpus, batch, trainer), card) if layout else None
+    points = planning.draw_scaling(plot, shape, card, batch, trainer) if plot else []
     if as_json:
         found = {"best": [planning.describe(each, tokens) for each in plans]}
         found |= {"given": planning.describe(given, tokens)} if given else {}

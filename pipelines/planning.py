@@ -15,6 +15,7 @@ from common.errors import UsageError
 from common.files import atomic_path
 
 if TYPE_CHECKING:
+    from model.parallel.plan.engines import TrainingEngine
     from model.parallel.plan.hardware import Gpu
     from model.parallel.plan.layout import Layout
     from model.parallel.plan.search import Plan
@@ -23,25 +24,29 @@ if TYPE_CHECKING:
 _SCALES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
-def choose(preset: str, sequence: int, gpu: str, price: float | None) -> "tuple[ModelShape, Gpu]":
-    """The shape of a preset and a GPU, by name. Raises `UsageError` for a name that there is not."""
+def choose(
+    preset: str, sequence: int, gpu: str, price: float | None, engine: str
+) -> "tuple[ModelShape, Gpu, TrainingEngine]":
+    """The shape of a preset, a GPU and an engine, by name. Raises `UsageError` for a name that there is not."""
+    from model.parallel.plan.engines import ENGINES
     from model.parallel.plan.hardware import GPUS
     from model.parallel.plan.shape import ModelShape
     from model.transformer.presets import PRESETS
 
-    for name, known, where in ((preset, PRESETS, "--preset"), (gpu, GPUS, "--gpu")):
+    for name, known, where in ((preset, PRESETS, "--preset"), (gpu, GPUS, "--gpu"), (engine, ENGINES, "--engine")):
         if name not in known:
             raise UsageError(f"there is no '{name}'", where=where, fix=f"choose one of {', '.join(known)}")
     card = GPUS[gpu] if price is None else replace(GPUS[gpu], usd_per_hour=price)
-    return ModelShape.of(preset, PRESETS[preset], sequence), card
+    return ModelShape.of(preset, PRESETS[preset], sequence), card, ENGINES[engine]
 
 
-def parse_layout(text: str, gpus: int, batch: int) -> "Layout":
+def parse_layout(text: str, gpus: int, batch: int, engine: "TrainingEngine") -> "Layout":
     """`TENSOR,PIPELINE,DATA` or, with what each does, `…,MICRO_BATCH[,CHUNKS[,none|selective|full]]`.
 
     Raises `UsageError` for anything else, and where it is of another number of GPUs.
     """
-    from model.parallel.plan.layout import Layout, Recompute
+    from model.parallel.plan.engines import Recompute
+    from model.parallel.plan.layout import Layout
 
     parts = text.split(",")
     recompute: Recompute = "none"
@@ -63,7 +68,17 @@ def parse_layout(text: str, gpus: int, batch: int) -> "Layout":
         raise UsageError(
             f"{batch} sequences a step do not divide by {data} x {micro_batch}", where="--layout", fix="change --batch"
         )
-    return Layout(tensor, pipeline, data, micro_batch, batch // (data * micro_batch), virtual, recompute)
+    return Layout(
+        tensor,
+        pipeline,
+        data,
+        micro_batch,
+        batch // (data * micro_batch),
+        virtual,
+        recompute,
+        sequence_parallel=engine.sequence_parallel,
+        engine=engine,
+    )
 
 
 def show(console: Console, plans: "Sequence[Plan]", given: "Plan | None", tokens: float) -> None:
@@ -72,7 +87,7 @@ def show(console: Console, plans: "Sequence[Plan]", given: "Plan | None", tokens
     shape, card = first.shape, first.gpu
     console.print(
         f"{shape.name}: {shape.parameters / 1e9:.1f}B parameters, sequences of {shape.sequence}, {first.layout.batch} a step, "
-        f"on {first.layout.gpus} {card.name.upper()} for {tokens:.3g} tokens",
+        f"on {first.layout.gpus} {card.name.upper()} for {tokens:.3g} tokens, by the engine {first.layout.engine.name}",
         highlight=False,
         soft_wrap=True,
     )
@@ -113,15 +128,16 @@ def show(console: Console, plans: "Sequence[Plan]", given: "Plan | None", tokens
     notes = (
         "TxPxD: tensor, pipeline (chunks) and data parallel, Z: ZeRO stage. batch: micro-batch x accumulation. again: what "
         f"is recomputed. GiB of {card.memory_gib:.0f} on one GPU, as counted; ! is more than three quarters. Cost at "
-        f"${card.usd_per_hour:g} a GPU hour, an assumption (--price)."
+        f"${card.usd_per_hour:g} a GPU hour, an assumption (--price). {_assumed(first.layout.engine)}"
     )
     console.print(Text(notes, "dim"))
 
 
 def describe(plan: "Plan", tokens: float) -> dict[str, Any]:
     """For programs."""
+    layout = plan.layout
     return {
-        "layout": asdict(plan.layout) | {"gpus": plan.layout.gpus, "batch": plan.layout.batch},
+        "layout": asdict(layout) | {"engine": layout.engine.name, "gpus": layout.gpus, "batch": layout.batch},
         "memory_gib": asdict(plan.memory) | {"total": plan.memory.total},
         "fits": plan.fits,
         "step_s": asdict(plan.time) | {"total": plan.time.total},
@@ -133,7 +149,9 @@ def describe(plan: "Plan", tokens: float) -> dict[str, Any]:
     }
 
 
-def draw_scaling(file: Path, shape: "ModelShape", gpu: "Gpu", batch: int) -> list[tuple[int, float, float]]:
+def draw_scaling(
+    file: Path, shape: "ModelShape", gpu: "Gpu", batch: int, engine: "TrainingEngine"
+) -> list[tuple[int, float, float]]:
     """Plot tokens a second and MFU of the best layout on 8 to 4,096 GPUs at the same batch; returns the points
     (GPUs, tokens a second, MFU). Sizes that the model does not fit, or the batch does not divide by, are left out."""
     import matplotlib as mpl
@@ -144,7 +162,7 @@ def draw_scaling(file: Path, shape: "ModelShape", gpu: "Gpu", batch: int) -> lis
     points = []
     for gpus in _SCALES:
         try:
-            best = best_plans(shape, gpu, gpus, batch, count=1)[0]
+            best = best_plans(shape, gpu, gpus, batch, count=1, engine=engine)[0]
         except UsageError:
             continue
         points.append((gpus, best.tokens_per_s, best.mfu))
@@ -161,7 +179,9 @@ def draw_scaling(file: Path, shape: "ModelShape", gpu: "Gpu", batch: int) -> lis
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(sizes, [str(size) for size in sizes])
-        axes.set_xlabel(f"{gpu.name.upper()} GPUs, {batch} sequences of {shape.sequence} tokens a step")
+        axes.set_xlabel(
+            f"{gpu.name.upper()} GPUs, {batch} sequences of {shape.sequence} tokens a step, engine {engine.name}"
+        )
         axes.set_ylabel("tokens a second")
         right = axes.twinx()
         right.plot(sizes, [100 * share for share in shares], "s:", color="#d97706", ms=4, label="MFU, %")
@@ -172,6 +192,21 @@ def draw_scaling(file: Path, shape: "ModelShape", gpu: "Gpu", batch: int) -> lis
         with atomic_path(file) as temporary:
             figure.savefig(temporary, format=file.suffix.lstrip(".") or "png", dpi=160)
     return points
+
+
+def _assumed(engine: "TrainingEngine") -> str:
+    held = f"weights of {engine.weight_bytes:g} bytes"
+    if engine.cast_bytes:
+        held += f" with copies of {engine.cast_bytes:g} while they are used"
+    features = [
+        name
+        for has, name in ((engine.interleaved, "interleaved stages"), (engine.sequence_parallel, "sequence parallel"))
+        if has
+    ]
+    return (
+        f"The engine {engine.name}: {held}, gradients of {engine.gradient_bytes:g}; "
+        f"{' and '.join(features) or 'neither interleaved stages nor sequence parallel'} (--engine)."
+    )
 
 
 def _parts(name: str, plan: "Plan") -> Table:

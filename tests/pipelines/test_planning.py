@@ -11,12 +11,12 @@ from tests.pipelines.chain import Chain
 
 def test_the_best_layouts_and_a_given_one_are_planned_and_drawn(tmp_path: Path):
     chain, picture = Chain(tmp_path / "runs"), tmp_path / "scaling.png"
-    size = ("--gpus", "256", "--tokens", "1e12", "--layout", "8,4,8,1,2,full")
+    size = ("--gpus", "256", "--tokens", "1e12", "--layout", "8,4,8,1,1,full")
     found = json.loads(chain.call("plan", *size, "--plot", str(picture), "--json"))
     assert len(found["best"]) == 5 and all(plan["fits"] for plan in found["best"])
     given = found["given"]
     assert given["layout"]["gpus"] == 256 and given["layout"]["batch"] == 2048
-    assert (given["layout"]["virtual"], given["layout"]["recompute"]) == (2, "full")
+    assert (given["layout"]["engine"], given["layout"]["recompute"]) == ("emuflow", "full")
     assert given["step_s"]["total"] > found["best"][0]["step_s"]["total"]
     assert given["days"] == pytest.approx(1e12 / given["tokens_per_s"] / 86400)
     assert [point["gpus"] for point in found["scaling"]][-3:] == [1024, 2048, 4096]
@@ -24,7 +24,16 @@ def test_the_best_layouts_and_a_given_one_are_planned_and_drawn(tmp_path: Path):
         assert drawn.width > 800
     shown = chain.call("plan", *size)
     assert "34.1B parameters" in shown and "stragglers" in shown and "given" in shown
+    assert "by the engine emuflow" in shown and "gradients of 4" in shown
     assert not (tmp_path / "runs").exists()
+
+
+def test_another_engine_is_planned_for_where_it_is_named(tmp_path: Path):
+    interleaved = ("plan", "--gpus", "256", "--layout", "8,4,8,1,2,full")
+    chain = Chain(tmp_path / "runs")
+    given = json.loads(chain.call(*interleaved, "--engine", "megatron", "--json"))["given"]["layout"]
+    assert (given["engine"], given["virtual"], given["sequence_parallel"]) == ("megatron", 2, True)
+    assert "plan for the engine megatron" in chain.call(*interleaved, code=2)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +41,7 @@ def test_the_best_layouts_and_a_given_one_are_planned_and_drawn(tmp_path: Path):
     [
         (("--preset", "emu9"), "choose one of nano"),
         (("--gpu", "tpu"), "choose one of a100"),
+        (("--engine", "other"), "choose one of emuflow"),
         (("--layout", "eight"), "write TENSOR,PIPELINE,DATA"),
         (("--layout", "8,4,8"), "is not 1024 GPUs"),
         (("--gpus", "8", "--gpu", "a100"), "does not fit 8 A100"),

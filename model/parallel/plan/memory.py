@@ -1,9 +1,8 @@
 """Memory of the fullest GPU, part by part.
 
-Mixed precision with Adam keeps 16 bytes for a parameter: bf16 weight and gradient, fp32 weight and two moments
-(Rajbhandari et al. 2020, "ZeRO", section 3.1). Activations are what the backward pass reads
-of each block, as Korthikanti et al. 2022 ("Reducing Activation Recomputation in Large Transformer Models") count them, split
-by sequence parallelism beside tensor parallelism.
+What is kept for a parameter is the engine's (`engines.py`). Activations are what the backward pass reads of each block, as
+Korthikanti et al. 2022 ("Reducing Activation Recomputation in Large Transformer Models", sections 4.1 and 4.2) count them:
+tensor parallelism splits what is inside attention and feed-forward, sequence parallelism their inputs and the norms' too.
 """
 
 from dataclasses import dataclass
@@ -41,13 +40,13 @@ def stage_parameters(shape: ModelShape, layout: Layout) -> float:
 
 def memory(shape: ModelShape, layout: Layout) -> Memory:
     """What the first pipeline stage holds, which has the most micro-batches in flight, with a table and the logits."""
-    own = stage_parameters(shape, layout)
+    own, engine = stage_parameters(shape, layout), layout.engine
     all_split = layout.data if layout.zero == 3 and layout.pipeline == 1 else 1  # under a pipeline they stay gathered
-    optimizer_split = layout.data if layout.zero >= 1 else 1
+    optimizer = engine.split_optimizer_bytes / layout.data if layout.zero >= 1 else engine.whole_optimizer_bytes
     return Memory(
-        weights=2 * own / all_split / _GIB + _gathered(shape, layout),
-        gradients=2 * own / all_split / _GIB,
-        optimizer=12 * own / optimizer_split / _GIB,
+        weights=engine.weight_bytes * own / all_split / _GIB + _gathered(shape, layout) + _casts(shape, layout),
+        gradients=engine.gradient_bytes * own / all_split / _GIB,
+        optimizer=optimizer * own / _GIB,
         activations=_activation_bytes(shape, layout) / _GIB,
         logits=_logit_bytes(shape, layout) / _GIB,
     )
@@ -55,17 +54,33 @@ def memory(shape: ModelShape, layout: Layout) -> Memory:
 
 def _gathered(shape: ModelShape, layout: Layout) -> float:
     """FSDP holds two whole blocks at a time, the one at work and the next, with the gradients of one."""
-    return 3 * 2 * shape.block_parameters / layout.tensor / _GIB if layout.zero == 3 and layout.pipeline == 1 else 0.0
+    if layout.zero < 3 or layout.pipeline > 1:
+        return 0.0
+    each = 2 * layout.engine.weight_bytes + layout.engine.gradient_bytes
+    return each * shape.block_parameters / layout.tensor / _GIB
+
+
+def _casts(shape: ModelShape, layout: Layout) -> float:
+    """Copies of the weights that are multiplied with. A micro-batch's own wait with its activations for the backward pass;
+    where that computes blocks again, those of one forward pass are kept until its end."""
+    matrices = shape.layers / layout.pipeline * shape.block_parameters
+    matrices += shape.embedding_parameters if layout.pipeline == 1 else 0  # the head
+    passes = 1.0 if layout.recompute == "full" else _in_flight(layout)
+    return layout.engine.cast_bytes * matrices / layout.tensor * passes / _GIB
 
 
 def _activation_bytes(shape: ModelShape, layout: Layout) -> float:
-    tokens = layout.micro_batch * shape.sequence
-    inputs = 2.0 * tokens * shape.hidden / layout.tensor
-    # In bf16: both norms' inputs, what enters the projections, queries, keys and values, the attention's output; then the
-    # feed-forward's: each matrix's output, and their product.
-    narrow = 10.0 * shape.hidden + 2.0 * shape.head_dim * (shape.heads + 2 * shape.kv_heads)
-    wide = (3 if shape.gated else 2) * 2.0 * shape.feed_forward
-    block = tokens * (narrow + wide) / layout.tensor
+    engine, tokens = layout.engine, layout.micro_batch * shape.sequence
+    across = layout.tensor if layout.sequence_parallel else 1
+    inputs = engine.residual_bytes * tokens * shape.hidden / across
+    # Both norms' inputs, and in bf16 what enters the projections; then, in bf16, queries, keys and values, the attention's
+    # output, and the feed-forward's: each matrix's output, and their product.
+    outer = (2 * engine.residual_bytes + 4.0) * shape.hidden
+    keys = shape.head_dim * shape.kv_heads
+    inner = 2.0 * (2 * shape.attention_width + 2 * keys) + (3 if shape.gated else 2) * 2.0 * shape.feed_forward
+    if not engine.fused:  # queries and keys before and after their norms, the gate before and after its SiLU
+        inner += 2.0 * (shape.attention_width + keys) + (2.0 * shape.feed_forward if shape.gated else 0.0)
+    block = tokens * (outer / across + inner / layout.tensor)
     scores = 5.0 * layout.micro_batch * shape.heads * shape.sequence**2 / layout.tensor
     if layout.recompute == "none" and not layout.fused_attention:
         block += scores

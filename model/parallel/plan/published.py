@@ -6,6 +6,7 @@ named beside the run.
 
 from dataclasses import dataclass, replace
 
+from model.parallel.plan.engines import MEGATRON
 from model.parallel.plan.hardware import GPUS, Gpu
 from model.parallel.plan.layout import Layout
 from model.parallel.plan.shape import ModelShape
@@ -58,13 +59,18 @@ _TITAN_TP = "torchtitan, benchmarks of asynchronous tensor parallelism, June 202
 
 def _mt_nlg(servers: int, step_s: float, *, calibrates: bool = False) -> PublishedRun:
     data = servers * 8 // (8 * 35)
-    layout = Layout(8, 35, data, 1, 1920 // data, recompute="full", fused_attention=False, sequence_parallel=False)
+    layout = Layout(8, 35, data, 1, 1920 // data, recompute="full", fused_attention=False, engine=MEGATRON)
     return PublishedRun(f"530B on {8 * servers} A100", _MT_NLG, MT_NLG, layout, _A100, step_s, calibrates)
+
+
+def _split(layout: Layout) -> Layout:
+    """With norms and residuals split, as all but the oldest of them."""
+    return replace(layout, engine=MEGATRON, sequence_parallel=True)
 
 
 def _megascale(gpus: int, batch: int, step_s: float, *, ours: bool = True) -> PublishedRun:
     data = gpus // 64
-    layout = Layout(8, 8, data, 1, batch // data, virtual=6, overlap_tensor=ours, overlap_data=ours)
+    layout = _split(Layout(8, 8, data, 1, batch // data, virtual=6, overlap_tensor=ours, overlap_data=ours))
     who = "MegaScale" if ours else "Megatron-LM"
     shape = replace(GPT_175B, parallel_block=ours)
     return PublishedRun(f"175B on {gpus} A100, {who}", _MEGASCALE, shape, layout, _A100, step_s)
@@ -84,7 +90,7 @@ def _titan(
     """From tokens a second of each GPU."""
     step_s = layout.batch * shape.sequence / layout.gpus / tokens_per_s
     name = f"{shape.name} on {layout.gpus} {gpu.name.upper()}, {what}"
-    return PublishedRun(name, source, shape, layout, gpu, step_s, calibrates, memory_gib)
+    return PublishedRun(name, source, shape, _split(layout), gpu, step_s, calibrates, memory_gib)
 
 
 def _fsdp(data: int, micro_batch: int, tensor: int = 1, **more: object) -> Layout:

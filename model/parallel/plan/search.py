@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from common.errors import UsageError
+from model.parallel.plan.engines import EMUFLOW, TrainingEngine
 from model.parallel.plan.hardware import Gpu
 from model.parallel.plan.layout import Layout, check, why_not
 from model.parallel.plan.memory import Memory, memory
@@ -53,19 +54,21 @@ class Plan:
 
 
 def plan(shape: ModelShape, layout: Layout, gpu: Gpu) -> Plan:
-    """What comes of a layout. Raises `UsageError` where `shape` does not divide so."""
+    """What comes of a layout. Raises `UsageError` where `shape` does not divide so, or the layout's engine does not do it."""
     check(layout, shape, gpu.per_node)
     return Plan(shape, layout, gpu, memory(shape, layout), step_time(shape, layout, gpu))
 
 
-def best_plans(shape: ModelShape, gpu: Gpu, gpus: int, batch: int, *, count: int = 5) -> list[Plan]:
-    """The fastest layouts on `gpus` GPUs that fit their memory, with `batch` sequences a step: one for each split into
-    tensor, pipeline and data parallel.
+def best_plans(
+    shape: ModelShape, gpu: Gpu, gpus: int, batch: int, *, count: int = 5, engine: TrainingEngine = EMUFLOW
+) -> list[Plan]:
+    """The fastest layouts on `gpus` GPUs that fit their memory and `engine` trains, with `batch` sequences a step: one for
+    each split into tensor, pipeline and data parallel.
 
     Raises `UsageError` where none fits.
     """
     fastest: dict[tuple[int, int, int], Plan] = {}
-    for layout in _layouts(shape, gpu, gpus, batch):
+    for layout in _layouts(shape, gpu, gpus, batch, engine):
         found = Plan(shape, layout, gpu, memory(shape, layout), step_time(shape, layout, gpu))
         split = (layout.tensor, layout.pipeline, layout.data)
         if found.fits and (split not in fastest or found.time.total < fastest[split].time.total):
@@ -78,7 +81,7 @@ def best_plans(shape: ModelShape, gpu: Gpu, gpus: int, batch: int, *, count: int
     return sorted(fastest.values(), key=lambda each: each.time.total)[:count]
 
 
-def _layouts(shape: ModelShape, gpu: Gpu, gpus: int, batch: int) -> Iterator[Layout]:
+def _layouts(shape: ModelShape, gpu: Gpu, gpus: int, batch: int, engine: TrainingEngine) -> Iterator[Layout]:
     tensors = [size for size in (1, 2, 4, 8, 16) if size <= gpu.per_node]
     pipelines = [size for size in range(1, shape.layers + 1) if shape.layers % size == 0]
     for tensor, pipeline in itertools.product(tensors, pipelines):
@@ -89,8 +92,18 @@ def _layouts(shape: ModelShape, gpu: Gpu, gpus: int, batch: int) -> Iterator[Lay
             if batch % (data * micro_batch):
                 continue
             accumulation = batch // (data * micro_batch)
-            ways = itertools.product(_CHUNKS, ("none", "selective", "full"), (1, 3))
-            for virtual, recompute, zero in ways:
-                layout = Layout(tensor, pipeline, data, micro_batch, accumulation, virtual, recompute, zero)
+            for virtual, recompute, zero in itertools.product(_CHUNKS, engine.recomputes, (1, 3)):
+                layout = Layout(
+                    tensor,
+                    pipeline,
+                    data,
+                    micro_batch,
+                    accumulation,
+                    virtual,
+                    recompute,
+                    zero,
+                    sequence_parallel=engine.sequence_parallel,
+                    engine=engine,
+                )
                 if why_not(layout, shape, gpu.per_node) is None:
                     yield layout

@@ -8,8 +8,9 @@ stages with v chunks each and m micro-batches is idle for (p - 1) / (v m) of its
 from dataclasses import dataclass
 from math import log2
 
+from model.parallel.plan.engines import Recompute
 from model.parallel.plan.hardware import FP8_SPEEDUP, HBM_EFFICIENCY, LINK_EFFICIENCY, Gpu
-from model.parallel.plan.layout import Layout, Recompute
+from model.parallel.plan.layout import Layout
 from model.parallel.plan.memory import stage_parameters
 from model.parallel.plan.shape import ModelShape
 
@@ -85,9 +86,7 @@ def step_time(shape: ModelShape, layout: Layout, gpu: Gpu) -> StepTime:
     tensor *= 1 - _HIDDEN_TENSOR if layout.overlap_tensor else 1
     work = matmul + elementwise + tensor
     bubble = work * (layout.pipeline - 1) / (layout.virtual * steps)
-    pipeline_bytes = (
-        2.0 * 2 * tokens * shape.hidden / layout.tensor * steps * layout.virtual if layout.pipeline > 1 else 0.0
-    )
+    pipeline_bytes = steps * _pipeline_bytes(shape, layout, tokens)
     data_bytes = _data_bytes(shape, layout)
     data = data_bytes / (_data_link(layout, gpu) * LINK_EFFICIENCY)
     behind = work if layout.zero == 3 or layout.overlap_data else work / steps
@@ -120,8 +119,17 @@ def _tensor_bytes(shape: ModelShape, layout: Layout, tokens: float) -> float:
     """Sent by one GPU for a block and a micro-batch: two all-reduces forward, two backward, two more to compute again."""
     if layout.tensor == 1:
         return 0.0
-    reduces = (6 if layout.recompute == "full" else 4) / (2 if shape.parallel_block else 1)
-    return reduces * 2.0 * (layout.tensor - 1) / layout.tensor * 2.0 * tokens * shape.hidden
+    forward = 4 if layout.recompute == "full" else 2
+    summed = (forward * 2.0 + 2 * layout.engine.backward_sum_bytes) / (2 if shape.parallel_block else 1)
+    return summed * 2.0 * (layout.tensor - 1) / layout.tensor * tokens * shape.hidden
+
+
+def _pipeline_bytes(shape: ModelShape, layout: Layout, tokens: float) -> float:
+    """Sent by one GPU for a micro-batch: activations forward, their gradients backward, for each chunk."""
+    if layout.pipeline == 1:
+        return 0.0
+    parts = layout.tensor if layout.engine.sequence_parallel else 1
+    return 2 * layout.engine.residual_bytes * tokens * shape.hidden / parts * layout.virtual
 
 
 def _data_bytes(shape: ModelShape, layout: Layout) -> float:
@@ -131,9 +139,10 @@ def _data_bytes(shape: ModelShape, layout: Layout) -> float:
         return 0.0
     own = stage_parameters(shape, layout)
     ring = (layout.data - 1) / layout.data
+    weight, gradient = layout.engine.weight_bytes, layout.engine.gradient_bytes
     if layout.zero == 3 and layout.pipeline == 1:
-        return ring * own * 2.0 * 3 * layout.accumulation
-    return ring * own * (2.0 + 2.0)
+        return ring * own * (2 * weight + gradient) * layout.accumulation
+    return ring * own * (weight + gradient)
 
 
 def _data_link(layout: Layout, gpu: Gpu) -> float:
@@ -146,6 +155,6 @@ def _data_link(layout: Layout, gpu: Gpu) -> float:
 
 
 def _optimizer_bytes(shape: ModelShape, layout: Layout) -> float:
-    """Read and written by Adam: gradient, fp32 weight, two moments, bf16 weight."""
+    """Read and written by Adam: gradient, fp32 weight, two moments, the model's weight."""
     split = layout.data if layout.zero >= 1 else 1
-    return 30.0 * stage_parameters(shape, layout) / split
+    return layout.engine.step_bytes * stage_parameters(shape, layout) / split

@@ -5,6 +5,9 @@ from dataclasses import replace
 import pytest
 
 from common.errors import UsageError
+from components.train.settings import ParallelSettings, TrainingSettings
+from components.train.train import check_layout
+from model.parallel.plan.engines import EMUFLOW, MEGATRON
 from model.parallel.plan.hardware import GPUS
 from model.parallel.plan.layout import Layout
 from model.parallel.plan.memory import memory
@@ -12,6 +15,7 @@ from model.parallel.plan.published import GPT_175B, LLAMA_8B, LLAMA_405B, MT_NLG
 from model.parallel.plan.search import best_plans, plan
 from model.parallel.plan.shape import ModelShape
 from model.parallel.plan.step_time import step_time
+from model.transformer.config import GeneratorConfig
 from model.transformer.presets import PRESETS
 
 H100 = GPUS["h100"]
@@ -59,15 +63,22 @@ def test_a_pipeline_is_idle_as_long_as_it_fills():
 
 
 def test_transfers_are_those_of_rings():
-    time = step_time(EMU, Layout(8, 1, 16, 2, 3), H100)
-    tokens, layers = 2 * 4096, EMU.layers
-    assert time.link_bytes["tensor"] == pytest.approx(3 * layers * 4 * 2 * 7 / 8 * tokens * EMU.hidden * 2)
-    assert time.link_bytes["data"] == pytest.approx(15 / 16 * EMU.parameters / 8 * 4)
+    layout = Layout(8, 1, 16, 2, 3, engine=MEGATRON)
+    sent, tokens, layers = step_time(EMU, layout, H100).link_bytes, 2 * 4096, EMU.layers
+    assert sent["tensor"] == pytest.approx(3 * layers * 4 * 2 * 7 / 8 * tokens * EMU.hidden * 2)
+    assert sent["data"] == pytest.approx(15 / 16 * EMU.parameters / 8 * 4)
+    """This project's engine: what goes backward is fp32, weights and their gradients are."""
+    own = step_time(EMU, replace(layout, engine=EMUFLOW), H100).link_bytes
+    assert own["tensor"] == pytest.approx(1.5 * sent["tensor"]) and own["data"] == pytest.approx(2 * sent["data"])
+    staged = replace(layout, pipeline=4)
+    sent, own = (step_time(EMU, replace(staged, engine=each), H100).link_bytes for each in (MEGATRON, EMUFLOW))
+    assert sent["pipeline"] == pytest.approx(3 * 2 * tokens * EMU.hidden * 2 / 8)
+    assert own["pipeline"] == pytest.approx(3 * 2 * tokens * EMU.hidden * 4)  # fp32, and whole on each tensor rank
     assert step_time(EMU, Layout(1, 1, 1, 1, 1), H100).link_bytes == {"tensor": 0, "pipeline": 0, "data": 0}
 
 
 def test_what_is_computed_again_costs_time_and_saves_memory():
-    layouts = [Layout(8, 1, 8, 1, 4, recompute=what) for what in ("none", "selective", "full")]
+    layouts = [Layout(8, 1, 8, 1, 4, recompute=what, engine=MEGATRON) for what in ("none", "selective", "full")]
     times = [step_time(EMU, layout, H100).total for layout in layouts]
     held = [memory(EMU, layout).activations for layout in layouts]
     assert times == sorted(times) and held == sorted(held, reverse=True)
@@ -75,11 +86,85 @@ def test_what_is_computed_again_costs_time_and_saves_memory():
 
 
 def test_sharding_splits_what_its_stage_says():
-    whole, one, three = (memory(EMU, Layout(1, 1, 64, 1, 1, zero=stage)) for stage in (0, 1, 3))
+    whole, one, three = (memory(EMU, Layout(1, 1, 64, 1, 1, zero=stage, engine=MEGATRON)) for stage in (0, 1, 3))
     gib = EMU.parameters / 2**30
     assert (whole.optimizer, whole.weights, whole.gradients) == pytest.approx((12 * gib, 2 * gib, 2 * gib))
     assert one.optimizer == pytest.approx(whole.optimizer / 64) and one.weights == whole.weights
     assert three.gradients == pytest.approx(2 * gib / 64) and three.weights < 0.1 * whole.weights
+
+
+def test_this_engine_keeps_fp32_and_copies_of_what_is_multiplied_with():
+    whole, one, three = (memory(EMU, Layout(1, 1, 64, 1, 1, zero=stage)) for stage in (0, 1, 3))
+    gib, copies = EMU.parameters / 2**30, 2 * (EMU.parameters - EMU.embedding_parameters) / 2**30
+    assert (whole.weights, whole.gradients, whole.optimizer) == pytest.approx((4 * gib + copies, 4 * gib, 8 * gib))
+    assert one.optimizer == pytest.approx(12 * gib / 64) and one.weights == whole.weights
+    assert three.gradients == pytest.approx(4 * gib / 64) and three.weights > copies
+    """Each micro-batch in flight has its copies; where blocks are computed again, one has."""
+    in_flight, again = (memory(EMU, Layout(1, 4, 1, 1, 8, recompute=what)).weights for what in ("none", "full"))
+    stage = (EMU.layers * EMU.block_parameters / 4) / 2**30
+    assert in_flight - again == pytest.approx(2 * 3 * stage)
+
+
+def test_norms_and_what_enters_the_products_are_whole_on_each_tensor_rank():
+    one, eight = (memory(EMU, Layout(size, 1, 1, 1, 1)).activations for size in (1, 8))
+    outer = EMU.layers * 4096 * 12 * EMU.hidden / 2**30
+    assert eight == pytest.approx(outer + (one - outer) / 8)
+    split = memory(EMU, Layout(8, 1, 1, 1, 1, sequence_parallel=True, engine=MEGATRON))
+    assert split.activations < 0.5 * eight
+    """A layout that Megatron fits into an H100, and this engine does not."""
+    layout = Layout(4, 1, 512, 1, 4, sequence_parallel=True, engine=MEGATRON)
+    assert plan(EMU, layout, H100).fits
+    assert plan(EMU, replace(layout, sequence_parallel=False, engine=EMUFLOW), H100).memory.total > H100.memory_gib
+
+
+@pytest.mark.parametrize(
+    ("preset", "gpus"), [("qwen3-0.6b", 8), ("1b", 64), ("qwen3-8b", 64), ("qwen3-8b", 1024), ("emu3.5-34b", 2048)]
+)
+def test_the_trainer_takes_every_best_plan(preset, gpus):
+    config = PRESETS[preset]
+    generator = GeneratorConfig(
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        num_key_value_heads=config.num_key_value_heads,
+    )
+    for each in best_plans(ModelShape.of(preset, config, 4096), H100, gpus, 2048, count=100):
+        layout = each.layout
+        parallel = ParallelSettings(
+            tensor=layout.tensor,
+            pipeline=layout.pipeline,
+            zero=layout.zero,
+            activation_checkpointing=layout.recompute == "full",
+            micro_batch_size=layout.micro_batch,
+        )
+        settings = TrainingSettings(processes=gpus, global_batch_size=2048, optimizer="adamw", parallel=parallel)
+        assert check_layout("training", settings, generator) == layout.micro_batch * layout.accumulation
+        assert layout.virtual == 1 and not layout.sequence_parallel and layout.recompute in ("none", "full")
+        assert layout.pipeline == 1 or not config.tie_word_embeddings  # `decoder_engine` refuses it
+
+
+def test_another_engine_has_plans_that_the_trainer_does_not_take():
+    found = best_plans(EMU, H100, 2048, 2048, engine=MEGATRON)
+    assert any(each.layout.virtual > 1 for each in found) and all(each.layout.sequence_parallel for each in found)
+    assert found[0].time.total < best_plans(EMU, H100, 2048, 2048, count=1)[0].time.total
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "told"),
+    [
+        (Layout(1, 2, 2, 1, 4, virtual=2), EMU, "one chunk of layers"),
+        (Layout(1, 2, 2, 1, 4, zero=3), EMU, "no ZeRO-3 with pipeline"),
+        (Layout(1, 2, 2, 1, 4), replace(EMU, tied=True), "tied to the embedding"),
+        (Layout(1, 1, 4, 1, 4, recompute="selective"), EMU, "compute again what is selective"),
+        (Layout(2, 1, 2, 1, 4, sequence_parallel=True), EMU, "no sequence parallel"),
+        (Layout(8, 1, 1, 1, 4), replace(EMU, kv_heads=4), "4 key and value heads"),
+    ],
+)
+def test_what_this_engine_does_not_do_is_refused_and_another_does_it(layout, shape, told):
+    with pytest.raises(UsageError, match=told):
+        plan(shape, layout, H100)
+    assert plan(shape, replace(layout, engine=MEGATRON), H100).time.total > 0
 
 
 def test_the_best_plans_fit_are_sorted_and_beat_the_reference_layout():
