@@ -10,6 +10,8 @@ from typing import Any
 from common.files import write_text
 from common.redaction import redact_text
 
+_NODES_VARIABLE = "GROUP_WORLD_SIZE"
+"""torchrun's, of each rank."""
 _log = logging.getLogger(__name__)
 
 
@@ -22,6 +24,8 @@ class Curves:
         kept = [json.dumps(point) for point in points(file) if point["step"] <= first_step]
         write_text(file, "".join(f"{line}\n" for line in kept))
         self._mlflow, self._run_id = _mlflow_client()
+        if self._mlflow is None and int(os.environ.get(_NODES_VARIABLE, "1")) > 1:
+            _log.warning("this host was given no MLflow run (MLFLOW_RUN_ID): the curve is in %s alone", file)
 
     def log(self, step: int, **values: float) -> None:
         with self.file.open("a") as handle:
