@@ -11,6 +11,8 @@ from common.files import write_text
 from common.redaction import redact_text
 
 _OF_THE_STEP = ("step", "learning_rate")
+_NODES_VARIABLE = "GROUP_WORLD_SIZE"
+"""torchrun's, of each rank."""
 _log = logging.getLogger(__name__)
 
 
@@ -27,6 +29,8 @@ class Curves:
         write_text(file, "".join(f"{json.dumps(point)}\n" for point in kept))
         self.last = {name: value for point in kept for name, value in point.items() if name not in _OF_THE_STEP}
         self._mlflow, self._run_id = _mlflow_client()
+        if self._mlflow is None and int(os.environ.get(_NODES_VARIABLE, "1")) > 1:
+            _log.warning("this host was given no MLflow run (MLFLOW_RUN_ID): the curve is in %s alone", file)
 
     def log(self, step: int, **values: float) -> None:
         with self.file.open("a") as handle:

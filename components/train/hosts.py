@@ -1,5 +1,7 @@
 """A training on several machines that a remote shell reaches: on each of them one node, as `node.py` runs it by hand."""
 
+import contextlib
+import json
 import os
 import secrets
 import shlex
@@ -17,7 +19,8 @@ from components.train.settings import LauncherSettings
 _POLL_S = 0.2
 _ENDING_S = 60.0
 _PASSED_ON = ("EMUFLOW_IMAGE", PROGRESS_VARIABLE)
-"""Variables of the step that its ranks read, wherever they are."""
+_PASSED_ON_PREFIX = "MLFLOW_"
+"""Variables of the step that its ranks read, wherever they are. Some are secret: they are never on a command line."""
 
 
 def launcher_of(settings: LauncherSettings) -> Launcher:
@@ -28,7 +31,8 @@ def launcher_of(settings: LauncherSettings) -> Launcher:
 class HostsLauncher:
     """Every host sees the home under the same path, and has this environment under the same path.
 
-    A node ends with its remote shell, and the remote shells with this process: nothing trains on alone.
+    A node reads the step's variables from its standard input, and ends once that ends: with its remote shell, which ends
+    with this process. Nothing trains on alone.
     """
 
     def __init__(self, settings: LauncherSettings):
@@ -44,6 +48,7 @@ class HostsLauncher:
         try:
             for number in range(len(hosts)):
                 shells.append(subprocess.Popen(self._command(ranks, number, run), stdin=subprocess.PIPE))
+                _pass_variables(shells[-1])
             failed = _first_failure(shells)
         except FileNotFoundError as error:
             raise TrainingError(
@@ -51,7 +56,8 @@ class HostsLauncher:
             ) from None
         finally:
             for shell in shells:
-                if shell.stdin is not None:
+                assert shell.stdin is not None
+                with contextlib.suppress(BrokenPipeError):
                     shell.stdin.close()
             for shell in shells:
                 _end(shell)
@@ -64,10 +70,10 @@ class HostsLauncher:
 
     def _command(self, ranks: RankCommand, number: int, run: str) -> list[str]:
         """The remote shell joins what follows the host's name, as ssh does: every word is quoted for it."""
-        settings, passed = self._settings, [f"{name}={os.environ[name]}" for name in _PASSED_ON if name in os.environ]
+        settings = self._settings
         addresses = settings.addresses or settings.hosts
         node = [
-            *("env", *passed, sys.executable, "-m", "components.train.node", *ranks.arguments),
+            *(sys.executable, "-m", "components.train.node", *ranks.arguments),
             *(f"--module={ranks.module}", f"--restarts={ranks.restarts}", "--attended", f"--run={run}"),
             *(f"--nodes={self.nodes}", f"--number={number}", f"--rendezvous={addresses[0]}:{settings.port}"),
             f"--address={addresses[number]}",
@@ -75,6 +81,17 @@ class HostsLauncher:
         ]
         there = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(node)}"
         return [*settings.remote_shell, settings.hosts[number], there]
+
+
+def _pass_variables(shell: subprocess.Popen[bytes]) -> None:
+    """As the first line of its input, in JSON. One that has ended already reads none, and its exit code tells why."""
+    passed = {
+        name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIX)
+    }
+    assert shell.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        shell.stdin.write(json.dumps(passed).encode() + b"\n")
+        shell.stdin.flush()
 
 
 def _first_failure(shells: Sequence[subprocess.Popen[bytes]]) -> int | None:

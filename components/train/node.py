@@ -5,14 +5,19 @@ Every node runs it with the same `JOB.json`, on a folder that all of them see; `
 """
 
 import argparse
+import json
 import os
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
 
+from common.errors import UsageError
 from common.files import digest_json
 from components.train.job import Job
 from components.train.launcher import LocalLauncher, Node
+
+_ATTENDED = "the standard input's first line is a JSON object of environment variables; end once the input ends"
 
 
 def main() -> None:
@@ -26,7 +31,7 @@ def main() -> None:
     parser.add_argument("--module", help="what the ranks run; without it, the training")
     parser.add_argument("--restarts", type=int, help="of ranks that die; without it, as the job says")
     parser.add_argument("--run", help="the same name on all nodes; without it, one that follows from the job")
-    parser.add_argument("--attended", action="store_true", help="end once the standard input ends")
+    parser.add_argument("--attended", action="store_true", help=_ATTENDED)
     asked = parser.parse_args()
     job = Job.read(asked.job)
     ranks = job.ranks(asked.job)
@@ -44,8 +49,22 @@ def main() -> None:
         interface=asked.interface,
     )
     if asked.attended:
+        os.environ.update(read_variables(sys.stdin.readline()))
         threading.Thread(target=_end_with_input, daemon=True).start()
     LocalLauncher(node).run(ranks)
+
+
+def read_variables(line: str) -> dict[str, str]:
+    """Raises `UsageError` for another first line, without telling it: what was meant may be secret."""
+    try:
+        variables = json.loads(line)
+    except ValueError:
+        variables = None
+    if not isinstance(variables, dict) or not all(isinstance(value, str) for value in variables.values()):
+        raise UsageError(
+            "the first line is no JSON object of environment variables", where="standard input", fix="begin with {}"
+        )
+    return variables
 
 
 def _end_with_input() -> None:
