@@ -67,6 +67,10 @@ class TrainingError(EmuflowError):
     """Training stopped: a non-finite loss, a dead or hung rank."""
 
 
+class MemoryLackError(TrainingError):
+    """Training stopped because memory ran out on one of its machines."""
+
+
 class QuantizationError(EmuflowError):
     """A layer cannot be quantized; the message names it."""
 

@@ -4,31 +4,37 @@ Each try is a start of all ranks that train two steps and end; one that runs out
 something. More images at once never take less memory, so the largest number that fits is found by halving.
 """
 
-import platform
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.errors import TrainingError
+from common.errors import MemoryLackError, TrainingError
 from common.files import digest_json, read_json, write_json
-from common.processes import memory_kills
 from components.train.job import Job
 from components.train.launcher import Launcher
+from components.train.machine import machines
+from components.train.memory import noticing_lack_of_memory
 from components.train.sizes import micro_batch_sizes
 
-CPU_SHARE, GPU_SHARE = 0.8, 0.92
-"""Of the memory that is free at the start, what a training may take."""
+
+@dataclass(frozen=True)
+class Found:
+    """How many images fit, and the file that says so to later trainings; a training that they do not fit removes it."""
+
+    size: int
+    file: Path
 
 
-def fitting_micro_batch(job: Job, launcher: Launcher, share: int, cache: Path) -> int:
+def fitting_micro_batch(job: Job, launcher: Launcher, share: int, cache: Path) -> Found:
     """The largest divisor of a rank's `share` of a step whose images fit its memory at once.
 
-    `cache` is a folder of what was found before, by model, layout and machine. Raises `TrainingError` where not even one
+    `cache` is a folder of what was found before, by model, layout and machines. Raises `TrainingError` where not even one
     image fits.
     """
-    file = cache / f"{_kind(job, launcher, share)}.json"
+    those = machines(job, launcher)
+    file = cache / f"{_kind(job, launcher, share, those)}.json"
     if file.is_file():
-        return int(read_json(file)["micro_batch_size"])
+        return Found(int(read_json(file)["micro_batch_size"]), file)
     tries: dict[int, bool] = {}
 
     def fits(size: int) -> bool:
@@ -43,8 +49,9 @@ def fitting_micro_batch(job: Job, launcher: Launcher, share: int, cache: Path) -
             where="training.parallel",
             fix="more tensor or pipeline parallel, ZeRO, or activation_checkpointing=true",
         )
-    write_json(file, {"micro_batch_size": found, "tries": {str(size): fit for size, fit in sorted(tries.items())}})
-    return found
+    told = {str(size): fit for size, fit in sorted(tries.items())}
+    write_json(file, {"micro_batch_size": found, "tries": told, "machines": those})
+    return Found(found, file)
 
 
 def largest_that_fits(sizes: Sequence[int], fits: Callable[[int], bool]) -> int | None:
@@ -61,42 +68,30 @@ def largest_that_fits(sizes: Sequence[int], fits: Callable[[int], bool]) -> int 
 
 def _try(job: Job, launcher: Launcher, size: int) -> bool:
     work = job.work / f"try-{size}"
-    file, killed_before = work / "job.json", memory_kills()
-    (work / "no-memory").unlink(missing_ok=True)
+    file = work / "job.json"
     job.with_micro_batch(size).model_copy(update={"work": work}).write(file)
     try:
-        launcher.run(replace(job.ranks(file), module="components.train.probe", restarts=0))
-    except TrainingError:
-        if not (work / "no-memory").is_file() and memory_kills() == killed_before:
-            raise  # for another reason, which is in the log
+        with noticing_lack_of_memory(work):  # any other error is in the log, and ends the step
+            launcher.run(replace(job.ranks(file), module="components.train.probe", restarts=0))
+    except MemoryLackError:
         return False
     return True
 
 
-def _kind(job: Job, launcher: Launcher, share: int) -> str:
+def _kind(job: Job, launcher: Launcher, share: int, those: Sequence[str]) -> str:
     training = job.training
     return digest_json(
         {
             "model": job.model.model_dump(mode="json"),
             "objective": job.objective,
             "parallel": training.parallel.model_dump(mode="json", exclude={"micro_batch_size"}),
-            "ranks": training.processes * launcher.nodes,
+            "processes": training.processes,
+            "nodes": launcher.nodes,
             "share": share,
             "fine": [training.fine_batch_share, training.fine_every_steps],
             "precision": training.precision,
             "optimizer": training.optimizer,
             "compiled": training.compile_blocks,
-            "device": device(),
+            "machines": list(those),
         }
     )[:32]
-
-
-def device() -> str:
-    """The kind of machine, with its memory in GiB."""
-    import psutil
-    import torch
-
-    if torch.cuda.is_available():
-        gpu = torch.cuda.get_device_properties(0)
-        return f"{gpu.name}, {gpu.total_memory >> 30} GiB"
-    return f"{platform.machine()}, {psutil.virtual_memory().total >> 30} GiB"

@@ -16,6 +16,7 @@ from common.errors import UsageError
 from common.files import digest_json
 from components.train.job import Job
 from components.train.launcher import LocalLauncher, Node
+from components.train.memory import telling_kills
 
 _ATTENDED = "the standard input's first line is a JSON object of environment variables; end once the input ends"
 
@@ -51,7 +52,8 @@ def main() -> None:
     if asked.attended:
         os.environ.update(read_variables(sys.stdin.readline()))
         threading.Thread(target=_end_with_input, daemon=True).start()
-    LocalLauncher(node).run(ranks)
+    with telling_kills(job.work):
+        LocalLauncher(node).run(ranks)
 
 
 def read_variables(line: str) -> dict[str, str]:

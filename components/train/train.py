@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.errors import DigestMismatchError, UsageError
+from common.errors import DigestMismatchError, MemoryLackError, UsageError
 from common.files import read_json
 from components.train.job import Job, layout_of
 from components.train.launcher import Launcher, LocalLauncher
+from components.train.memory import noticing_lack_of_memory
 from components.train.micro_batch import fitting_micro_batch
 from components.train.settings import Objective, OptimizationSettings, TrainingSettings
 from components.train.sizes import least_micro_batch
@@ -96,7 +97,7 @@ def optimize(
     """Run the ranks and leave a checkpoint; what `train` and `adapt` share. Returns the content of `training.json`.
 
     `section` is where a user finds the settings. Ranks run where the `launcher` starts them; None: on this machine. Raises
-    `UsageError` for a layout that does not go, `TrainingError` when a rank fails.
+    `UsageError` for a layout that does not go, `TrainingError` when a rank fails, `MemoryLackError` when memory ran out.
     """
     import torch
 
@@ -120,9 +121,9 @@ def optimize(
     )
     work.mkdir(parents=True, exist_ok=True)
     if settings.parallel.micro_batch_size == "auto":
-        job = job.with_micro_batch(fitting_micro_batch(job, launcher, share, work.parent.parent / "micro-batch-sizes"))
-    job.write(work / "job.json")
-    launcher.run(job.ranks(work / "job.json"))
+        _run_fitting(job, launcher, share, work.parent.parent / "micro-batch-sizes")
+    else:
+        _run(job, launcher)
     training = read_json(work / "training.json")
     with torch.no_grad():
         generator = Generator(shape)
@@ -130,6 +131,23 @@ def optimize(
     save_checkpoint(checkpoint, generator, inputs.tokenizers, training)
     shutil.copyfile(work / "curves.jsonl", checkpoint / "curves.jsonl")
     return training
+
+
+def _run_fitting(job: Job, launcher: Launcher, share: int, cache: Path) -> None:
+    """A training that runs out of memory all the same makes the next one, a resume say, try again how much fits."""
+    found = fitting_micro_batch(job, launcher, share, cache)
+    try:
+        _run(job.with_micro_batch(found.size), launcher)
+    except MemoryLackError:
+        found.file.unlink(missing_ok=True)
+        raise
+
+
+def _run(job: Job, launcher: Launcher) -> None:
+    file = job.work / "job.json"
+    job.write(file)
+    with noticing_lack_of_memory(job.work):
+        launcher.run(job.ranks(file))
 
 
 def check_layout(

@@ -25,6 +25,7 @@ from components.train.finish import finish, leave_weights
 from components.train.heartbeat import Heartbeat
 from components.train.job import Job, layout_of
 from components.train.loop import Callback, Every, train_steps
+from components.train.memory import telling_lack_of_memory
 from components.train.meter import Meter
 from components.train.optimizer import make_optimizer, use_bf16
 from components.train.settings import OptimizationSettings
@@ -199,7 +200,8 @@ def main() -> None:
         verbose=False,
     )
     try:
-        run(job)
+        with telling_lack_of_memory(job.work):
+            run(job)
     finally:
         dist.destroy_process_group()
 

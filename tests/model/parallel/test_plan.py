@@ -139,7 +139,7 @@ def test_the_trainer_takes_every_best_plan(preset, gpus):
             micro_batch_size=layout.micro_batch,
         )
         settings = TrainingSettings(processes=gpus, global_batch_size=2048, optimizer="adamw", parallel=parallel)
-        assert check_layout("training", settings, generator) == layout.micro_batch * layout.accumulation
+        assert check_layout("training", settings, generator, "next_token") == layout.micro_batch * layout.accumulation
         assert layout.virtual == 1 and not layout.sequence_parallel and layout.recompute in ("none", "full")
         assert layout.pipeline == 1 or not config.tie_word_embeddings  # `decoder_engine` refuses it
 
