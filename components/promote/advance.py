@@ -74,7 +74,7 @@ def advance(
                 _check_approval(policy, digest, approval)
                 rival = decided.champion_digest
                 if policy.canary == "required" and rival is not None and not stands:
-                    reason += _canary_that_passed(experiments_url, rival, digest)
+                    reason += _canary_that_passed(experiments_url, rival, digest, policy)
         try:
             release = store.promote(
                 to,
@@ -109,9 +109,9 @@ def _check_approval(policy: PromotionSettings, digest: str, approval: Approval |
         )
 
 
-def _canary_that_passed(experiments_url: str | None, champion: str, digest: str) -> str:
+def _canary_that_passed(experiments_url: str | None, champion: str, digest: str, registered: PromotionSettings) -> str:
     """What the release's reason says of it."""
-    passed = passed_canary(experiments_url, champion=champion, candidate=digest)
+    passed = passed_canary(experiments_url, champion=champion, candidate=digest, policy=registered.canary_policy)
     return f"; canary '{passed.experiment.name}' (state {passed.sequence}): {passed.reason}"
 
 

@@ -9,6 +9,7 @@ from components.promote.settings import PromotionSettings
 from serving.release.experiments.canary import only_canary, stopped_pair
 from serving.release.experiments.experiment import CANARY_ARM, Experiment, Status, canary
 from serving.release.experiments.pairs import overtaken, pair_of
+from serving.release.experiments.policy import Policy
 from serving.release.experiments.states import ExperimentStore, Record
 from serving.release.rows import STAGING_STAGE, Release
 from serving.release.store import ReleaseStore
@@ -64,11 +65,13 @@ def _comparable(digest: str, staged: Release | None, champion: Release | None) -
     return champion.digest
 
 
-def passed_canary(experiments_url: str | None, *, champion: str, candidate: str) -> Record:
-    """The state in which an experiment proved `candidate` not to be worse than `champion`.
+def passed_canary(experiments_url: str | None, *, champion: str, candidate: str, policy: Policy) -> Record:
+    """The state in which an experiment proved `candidate` not to be worse than `champion`, by the `policy` that was
+    registered with its evidence.
 
     Of several experiments of this pair, the one that was decided last counts. Raises `GateError` where it was stopped,
-    after it had passed, too, or where none is decided: one against another champion does not count.
+    after it had passed, too, where it went by another policy, or where none is decided: one against another champion does
+    not count.
     """
     records: list[Record] = []
     decided: list[Record] = []
@@ -78,7 +81,14 @@ def passed_canary(experiments_url: str | None, *, champion: str, candidate: str)
             decided = [_decision(states, each) for each in records if _status(each.experiment) != "running"]
     last = max(decided, key=lambda each: each.time, default=None)
     if last is not None and _status(last.experiment) == "passed":
-        return last
+        if last.experiment.policy == policy:
+            return last
+        raise GateError(
+            f"canary '{last.experiment.name}' passed by another policy than the one that was registered "
+            "(promotion.canary_policy)",
+            where=f"package {candidate}",
+            fix="start one that goes by it: emuflow canary start VERSION",
+        )
     told = ", ".join(f"'{each.experiment.name}' is {_status(each.experiment)}" for each in records) or "there is none"
     raise GateError(
         f"the policy (promotion.canary) wants a canary that passed against the champion {champion[:12]}: {told}",

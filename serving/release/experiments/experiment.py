@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from common.errors import UsageError
+from common.files import sha256_bytes
 from common.settings import Section
 from serving.release.experiments.policy import Policy
 
@@ -89,12 +90,13 @@ def canary(
     """An experiment of two arms, `champion` and `canary`, the second one on the first step of the ramp.
 
     Where its model is not `served` yet, it gets its share once whoever serves it says that it is.
-    Without a `salt` the digests decide it, so that another canary starts with other users.
+    Without a `salt` the name and the digests decide it, so that another canary, of the same package, too, starts with other
+    users.
     """
     policy = policy or Policy()
     content = {
         "name": name,
-        "salt": salt or f"{control_digest[:16]}-{canary_digest[:16]}",
+        "salt": salt or sha256_bytes(f"{name}\n{control_digest}\n{canary_digest}".encode())[:32],
         "arms": [
             {"name": CHAMPION_ARM, "digest": control_digest, "status": "control"},
             {"name": CANARY_ARM, "digest": canary_digest, "share": policy.ramp[0], "served": served},

@@ -8,7 +8,7 @@ from common.errors import GateError, UsageError
 from components.promote.canary import experiments, start_canary
 from serving.release.experiments.canary import Canary
 from serving.release.experiments.events import EventStore
-from serving.release.experiments.experiment import Experiment, Status
+from serving.release.experiments.experiment import Experiment, Status, canary
 from serving.release.experiments.policy import Policy
 from serving.release.experiments.states import ExperimentStore
 from tests.components.promote.moves import at_the_first_lock, moved, registered_without_policy, rolled_back
@@ -84,6 +84,24 @@ def test_a_canary_that_was_stopped_or_was_another_package_s_is_no_evidence(place
     with pytest.raises(GateError, match="'spring' is stopped"):
         moved(second, "champion")
     assert moved(third, "champion").release.digest == third.int8
+
+
+def test_a_canary_that_went_by_another_policy_is_no_evidence(place):
+    """Made by hand, which nothing forbids."""
+    first = place.candidate("run-1").judged()
+    first.promoted()
+    second = place.candidate("run-2").judged(champion=first.int8)
+    second.promoted(canary="required")
+    lax = canary("lax", control_digest=first.int8, canary_digest=second.int8, policy=Policy(error_margin=0.5))
+    with experiments(place.home.experiments_url) as states:
+        states.change(lax, expected_sequence=0, actor="operator", reason="in a hurry")
+    decided(place, "passed", "lax")
+    with pytest.raises(GateError, match="'lax' passed by another policy"):
+        moved(second, "champion")
+    decided(place, "stopped", "lax")
+    assert begun(second).salt != canary("summer", control_digest=first.int8, canary_digest=second.int8).salt
+    decided(place, "passed")
+    assert moved(second, "champion").release.digest == second.int8
 
 
 def test_a_canary_begins_only_with_what_stands_in_staging_and_one_at_a_time(place):
