@@ -7,18 +7,24 @@ times, and go on from the newest state.
 
 import contextlib
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from common.errors import TrainingError
+from common.files import atomic_path
 from common.processes import die_with_parent
 
 _KEEP_FREED_MEMORY = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184"
+LONGEST_COMPILATION_S = 600.0
+"""DeepSpeed's operators take a minute or two; a lock older than this is no compilation's, whatever cannot be seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +81,7 @@ class LocalLauncher:
 
     def run(self, ranks: RankCommand) -> None:
         """The ranks write to this process's standard output and end with it."""
-        environment = rank_environment(ranks.threads) | node_environment(self._node, ranks.restarts)
+        environment = rank_environment(ranks.threads, self.nodes) | node_environment(self._node, ranks.restarts)
         command = torchrun_command(ranks, self._node)
         with subprocess.Popen(command, env=environment, preexec_fn=die_with_parent) as torchrun:
             try:
@@ -130,9 +136,27 @@ def node_environment(node: Node | None, restarts: int) -> dict[str, str]:
     return environment
 
 
-def extensions_folder() -> Path:
-    """Where DeepSpeed's compiled operators lie: `TORCH_EXTENSIONS_DIR`, else beside the environment's libraries."""
-    return Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path(sysconfig.get_path("data")) / "torch_extensions"))
+def extensions_folder(nodes: int = 1) -> Path:
+    """Where DeepSpeed's compiled operators lie: `TORCH_EXTENSIONS_DIR`, else beside the environment's libraries.
+
+    Several nodes may share that folder, and none sees whether another is still compiling: each has one of its own in it,
+    by its host name, which begins with what was compiled before.
+    """
+    folder = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path(sysconfig.get_path("data")) / "torch_extensions"))
+    if nodes == 1:
+        return folder
+    own = folder / "hosts" / platform.node()
+    if not own.exists():
+        try:
+            with atomic_path(own) as begun:
+                begun.mkdir()
+                for compiled in {file.parent for file in folder.glob("*/*.so")}:
+                    if not (compiled / "lock").exists():
+                        shutil.copytree(compiled, begun / compiled.name)
+        except OSError:
+            if not own.exists():  # else a node of the same name was first
+                raise
+    return own
 
 
 def search_path() -> str:
@@ -143,25 +167,35 @@ def search_path() -> str:
 def remove_stale_locks(folder: Path) -> None:
     """Remove the locks of compilations that were killed: whoever waits for one would wait for ever.
 
-    A compilation that is still at work keeps its lock open, and so keeps it.
+    A compilation that is still at work keeps its lock open, and so keeps it. Where a process of a lock's owner lets nobody
+    see what it has open, a young lock may be its, and stays; those that this process was started by compile nothing.
     """
-    locks = set(folder.glob("**/lock"))
+    locks = set(folder.resolve().glob("*/lock"))
     if not locks:
         return
     import psutil
 
+    unread, starters = set[int](), psutil.Process().parents()
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
+        try:
             locks -= {Path(file.path) for file in process.open_files()}
+        except psutil.AccessDenied:
+            with contextlib.suppress(psutil.Error):
+                unread |= set(process.uids()) if process not in starters else set()
+        except psutil.Error:
+            continue
     for lock in locks:
-        lock.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # its compilation has ended meanwhile
+            found = lock.stat()
+            if found.st_uid not in unread or time.time() - found.st_mtime > LONGEST_COMPILATION_S:
+                lock.unlink()
 
 
-def rank_environment(threads: int) -> dict[str, str]:
-    """The environment of a rank: CPU accelerator where no GPU is, its threads, and no stale build lock to hang on."""
+def rank_environment(threads: int, nodes: int = 1) -> dict[str, str]:
+    """The environment of a rank on one of so many nodes: CPU accelerator where no GPU is, its threads, and no stale build lock to hang on."""
     import torch
 
-    folder = extensions_folder()
+    folder = extensions_folder(nodes)
     remove_stale_locks(folder)
     environment = {
         **os.environ,
