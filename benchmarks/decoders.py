@@ -46,10 +46,7 @@ def first_and_warm_ms(decoder: Decoder, prompt: np.ndarray, seed: int) -> tuple[
     The while is the same for all. What a server's caches hold is the model that it serves; a decoder of few milliseconds
     would otherwise be measured by what the decoder before it left in them.
     """
-    warm_at = perf_counter() + _WARM_S
-    first_ms = _timed_ms(decoder, prompt, seed)
-    while perf_counter() < warm_at:
-        decoder.draw(prompt, [seed])
+    first_ms = _warm_up(decoder, prompt, seed)
     timed_until = perf_counter() + _TIMED_S
     times_ms = [_timed_ms(decoder, prompt, seed)]
     while perf_counter() < timed_until:
@@ -60,11 +57,17 @@ def first_and_warm_ms(decoder: Decoder, prompt: np.ndarray, seed: int) -> tuple[
 def warm_ms(decoder: Decoder, prompts: np.ndarray, seed: int, calls: int) -> float:
     """Milliseconds of the images of `prompts` in one call, the median of some, after a while of nothing but such calls, and
     one at least."""
+    _warm_up(decoder, prompts, seed)
+    return float(np.median([_timed_ms(decoder, prompts, seed) for _ in range(calls)]))
+
+
+def _warm_up(decoder: Decoder, prompts: np.ndarray, seed: int) -> float:
+    """Nothing but these calls for a while, one at least; the milliseconds of the first one."""
     warm_at = perf_counter() + _WARM_S
-    _timed_ms(decoder, prompts, seed)
+    first_ms = _timed_ms(decoder, prompts, seed)
     while perf_counter() < warm_at:
         _timed_ms(decoder, prompts, seed)
-    return float(np.median([_timed_ms(decoder, prompts, seed) for _ in range(calls)]))
+    return first_ms
 
 
 def _timed_ms(decoder: Decoder, prompts: np.ndarray, seed: int) -> float:

@@ -192,7 +192,8 @@ def remove_stale_locks(folder: Path) -> None:
 
 
 def rank_environment(threads: int, nodes: int = 1) -> dict[str, str]:
-    """The environment of a rank on one of so many nodes: CPU accelerator where no GPU is, its threads, and no stale build lock to hang on."""
+    """The environment of a rank on one of so many nodes: CPU accelerator where no GPU is, its threads, and no stale build
+    lock to hang on."""
     import torch
 
     folder = extensions_folder(nodes)

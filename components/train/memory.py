@@ -22,22 +22,22 @@ _TOLD = "no-memory"
 
 def limit_bytes() -> int:
     """Memory of this machine, or of the container that this is (cgroup version 2)."""
-    total = psutil.virtual_memory().total
-    try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        return total if limit == "max" else min(total, int(limit))
-    except (OSError, ValueError):
-        return total
+    total, limit = psutil.virtual_memory().total, _cgroup_bytes("memory.max")
+    return total if limit is None else min(total, limit)
 
 
 def free_bytes() -> int:
     """What of it is free."""
-    free = psutil.virtual_memory().available
+    free, limit, used = psutil.virtual_memory().available, _cgroup_bytes("memory.max"), _cgroup_bytes("memory.current")
+    return free if limit is None or used is None else min(free, limit - used)
+
+
+def _cgroup_bytes(name: str) -> int | None:
+    """None where there is no such file, or no limit in it (`max`)."""
     try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        return free if limit == "max" else min(free, int(limit) - int((_CGROUP / "memory.current").read_text()))
+        return int((_CGROUP / name).read_text())
     except (OSError, ValueError):
-        return free
+        return None
 
 
 def process_limits() -> list[int]:

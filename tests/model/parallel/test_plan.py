@@ -67,7 +67,7 @@ def test_transfers_are_those_of_rings():
     sent, tokens, layers = step_time(EMU, layout, H100).link_bytes, 2 * 4096, EMU.layers
     assert sent["tensor"] == pytest.approx(3 * layers * 4 * 2 * 7 / 8 * tokens * EMU.hidden * 2)
     assert sent["data"] == pytest.approx(15 / 16 * EMU.parameters / 8 * 4)
-    """This project's engine: what goes backward is fp32, weights and their gradients are."""
+    # This project's engine: what goes backward is fp32, as weights and their gradients are.
     own = step_time(EMU, replace(layout, engine=EMUFLOW), H100).link_bytes
     assert own["tensor"] == pytest.approx(1.5 * sent["tensor"]) and own["data"] == pytest.approx(2 * sent["data"])
     staged = replace(layout, pipeline=4)
@@ -99,7 +99,7 @@ def test_this_engine_keeps_fp32_and_copies_of_what_is_multiplied_with():
     assert (whole.weights, whole.gradients, whole.optimizer) == pytest.approx((4 * gib + copies, 4 * gib, 8 * gib))
     assert one.optimizer == pytest.approx(12 * gib / 64) and one.weights == whole.weights
     assert three.gradients == pytest.approx(4 * gib / 64) and three.weights > copies
-    """Each micro-batch in flight has its copies; where blocks are computed again, one has."""
+    # Each micro-batch in flight has its copies; where blocks are computed again, one has.
     in_flight, again = (memory(EMU, Layout(1, 4, 1, 1, 8, recompute=what)).weights for what in ("none", "full"))
     stage = (EMU.layers * EMU.block_parameters / 4) / 2**30
     assert in_flight - again == pytest.approx(2 * 3 * stage)
@@ -111,7 +111,7 @@ def test_norms_and_what_enters_the_products_are_whole_on_each_tensor_rank():
     assert eight == pytest.approx(outer + (one - outer) / 8)
     split = memory(EMU, Layout(8, 1, 1, 1, 1, sequence_parallel=True, engine=MEGATRON))
     assert split.activations < 0.5 * eight
-    """A layout that Megatron fits into an H100, and this engine does not."""
+    # A layout that Megatron fits into an H100, and this engine does not.
     layout = Layout(4, 1, 512, 1, 4, sequence_parallel=True, engine=MEGATRON)
     assert plan(EMU, layout, H100).fits
     assert plan(EMU, replace(layout, sequence_parallel=False, engine=EMUFLOW), H100).memory.total > H100.memory_gib
