@@ -1,8 +1,10 @@
 """Explicit model control of a running Triton server, over gRPC."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from common.errors import ServerError
 from serving.control_key import ControlKey
@@ -16,6 +18,32 @@ _ASKING_S = 60.0
 
 class LoadTimeout(ServerError):
     """The server did not say in time what became of a load. It goes on with it: nobody knows yet what will serve."""
+
+
+class Load:
+    """One load that the server was asked for, whose end can be waited for more than once.
+
+    Giving up a call ends nothing in Triton (2.51), which still does it later; several that wait for one another come in any
+    order, and where files moved meanwhile one of them can wait for ever. So a late load is not asked for again.
+    """
+
+    def __init__(self, call: Callable[[], None], late: str, endpoint: str):
+        self._late, self._endpoint, self._ended = late, endpoint, Future[None]()
+        threading.Thread(target=self._run, args=(call,), name="load", daemon=True).start()
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when it serves. Raises `ServerError` where it does not, `LoadTimeout` where it has not ended by then."""
+        if wait([self._ended], timeout_s).not_done:
+            raise LoadTimeout(self._late.format(timeout_s), where=self._endpoint)
+        self._ended.result()
+
+    def _run(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 - whoever waits is told
+            self._ended.set_exception(error)
+        else:
+            self._ended.set_result(None)
 
 
 class ModelControl:
@@ -32,10 +60,15 @@ class ModelControl:
         Raises `ServerError` where it cannot; what served before then still serves. Raises `LoadTimeout` where the load
         has not ended after `timeout_s`: its files must stay as they are until it has.
         """
-        self._call("load", name)
+        self.begin_load(name).wait(self.timeout_s)
+
+    def begin_load(self, name: str) -> "Load":
+        """`load` for those who would wait for its end again after a `LoadTimeout`."""
+        late = f"model '{name}' was not loaded within {{:g}} s, and is loaded still"
+        return Load(lambda: self._call("load", name, timeout_s=None), late, self.endpoint)
 
     def unload(self, name: str) -> None:
-        self._call("unload", name)
+        self._call("unload", name, timeout_s=self.timeout_s)
 
     def check(self) -> None:
         """Ask whether this process may change what the server serves; nothing is changed by that. Raises `ServerError` where
@@ -60,19 +93,9 @@ class ModelControl:
     def _asking_s(self) -> float:
         return min(_ASKING_S, self.timeout_s)
 
-    def _call(self, verb: Literal["load", "unload"], name: str) -> None:
-        from tritonclient.utils import InferenceServerException
-
+    def _call(self, verb: Literal["load", "unload"], name: str, timeout_s: float | None) -> None:
         with self._client(f"the server could not {verb} model '{name}'") as client:
-            try:
-                getattr(client, f"{verb}_model")(name, headers=self._headers, client_timeout=self.timeout_s)
-            except InferenceServerException as error:
-                if verb == "unload" or not _is_late(error):
-                    raise
-                raise LoadTimeout(
-                    f"model '{name}' was not loaded within {self.timeout_s:g} s, and is loaded still",
-                    where=self.endpoint,
-                ) from error
+            getattr(client, f"{verb}_model")(name, headers=self._headers, client_timeout=timeout_s)
 
     @contextmanager
     def _client(self, failure: str) -> "Iterator[InferenceServerClient]":
@@ -92,7 +115,3 @@ class ModelControl:
             ) from error
         finally:
             client.close()
-
-
-def _is_late(error: Any) -> bool:
-    return error.status() == "StatusCode.DEADLINE_EXCEEDED"

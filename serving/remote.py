@@ -6,6 +6,7 @@ the graphs of a package can be models of their own (`serving/gpu`).
 """
 
 import logging
+import secrets
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from common.errors import ServerError
 from common.files import write_text
 from common.redaction import redact_text
 from serving.backoff import Backoff, Refusals
-from serving.control import LoadTimeout, ModelControl
+from serving.control import Load, LoadTimeout, ModelControl
 from serving.control_key import ControlKey
 from serving.deployment import PRODUCTION_NAME, locked
 from serving.desire import Desire
@@ -24,7 +25,8 @@ from serving.repository import ModelRepository
 
 log = logging.getLogger(__name__)
 _LOADING_NAME = "loading"
-"""Stands in the folder while the server loads what stands in the repository, and until it is known what became of that."""
+"""Stands in the folder while the server loads what stands in the repository, and until it is known what became of that: a
+name of the load."""
 
 
 class RemoteDeployment:
@@ -50,7 +52,8 @@ class RemoteDeployment:
         package before are unloaded once they were not asked for `quiet_s` seconds.
         """
         self._control = ModelControl(endpoint, key=control_key, timeout_s=load_timeout_s)
-        self._loading = repository / _LOADING_NAME
+        self._loading, self._load_timeout_s = repository / _LOADING_NAME, load_timeout_s
+        self._late: dict[str, Load] = {}
         self._folder, self._repository = repository, ModelRepository(repository, key_folder)
         self._package_store, self._name = package_store, name
         self._graphs = GraphModels(self._control, self._repository.models, name, graphs, quiet_s=quiet_s)
@@ -86,15 +89,19 @@ class RemoteDeployment:
             self._graphs.changing() as prepare,
             self._repository.replacing(package, self._name, expected_digest=digest, prepare=prepare),
         ):
-            write_text(self._loading, digest)
-            self._load()
+            name = secrets.token_hex(8)  # of this load, by which the process that began it knows it again
+            write_text(self._loading, name)
+            self._wait(name, self._control.begin_load(self._name))
 
     def _settle(self) -> bool:
-        """Find out what became of a load that nobody has waited for to its end: Triton takes another one of the same files
-        after it alone. Where that fails, they are removed, as they do not serve. Returns whether they do."""
+        """Find out what became of a load that nobody has waited for to its end. One of another process cannot be asked, but
+        Triton takes another one of the same files after it alone. Where it failed, the files are removed, as they do not
+        serve. Returns whether they do."""
         self._control.is_ready(self._name)  # a server that is out of reach says nothing about them
+        name = self._loading.read_text(encoding="utf-8")
+        ours = self._late.get(name)
         try:
-            self._load()
+            self._wait(name, ours or self._control.begin_load(self._name))
         except LoadTimeout:
             raise
         except ServerError as error:
@@ -103,10 +110,12 @@ class RemoteDeployment:
             return False
         return True
 
-    def _load(self) -> None:
+    def _wait(self, name: str, load: Load) -> None:
+        self._late = {}
         try:
-            self._control.load(self._name)
+            load.wait(self._load_timeout_s)
         except LoadTimeout:
+            self._late = {name: load}
             raise
         except ServerError:
             self._loading.unlink(missing_ok=True)
