@@ -40,9 +40,15 @@ class Bootstrap:
         """The same for one question that stands by itself."""
         return replace(self, family=1)
 
-    def mean(self, values: Sequence[float]) -> Interval:
-        """Interval of the mean of `values`; for a paired difference, give the differences."""
-        array = np.asarray(values, dtype=float)
+    def mean(self, values: Sequence[float], *, reach: float = 0.0) -> Interval:
+        """Interval of the mean of `values`; for a paired difference, give the differences.
+
+        Where few values differ, or none, draws from them alone know nothing of a rare one that was not met: an interval of
+        equal values would be a point. With a `reach`, the furthest that one more value could lie from zero, it is drawn as
+        if one had lain there on each side (Agresti and Min 2005, for matched pairs): of n equal 0/1 scores it comes to
+        about 3 / n each way, as the exact bound does.
+        """
+        array = np.asarray([*values, reach, -reach] if reach else values, dtype=float)
         indices = self._indices(len(array))
         return self._interval(array[indices].mean(axis=1))
 

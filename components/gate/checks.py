@@ -57,8 +57,10 @@ def difference(
     min_n: int,
     bootstrap: Bootstrap,
     decided_by: Literal["value", "interval"] = "interval",
+    reach: float = 0.0,
 ) -> Check:
-    """Mean of the paired differences first - second against a bound.
+    """Mean of the paired differences first - second against a bound. `reach` is the largest difference that one pair can
+    have, where most pairs have none (see `Bootstrap.mean`).
 
     By default the interval decides (a non-inferiority test); by value where the bound, like `share`'s, speaks of the
     measured mean on the frozen samples.
@@ -72,7 +74,7 @@ def difference(
     differences = [a - b for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     value = sum(differences) / len(differences)
     judged = _judged_by_interval if decided_by == "interval" else _judged_by_value
-    return judged(name, "quality", value, comparison, bound, len(differences), bootstrap.mean(differences))
+    return judged(name, "quality", value, comparison, bound, len(differences), bootstrap.mean(differences, reach=reach))
 
 
 def latency_quantile(

@@ -32,6 +32,7 @@ def own_metrics(settings: GateSettings, measured: Measurements) -> list[Check]:
                     -bounds.margin,
                     min_n=_least(settings, measured),
                     bootstrap=bootstrap(settings, measured),
+                    reach=_reach(measured, name),
                 )
             )
     return found
@@ -39,6 +40,15 @@ def own_metrics(settings: GateSettings, measured: Measurements) -> list[Check]:
 
 def _least(settings: GateSettings, measured: Measurements) -> int:
     return settings.min_captions if measured.quality_metric == "judge" else settings.min_heldout_samples
+
+
+def _reach(measured: Measurements, name: str) -> float:
+    """How far two scores of one image can lie apart, as far as the scores of both arms tell: those that are all 0 or 1 are
+    yes and no, even where only one of the two was met."""
+    met = {s for arm in (CANDIDATE, CHAMPION) for s in measured.arms[arm].scores.get(name, []) if s is not None}
+    if met <= {0.0, 1.0}:
+        return 1.0
+    return max(met) - min(met)
 
 
 def _scores(measured: Measurements, arm: str, name: str) -> list[float | None]:

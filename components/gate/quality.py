@@ -91,6 +91,7 @@ def _accuracy_loss_int8(settings: GateSettings, measured: Measurements) -> Check
         min_n=settings.min_captions,
         bootstrap=bootstrap(settings, measured),
         decided_by="value",
+        reach=1.0,
     )
 
 
@@ -107,6 +108,7 @@ def _accuracy_vs_champion(settings: GateSettings, measured: Measurements) -> Che
         bound,
         min_n=settings.min_captions,
         bootstrap=bootstrap(settings, measured),
+        reach=1.0,
     )
 
 
