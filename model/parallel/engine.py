@@ -284,8 +284,9 @@ def _config(options: EngineOptions) -> dict[str, Any]:
         "gradient_clipping": 0.0 if guarded else options.gradient_clipping,
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": options.zero},
-        # Weights, their gradients and their sums over micro-batches stay fp32, with ZeRO, too.
-        "torch_autocast": {"enabled": options.bf16, "dtype": "bfloat16"},
+        # Weights, their gradients and their sums over micro-batches and ranks stay fp32: ZeRO would add up those of the layers
+        # named here in bf16, of all linear ones unless told otherwise.
+        "torch_autocast": {"enabled": options.bf16, "dtype": "bfloat16", "lower_precision_safe_modules": []},
         # Cut in pieces between stages, only one tensor of the activations could need a gradient.
         "pipeline": {"use_reentrant": False, "pipe_partitioned": False, "grad_partitioned": False},
         "steps_per_print": 2**31,

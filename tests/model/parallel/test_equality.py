@@ -194,6 +194,13 @@ def test_bf16_trains_in_every_way_and_tells_nearly_the_losses_of_fp32(layout: La
     assert told == pytest.approx(exact, rel=0.03) and told != pytest.approx(exact, rel=1e-6)
 
 
+@pytest.mark.parametrize("zero", [1, 2])
+def test_ranks_add_up_the_gradients_of_bf16_in_fp32(zero: int, worlds: Path) -> None:
+    """Added up in bf16 they are 2.5% of the way apart by then."""
+    shared, alone = worlds / name((1, 1, 2)) / f"bf16 {zero}", worlds / name(LAYOUTS[0]) / "bf16 0"
+    assert distance(displacement(shared), displacement(alone)) <= 5e-3
+
+
 @pytest.mark.parametrize(("layout", "place"), OMISSIONS)
 def test_without_any_one_all_reduce_it_is_another_training(layout: Layout, place: str, worlds: Path) -> None:
     alone, shared = worlds / name(LAYOUTS[0]) / "first step, parallel", worlds / name(layout) / f"without {place}"
