@@ -17,7 +17,7 @@ from rich.console import Console
 from benchmarks import checkpoints
 from benchmarks.decode_checks import Measured, compared_one_scale, quality_checks, speed_checks
 from benchmarks.decode_plot import Shown, plot
-from benchmarks.decode_rows import BEST_AR_INT8, NAIVE, ONE_SCALE, OURS, OURS_INT8, RASTER, open_decoders, open_engines
+from benchmarks.decode_rows import BEST_AR_INT8, ONE_SCALE, OURS, OURS_INT8, SAME_IMAGES, open_decoders, open_engines
 from benchmarks.decoders import Decoder, first_and_warm_ms
 from benchmarks.image_quality import Questions, paired_difference, seen_by, variety
 from benchmarks.report import Announcer, Report, Row, command_line
@@ -114,17 +114,18 @@ class Bench:
     def measure(self, name: str, decoder: Decoder) -> None:
         """Accuracy, variety and Fréchet distance.
 
-        The naive decoder takes minutes for what the one with a cache draws in seconds. It draws one batch; where that
-        is the cached one's, pixel for pixel but for rounding, the cached one's other images stand for its own.
+        Where a decoder computes in another way what another one does, it draws one batch (the naive one takes minutes for
+        what the one with a cache draws in seconds): is that the other's, pixel for pixel but for rounding, the other's
+        images stand for its own.
         """
         captions = len(self.questions.scenes)
-        if name == NAIVE:
-            cached = self.rows[RASTER]
+        if name in SAME_IMAGES:
+            other = self.rows[SAME_IMAGES[name]]
             images = decoder.draw(self.questions.text_ids[:_BATCH], list(range(min(_BATCH, captions))))
-            same = float((images == cached.first_batch).mean())
+            same = float((images == other.first_batch).mean())
             if same < _SAME_PIXELS:
-                raise ValueError(f"without a cache only {same:.1%} of the pixels are those with it")
-            self.rows[name] = replace(cached, decoder=decoder, times_ms=[], first_ms=[])
+                raise ValueError(f"{name}: only {same:.1%} of the pixels are those of {SAME_IMAGES[name]}")
+            self.rows[name] = replace(other, decoder=decoder, times_ms=[], first_ms=[])
             return
         images = self.draw(decoder)
         self.rows[name] = Measured(

@@ -42,6 +42,14 @@ BEST_AR, BEST_AR_INT8, BEST_AR_VARIED, RASTER, NAIVE = (
     "next token, raster, KV cache",
     "next token, raster, no cache (naive)",
 )
+ONE_GRAPH = {
+    "next token + details, one graph": BEST_AR,
+    "next token + details, one graph, INT8": BEST_AR_INT8,
+}
+"""The best next-token decoder in one call for an image, as ours is: whichever of the two is faster is what ours is compared
+with."""
+SAME_IMAGES = {NAIVE: RASTER, **ONE_GRAPH}
+"""Decoders that compute, in another way, what another one does."""
 _ONE_SCALE_TEMPERATURES = {1: 0.56, 2: 0.6, 4: 0.53, 8: 0.6}
 """By the number of steps: such that as few as possible keep our accuracy and the next tokens' variety. Eight are as accurate
 as ours at no temperature: at this one as accurate as they get."""
@@ -123,4 +131,9 @@ def open_decoders(engines: dict[str, Engine]) -> dict[str, Decoder]:
         name: engines[kept].autoregressive(name, options, cache=cache)
         for name, (kept, options, cache) in AUTOREGRESSIVE.items()
     }
-    return parallel | one_by_one
+    at_once = {
+        name: engines[kept].next_at_once(name, options)
+        for name, calls in ONE_GRAPH.items()
+        for kept, options, _ in [AUTOREGRESSIVE[calls]]
+    }
+    return parallel | one_by_one | at_once

@@ -13,6 +13,7 @@ from time import perf_counter
 
 import numpy as np
 
+from benchmarks.next_token_graph import draw_next, fuse_next_tokens
 from benchmarks.precision import export
 from components.calibrate.engine import generator_description
 from model.decoding.autoregressive import NextTokenOptions, continue_tokens
@@ -112,6 +113,16 @@ class Engine:
             prefix = cells.prefix if cells.prefix is not None else self.session.prefill(text_ids)
             *_, codes = grow(self.session, prefix, sketch, details, seeds, stages)
             return self.session.decode_image(codes)
+
+        return Decoder(name, self.parameters, draw)
+
+    def next_at_once(self, name: str, options: NextTokenOptions) -> Decoder:
+        """`autoregressive` with a cache, all cells in one call."""
+        config = self.generator.config
+        graph = load_graph(fuse_next_tokens(self.folder, config.grids, config.visual_vocabulary), self.threads)
+
+        def draw(text_ids: np.ndarray, seeds: list[int]) -> np.ndarray:
+            return draw_next(graph, text_ids, seeds, options, config.coarse_tokens, config.visual_vocabulary)
 
         return Decoder(name, self.parameters, draw)
 

@@ -31,10 +31,14 @@ def fuse_graphs(folder: Path, grids: Sequence[tuple[int, int]], visual_vocabular
     parts = engine_graphs(stages)
     models = {name: add_prefix(onnx.load(folder / f"{name}.onnx"), f"{name}/") for name in parts}
     has_plan = "prefill/plan_noise" in {value.name for value in models["prefill"].graph.input}
-    wires = _wires(stages, has_plan)
-    nodes = [*_glue(stages), *(node for name in parts for node in _connected(models[name].graph, wires))]
+    names = wires(stages, has_plan)
+    nodes = [
+        *_sketch_glue(),
+        *details_glue(stages),
+        *(node for name in parts for node in connected(models[name].graph, names)),
+    ]
     tensors = [tensor for model in models.values() for tensor in model.graph.initializer]
-    tensors = _stored_once([*tensors, *_constants(grids, visual_vocabulary)], nodes)
+    tensors = stored_once([*tensors, *constants(grids, visual_vocabulary)], nodes)
     inputs = [
         helper.make_tensor_value_info("text_ids", TensorProto.INT64, _shape(models["prefill"], "text_ids")),
         *(
@@ -47,35 +51,47 @@ def fuse_graphs(folder: Path, grids: Sequence[tuple[int, int]], visual_vocabular
         ),
     ]
     given = {value.name for value in inputs}
-    nodes = _computed_once(_in_order(_needed(nodes, "pixels"), given), "pixels")
-    tensors += _own_weights(nodes, tensors)
+    nodes = computed_once(_in_order(_needed(nodes, "pixels"), given), "pixels")
     shapes = list(models["image_decoder"].graph.value_info)  # its convolutions are faster with them
-    _shorten_names(nodes, tensors, shapes, given | {"pixels"})
+    onnx.save(whole(nodes, tensors, inputs, shapes, list(models.values())), folder / f"{DRAW}.onnx")
+
+
+def whole(
+    nodes: list[NodeProto],
+    tensors: list[TensorProto],
+    inputs: Sequence[ValueInfoProto],
+    shapes: list[ValueInfoProto],
+    parts: Sequence[ModelProto],
+) -> ModelProto:
+    """The graph of these nodes in their order, from `inputs` to `pixels`; `parts` are what it was made of."""
+    tensors = [*tensors, *_own_weights(nodes, tensors)]
+    _shorten_names(nodes, tensors, shapes, {value.name for value in inputs} | {"pixels"})
+    read = {name for node in nodes for name in node.input}
     graph = helper.make_graph(
         nodes,
         DRAW,
         inputs,
         [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", "height", "width", 3])],
-        [tensor for tensor in tensors if any(tensor.name in node.input for node in nodes)],
+        [tensor for tensor in tensors if tensor.name in read],
         value_info=shapes,
     )
-    opsets = {opset.domain: opset.version for model in models.values() for opset in model.opset_import}
-    fused = helper.make_model(
+    opsets = {opset.domain: opset.version for model in parts for opset in model.opset_import}
+    model = helper.make_model(
         graph,
         opset_imports=[helper.make_opsetid(domain, version) for domain, version in sorted(opsets.items())],
-        ir_version=max(model.ir_version for model in models.values()),
+        ir_version=max(part.ir_version for part in parts),
     )
-    fused.functions.extend(function for model in models.values() for function in model.functions)
-    onnx.save(fused, folder / f"{DRAW}.onnx")
+    model.functions.extend(function for part in parts for function in part.functions)
+    return model
 
 
-def _wires(stages: int, has_plan: bool) -> dict[str, str]:
+def wires(stages: int, has_plan: bool) -> dict[str, str]:
     """What each part's input, and the last part's output, is called in the whole.
 
     What is not known yet is the same for all images of a batch: computed once, when the graph is loaded. Without a plan
     nothing else would tell the sketch how many images there are.
     """
-    wires = {
+    names = {
         "prefill/text_ids": "text_ids",
         "prefill/plan_noise": "plan_noise",
         "coarse/coarse_ids": "unknown_sketch" if has_plan else "blank_sketch",
@@ -84,27 +100,27 @@ def _wires(stages: int, has_plan: bool) -> dict[str, str]:
     }
     for stage in range(stages + 1):
         name = stage_name(stage)
-        wires |= {f"{name}/past": "prefill/past", f"{name}/plan_ids": "prefill/plan_ids"}
+        names |= {f"{name}/past": "prefill/past", f"{name}/plan_ids": "prefill/plan_ids"}
         if stage:
-            wires |= {f"{name}/coarse_ids": _cells(stage - 1), f"{name}/fine_ids": f"unknown_{name}"}
-    return wires
+            names |= {f"{name}/coarse_ids": stage_cells(stage - 1), f"{name}/fine_ids": f"unknown_{name}"}
+    return names
 
 
-def _cells(stage: int) -> str:
+def stage_cells(stage: int) -> str:
     """A stage's tokens in raster order, [batch, cells]."""
     return f"{stage_name(stage)}_cells"
 
 
-def _connected(graph: GraphProto, wires: Mapping[str, str]) -> Iterator[NodeProto]:
+def connected(graph: GraphProto, names: Mapping[str, str]) -> Iterator[NodeProto]:
     """The nodes of a part, reading and writing the whole's values."""
     for node in graph.node:
-        for names in (node.input, node.output):
-            for position, value in enumerate(names):
-                names[position] = wires.get(value, value)
+        for values in (node.input, node.output):
+            for position, value in enumerate(values):
+                values[position] = names.get(value, value)
         yield node
 
 
-def _stored_once(tensors: list[TensorProto], nodes: list[NodeProto]) -> list[TensorProto]:
+def stored_once(tensors: list[TensorProto], nodes: list[NodeProto]) -> list[TensorProto]:
     """One of each content, which `nodes` then read."""
     kept: dict[tuple, TensorProto] = {}
     names = {}
@@ -116,7 +132,7 @@ def _stored_once(tensors: list[TensorProto], nodes: list[NodeProto]) -> list[Ten
     return list(kept.values())
 
 
-def _computed_once(nodes: list[NodeProto], output: str) -> list[NodeProto]:
+def computed_once(nodes: list[NodeProto], output: str) -> list[NodeProto]:
     """Without those that compute what an earlier one does; `nodes` are in order.
 
     onnxruntime would do so, too, but leaves a product in fp32 whose quantized input it made one of two. A DequantizeLinear
@@ -203,27 +219,32 @@ def _needed(nodes: list[NodeProto], output: str) -> list[NodeProto]:
     return [node for number, node in enumerate(nodes) if number in found]
 
 
-def _glue(stages: int) -> list[NodeProto]:
-    """What the decode loop does between the parts: a blank grid, the draw, and each stage's details put in their places."""
-    nodes = [
+def _sketch_glue() -> list[NodeProto]:
+    """A blank grid, and the draw."""
+    return [
         helper.make_node("Shape", ["text_ids"], ["batch"], start=0, end=1),
         helper.make_node("Concat", ["batch", "one"], ["sketch_batch"], axis=0),
         helper.make_node("Expand", ["unknown_sketch", "sketch_batch"], ["blank_sketch"]),
         helper.make_node("Add", ["coarse/logits", "sketch_noise"], ["noisy_sketch"]),
-        helper.make_node("ArgMax", ["noisy_sketch"], [_cells(0)], axis=-1, keepdims=0),
+        helper.make_node("ArgMax", ["noisy_sketch"], [stage_cells(0)], axis=-1, keepdims=0),
     ]
+
+
+def details_glue(stages: int) -> list[NodeProto]:
+    """What the decode loop does after the sketch: each stage's details put in their places."""
+    nodes = []
     for stage in range(1, stages + 1):
         name = stage_name(stage)
         nodes += [
             helper.make_node("ArgMax", [f"{name}/logits"], [f"{name}_details"], axis=-1, keepdims=0),
             helper.make_node("Reshape", [f"{name}_details", f"{name}_blocks_shape"], [f"{name}_blocks"]),
             helper.make_node("Transpose", [f"{name}_blocks"], [f"{name}_lines"], perm=[0, 1, 3, 2, 4]),
-            helper.make_node("Reshape", [f"{name}_lines", f"{name}_cells_shape"], [_cells(stage)]),
+            helper.make_node("Reshape", [f"{name}_lines", f"{name}_cells_shape"], [stage_cells(stage)]),
         ]
-    return [*nodes, helper.make_node("Reshape", [_cells(stages), "grid_shape"], ["codes"])]
+    return [*nodes, helper.make_node("Reshape", [stage_cells(stages), "grid_shape"], ["codes"])]
 
 
-def _constants(grids: Sequence[tuple[int, int]], visual_vocabulary: int) -> list[TensorProto]:
+def constants(grids: Sequence[tuple[int, int]], visual_vocabulary: int) -> list[TensorProto]:
     (rows, columns), (height, width) = grids[0], grids[-1]
     values = {
         "one": np.array([1]),

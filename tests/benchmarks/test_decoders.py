@@ -103,6 +103,16 @@ def test_a_prompt_is_read_once_for_an_image(tokenizers, exported, graph_runs, ca
     assert graph_runs == {"prefill.onnx": 1, **cells, "fine.onnx": 1, "image_decoder.onnx": 1}
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_all_cells_in_one_graph_are_those_of_as_many_calls(tokenizers, exported, temperature):
+    made = open_engine(exported, generator(), tokenizers, next_token=True, threads=1)
+    options = NextTokenOptions(temperature=temperature)
+    calls, at_once = made.autoregressive("", options, cache=True), made.next_at_once("", options)
+    for prompts, seeds in ((PROMPTS, [1, 2, 3]), (PROMPTS[1:], [4, 5]), (PROMPTS[:1], [6])):
+        assert (at_once.draw(prompts, seeds) == calls.draw(prompts, seeds)).mean() > 0.98
+    assert not (at_once.draw(PROMPTS, [1, 2, 3]) == at_once.draw(PROMPTS, [4, 5, 6])).all()
+
+
 def test_reading_a_prompt_once_gives_the_image_that_reading_it_twice_gives(tokenizers, exported):
     options = NextTokenOptions(temperature=1.0)
     made = open_engine(exported, generator(), tokenizers, next_token=True, threads=1)
