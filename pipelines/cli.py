@@ -1,5 +1,5 @@
-"""The command line: `emuflow run`, `serve`, `generate`, `status`, `history`, `lineage`, `gate`, `promote`, `canary`,
-`rollback`, `audit`, `plan`, `compile`, `import`, `data`, `bench`.
+"""The command line: `emuflow run`, `serve`, `generate`, `status`, `history`, `lineage`, `gate`, `measure`, `promote`,
+`canary`, `rollback`, `audit`, `plan`, `compile`, `import`, `data`, `bench`.
 
 Exit codes: 0 done (promoted, or rejected as it should be), 1 failed, 2 wrong use, 128 + n ended by signal n.
 """
@@ -17,7 +17,7 @@ from common.home import Home
 from pipelines.cli_bench import bench_app
 from pipelines.cli_canary import canary_app
 from pipelines.cli_lineage import lineage_app
-from pipelines.cli_options import DEFAULT_HOME, HomeOption, console
+from pipelines.cli_options import DEFAULT_HOME, HomeOption, SetOption, console
 from pipelines.cli_release import release_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -30,9 +30,6 @@ app.add_typer(canary_app, name="canary")
 
 PresetOption = Annotated[
     str | None, typer.Option("--preset", help="quickstart (without it), smoke, or a YAML file of your own.")
-]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 _DEFAULT_PRESET = "quickstart"
@@ -51,7 +48,6 @@ def run(
     from pipelines import local
     from pipelines.display import closing_table
     from pipelines.settings import load, seed_overrides
-    from pipelines.steps import steps_of
 
     if resume:
         foreign = [name for name in overrides or [] if not name.startswith("platform.")]
@@ -68,7 +64,7 @@ def run(
         preset = preset or _DEFAULT_PRESET
         settings = load(preset, [*(seed_overrides(seed) if seed is not None else []), *(overrides or [])], data)
         record = local.run(settings, preset=preset, home=Home(home), console=console)
-    console.print(closing_table(vars(record), steps_of(record.settings)), crop=False)
+    console.print(closing_table(vars(record), record.steps), crop=False)
 
 
 @app.command()
@@ -339,9 +335,8 @@ def main() -> None:
         Console(stderr=True, highlight=False).print(redact_text(str(error)), style="red", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except Interrupted as interruption:
-        Console(stderr=True).print(
-            f"\n{interruption}: every process has ended. `emuflow run --resume` goes on from here."
-        )
+        ended = f"\n{interruption}: every process has ended. {interruption.way_on}".rstrip()
+        Console(stderr=True).print(ended, soft_wrap=True)
         sys.exit(interruption.exit_code)
 
 

@@ -1,4 +1,4 @@
-"""`emuflow promote`, `emuflow rollback` and `emuflow audit`."""
+"""`emuflow measure`, `emuflow promote`, `emuflow rollback` and `emuflow audit`."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from rich.table import Table
 
 from common.errors import UsageError
 from common.home import Home
-from pipelines.cli_options import DEFAULT_HOME, HomeOption, console
+from pipelines.cli_options import DEFAULT_HOME, HomeOption, SetOption, console
 
 if TYPE_CHECKING:
     from components.promote.follow import ServerState
@@ -19,6 +19,9 @@ release_app = typer.Typer()
 audit_app = typer.Typer(no_args_is_help=True, help="Who released, refused, approved and took back what.")
 release_app.add_typer(audit_app, name="audit")
 
+VersionArgument = Annotated[
+    str, typer.Argument(help="A version number of the registry, or 8 or more characters of a digest.")
+]
 WhyOption = Annotated[str | None, typer.Option("--why", metavar="TEXT", help="Recorded with it.")]
 _SERVER: dict["ServerState", str] = {
     "not running": "No server runs here; `emuflow serve` will serve it.",
@@ -29,10 +32,26 @@ _SERVER: dict["ServerState", str] = {
 
 
 @release_app.command()
+def measure(
+    version: VersionArgument,
+    overrides: SetOption = None,
+    promote: Annotated[
+        bool, typer.Option("--promote/--no-promote", help="Whether a PASS is promoted as far as the settings say.")
+    ] = True,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Measure a candidate once more, against the champion of now: benchmark, gate, promote. It goes by the settings of the
+    run that made it; --set changes those of benchmark, gate, promotion and platform."""
+    from pipelines import measuring
+    from pipelines.display import closing_table
+
+    record = measuring.measure(Home(home), version, overrides or [], promote=promote, console=console)
+    console.print(closing_table(vars(record), record.steps), crop=False)
+
+
+@release_app.command()
 def promote(
-    version: Annotated[
-        str, typer.Argument(help="A version number of the registry, or 8 or more characters of a digest.")
-    ],
+    version: VersionArgument,
     to: Annotated[Literal["staging", "champion"], typer.Option("--to", help="The stage.")],
     approve_by: Annotated[
         str | None, typer.Option("--approve-by", metavar="NAME", help="The person who wants it; goes with --why.")

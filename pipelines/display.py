@@ -19,6 +19,7 @@ _SIGNS = {
     "succeeded": Text("✓", "green"),
     "failed": Text("✗", "red"),
 }
+_UNDECIDED = ("INCONCLUSIVE", "INVALID")
 _SHOWN_VALUES = 3
 _LINE_INTERVAL_S = 20.0
 
@@ -143,11 +144,26 @@ def _outcome(record: Mapping[str, Any]) -> str:
     if candidate and after == candidate and before != candidate:
         return f"Promoted: {candidate[:12]} is the champion."
     if candidate and record.get("stage") == "staging":
-        asks_users = before and record["settings"].get("promotion", {}).get("canary") == "required"
-        on = "canary start {}" if asks_users else "promote {} --to champion"
+        on = "canary start {}" if _asks_users(record) else "promote {} --to champion"
         return f"In staging: {candidate[:12]}. `emuflow {on.format(record['version'])}` goes on from there."
     stays = f"{after[:12]} stays the champion" if after else "there is no champion yet"
-    return f"Not promoted: {stays}."
+    return f"Not promoted: {stays}.{_next(record)}"
+
+
+def _asks_users(record: Mapping[str, Any]) -> bool:
+    """Whether a canary must have passed before the candidate becomes the champion."""
+    return bool(record["champion"]["before"]) and record["settings"].get("promotion", {}).get("canary") == "required"
+
+
+def _next(record: Mapping[str, Any]) -> str:
+    """What can still be done with a candidate that was not promoted."""
+    result, version = record["verdict"]["result"], record.get("version")
+    if not version:
+        return ""
+    if result == "PASS":
+        stage = "staging" if _asks_users(record) else "champion"
+        return f" `emuflow promote {version} --to {stage}` does that."
+    return f" `emuflow measure {version}` measures it again." if result in _UNDECIDED else ""
 
 
 def _bar(state: StepState) -> ProgressBar | Text:

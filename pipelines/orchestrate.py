@@ -8,13 +8,16 @@ their own.
 import json
 import signal
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from common.files import read_json
 from common.processes import adopt_orphans, die_with_parent, end_descendants
 from pipelines.containers.engine import remove_containers
+from pipelines.record import FILE_NAME, RunRecord
 from pipelines.run_folder import ARGUMENTS_FILE, read_platform
 
 
@@ -29,10 +32,9 @@ def main(run_folder: Path) -> None:
     from kfp import local
 
     from pipelines.containers.runner import container_runner
-    from pipelines.retrain import pipeline
 
     arguments = read_json(run_folder / ARGUMENTS_FILE)
-    retrain = pipeline(adapted=json.loads(arguments["adaptation_settings"])["enabled"])
+    pipeline = _graph(run_folder, arguments)
     local.init(
         container_runner(run_folder, arguments, platform.containers)
         if platform.runner == "containers"
@@ -41,9 +43,19 @@ def main(run_folder: Path) -> None:
         enable_caching=True,
         cache_root=str(run_folder / "completed"),
     )
-    for task in retrain.pipeline_spec.root.dag.tasks.values():
+    for task in pipeline.pipeline_spec.root.dag.tasks.values():
         task.caching_options.enable_cache = True  # also what a cluster never caches: this cache belongs to one run
-    retrain(**arguments)
+    pipeline(**arguments)
+
+
+def _graph(run_folder: Path, arguments: Mapping[str, str]) -> Any:
+    if RunRecord.load(run_folder / FILE_NAME).measures:
+        from pipelines.measure import pipeline as measure
+
+        return measure()
+    from pipelines.retrain import pipeline as retrain
+
+    return retrain(adapted=json.loads(arguments["adaptation_settings"])["enabled"])
 
 
 def _end(containers_of: Path | None, signal_number: int, _frame: FrameType | None) -> None:

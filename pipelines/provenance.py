@@ -35,6 +35,11 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
     return digest_json({name: section for name, section in settings.items() if name != "platform"})
 
 
+def settings_are(settings: Mapping[str, Any], digest: str) -> bool:
+    """Whether a package names these settings. Those from before `platform` was left out name the whole."""
+    return digest in (settings_digest(settings), digest_json(settings))
+
+
 def git_commit() -> str:
     """The checkout's commit, `-dirty` where files differ from it; in an image, what it was built from."""
     if built_from := os.environ.get("EMUFLOW_GIT_COMMIT"):

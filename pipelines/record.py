@@ -9,6 +9,7 @@ from common.errors import UsageError
 from common.files import read_json, write_json
 from common.home import Home
 from common.redaction import redact
+from pipelines.steps import steps_of
 
 Status = Literal["running", "succeeded", "failed", "interrupted"]
 FILE_NAME = "run.json"
@@ -40,6 +41,24 @@ class RunRecord:
     """MLflow's ids: `parent` and one for each step."""
     provenance: dict[str, Any] = field(default_factory=dict)
     error: dict[str, Any] | None = None
+    measures: str | None = None
+    """The package that this run measures once more; `None` for a run of the whole chain."""
+
+    @property
+    def pipeline(self) -> str:
+        """The name of its graph."""
+        return "emuflow-measure" if self.measures else "emuflow-retrain"
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        return steps_of(self.settings, self.measures)
+
+    @property
+    def way_on(self) -> str:
+        """The command after a failure or an interruption, and what it does."""
+        if self.measures:
+            return f"`emuflow measure {self.measures[:12]}` measures it again"
+        return "`emuflow run --resume` goes on from here"
 
     def save(self, home: Home) -> None:
         """Write both files; a secret that got here is hidden."""
@@ -57,9 +76,19 @@ def last_run(home: Home) -> RunRecord | None:
     return RunRecord.load(home.last_run_file) if home.last_run_file.is_file() else None
 
 
+def measurements_of(home: Home, digest: str) -> list[str]:
+    """The ids of the runs that measured the package `digest` once more, the newest first."""
+    files = sorted(home.last_run_file.parent.glob(f"*/{FILE_NAME}"), reverse=True)
+    return [file.parent.name for file in files if read_json(file).get("measures") == digest]
+
+
 def resumable_run(home: Home) -> RunRecord:
-    """The last run, if it did not finish. Raises `UsageError` otherwise."""
+    """The last run of the whole chain, if it did not finish: a measurement is begun anew instead. Raises `UsageError`
+    otherwise."""
     record = last_run(home)
+    if record is not None and record.measures:
+        files = sorted(home.last_run_file.parent.glob(f"*/{FILE_NAME}"), reverse=True)
+        record = next((each for each in map(RunRecord.load, files) if not each.measures), None)
     if record is None:
         raise UsageError("there is no run to resume", where=str(home.root), fix="start one: `emuflow run`")
     if record.status == "succeeded":

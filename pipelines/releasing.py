@@ -22,8 +22,11 @@ from pipelines.connection import (
     reaching_release_store,
     release_store,
 )
+from pipelines.record import measurements_of
 from pipelines.run_folder import SETTINGS_FILE
+from pipelines.settings import PlatformSettings
 from pipelines.versions import is_digest, is_number
+from serving.release.rows import CANDIDATE_STAGE
 
 if TYPE_CHECKING:
     from components.promote.advance import AdvanceResult
@@ -36,7 +39,8 @@ if TYPE_CHECKING:
 def promote_version(
     home: Home, version: str, to: Literal["staging", "champion"], approval: "Approval | None"
 ) -> "AdvanceResult":
-    """Promote a version of the registry, or a package by the beginning of its digest, on the verdict of its own run.
+    """Promote a version of the registry, or a package by the beginning of its digest, on the verdict of its own run, or of
+    the measurement that registered it last.
 
     Raises `UsageError` where there is no such version or package, and what `components.promote.advance.advance` does.
     """
@@ -49,7 +53,9 @@ def promote_version(
     of_run = _run_settings(home, run_id)
     model = of_run.registered_model if of_run else _registered_model(home)
     registry = Registry(model, connection.tracking_uri)
-    with reaching_release_store(connection.release_url), _verdict_folder(home, run_id, digest, registry) as verdict:
+    registered = _last_evidence(digest, connection)
+    verdict_folder = _verdict_folder(home, run_id, digest, registered, registry)
+    with reaching_release_store(connection.release_url), verdict_folder as verdict:
         return advance(
             model,
             of_run,
@@ -114,9 +120,9 @@ def read_log(home: Home) -> list[dict[str, Any]]:
         return [entry.parsed() for entry in reversed(store.audit_log())]
 
 
-def connect_released(home: Home) -> Connection:
-    """Raises `UsageError` where nothing was released yet."""
-    connection = connect(home)
+def connect_released(home: Home, platform: PlatformSettings | None = None) -> Connection:
+    """As `connect`. Raises `UsageError` where nothing was released yet."""
+    connection = connect(home, platform)
     if nothing_released(home, connection):
         raise UsageError("nothing was released here", where=str(home.root), fix="run the pipeline: emuflow run")
     return connection
@@ -187,10 +193,26 @@ def _registered_model(home: Home) -> str:
     return PromotionSettings.parse(settings.get("promotion", {}), where=where).registered_model
 
 
+def _last_evidence(digest: str, connection: Connection) -> str | None:
+    """The evidence that a package was registered with last, `None` where it never was."""
+    with release_store(connection.release_url) as store:
+        rows = (row for row in store.history(CANDIDATE_STAGE) if row.digest == digest)
+        return next((row.evidence_digest for row in rows), None)
+
+
 @contextmanager
-def _verdict_folder(home: Home, run_id: str, digest: str, registry: "Registry") -> Iterator[Path]:
-    """The verdict of a package's own run: from its folder, or, where another machine ran it, from the registry."""
+def _verdict_folder(
+    home: Home, run_id: str, digest: str, registered: str | None, registry: "Registry"
+) -> Iterator[Path]:
+    """The verdict that a package was `registered` with last: from the folder of the run that measured it, or, where another
+    machine ran it, from the registry. Where there is none of that, its own run's, which `advance` then refuses."""
+    from components.gate.verdict import FILE_NAME, evidence_digest
+
     own = home.run(run_id) / "verdict"
+    for folder in (own, *(home.run(each) / "verdict" for each in measurements_of(home, digest))):
+        if (folder / FILE_NAME).is_file() and evidence_digest(folder) == registered:
+            yield folder
+            return
     if own.is_dir():
         yield own
         return
@@ -200,6 +222,6 @@ def _verdict_folder(home: Home, run_id: str, digest: str, registry: "Registry") 
             raise GateError(
                 f"package {digest} has no verdict, neither here nor in the registry",
                 where=str(own),
-                fix="run the pipeline, which measures and judges it",
+                fix=f"measure it, where its run is: emuflow measure {digest[:12]}",
             )
         yield fetched

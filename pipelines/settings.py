@@ -130,6 +130,23 @@ class Settings(SettingsTree):
         return {**sections, "launcher_settings": self.platform.launcher.model_dump_json()}
 
 
+class MeasurementSettings(Section):
+    """What a measurement of an exported package goes by."""
+
+    benchmark: BenchmarkSettings = BenchmarkSettings()
+    gate: GateSettings = GateSettings()
+    promotion: PromotionSettings = PromotionSettings()
+    platform: PlatformSettings = PlatformSettings()
+
+    def section_parameters(self) -> dict[str, str]:
+        """The sections as parameters of the pipeline, likewise."""
+        return {f"{name}_settings": getattr(self, name).model_dump_json() for name in MEASURED_BY}
+
+
+MEASURED_BY = ("benchmark", "gate", "promotion")
+"""The sections that a measurement takes over from the run that made the package."""
+
+
 def load(preset: str, overrides: Sequence[str] = (), data: Path | None = None) -> Settings:
     """The settings of a preset (a name, or a YAML file of one's own) with overrides such as `training.steps=60`.
 
@@ -145,9 +162,7 @@ def load(preset: str, overrides: Sequence[str] = (), data: Path | None = None) -
     source = data or content.get("data", {}).get("source", BUILT_IN)
     if source != BUILT_IN:
         content.setdefault("data", {})["source"] = str(Path(source).resolve())  # the steps work in another folder
-    embedder = content.get("benchmark", {}).get("embedder")
-    if isinstance(embedder, str):
-        content["benchmark"]["embedder"] = str(Path(embedder).resolve())
+    _resolve_embedder(content)
     return Settings.parse(content, where="--set" if overrides else str(file))
 
 
@@ -158,12 +173,19 @@ def override_platform(platform: Mapping[str, Any], overrides: Sequence[str]) -> 
 
 def override_section(name: str, section: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A section with its overrides, not validated yet. Raises `SettingsError` for an override of another section."""
-    content = {name: dict(section)}
+    return override_sections({name: section}, overrides)[name]
+
+
+def override_sections(sections: Mapping[str, Mapping[str, Any]], overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Sections by their names with overrides, not validated yet. Raises `SettingsError` for one of another section."""
+    content = {name: dict(section) for name, section in sections.items()}
     for override in overrides:
-        if not override.strip().startswith(f"{name}."):
-            raise SettingsError(f"'{override.partition('=')[0]}' is not of the section {name}", where="--set")
+        if not override.strip().startswith(tuple(f"{name}." for name in sections)):
+            named = f"the section{'s' if len(sections) > 1 else ''} {', '.join(sections)}"
+            raise SettingsError(f"'{override.partition('=')[0]}' is not of {named}", where="--set")
         _apply(content, override)
-    return content[name]
+    _resolve_embedder(content)
+    return content
 
 
 def seed_overrides(seed: int) -> list[str]:
@@ -201,6 +223,13 @@ def _apply(content: dict[str, Any], override: str) -> None:
         target[last] = _merged(target.get(last), yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise SettingsError(f"the value of '{key}' is not YAML ({type(error).__name__})", where="--set") from None
+
+
+def _resolve_embedder(content: Mapping[str, Mapping[str, Any]]) -> None:
+    """The steps work in another folder: name the file as it is named from there."""
+    benchmark = content.get("benchmark", {})
+    if isinstance(benchmark, dict) and isinstance(benchmark.get("embedder"), str):
+        benchmark["embedder"] = str(Path(benchmark["embedder"]).resolve())
 
 
 def _merged(old: Any, new: Any) -> Any:

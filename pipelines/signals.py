@@ -11,6 +11,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Interrupted(BaseException):
     """SIGINT, SIGTERM or SIGHUP (a closed terminal) arrived; `exit_code` is the shell's for that signal."""
 
+    way_on = ""
+    """What then goes on with the run, where one was begun."""
+
     def __init__(self, signal_number: int):
         self.exit_code = 128 + signal_number
         super().__init__(signal.Signals(signal_number).name)

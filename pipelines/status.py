@@ -40,7 +40,8 @@ def read_status(home: Home) -> dict[str, Any]:
 
 def read_history(home: Home) -> dict[str, Any]:
     """`releases`: every row of every stage, the newest first; `champions`: those of the champion; `runs`: every run's id,
-    status, verdict and digests, likewise."""
+    status, verdict and digests, likewise; `measures` is the package of
+    one that measured again."""
     files = sorted(home.last_run_file.parent.glob(f"*/{FILE_NAME}"), reverse=True)
     releases = _releases(home)
     champions = [release for release in releases if release["stage"] == "champion"]
@@ -64,7 +65,9 @@ def status_table(found: Mapping[str, Any]) -> Group:
         registered = f", version {version} in the registry" if version else ""
         lines += [
             Text(f"last run     {found['last_run']['run_id']}: {found['last_run']['status']}{registered}"),
-            closing_table(found["last_run"], steps_of(found["last_run"]["settings"])),
+            closing_table(
+                found["last_run"], steps_of(found["last_run"]["settings"], found["last_run"].get("measures"))
+            ),
         ]
     return Group(*lines)
 
@@ -80,7 +83,7 @@ def history_tables(found: Mapping[str, Any]) -> Group:
     for run in found["runs"]:
         runs.add_row(
             run["run_id"],
-            run["verdict"] or run["status"],
+            f"{run['verdict'] or run['status']}{', again' if run['measures'] else ''}",
             (run["candidate"] or "–")[:12],
             run["version"] or "–",
             run["stage"] or "–",
@@ -143,6 +146,7 @@ def _summary(record: Mapping[str, Any], releases: Sequence[Mapping[str, Any]]) -
     verdict = record["verdict"]
     return {
         **{key: record[key] for key in ("run_id", "preset", "status", "started", "candidate", "champion")},
+        "measures": record.get("measures"),
         "version": record.get("version"),
         "stage": _stage(record["candidate"], releases),
         "seconds": record["seconds"].get("total", 0.0),

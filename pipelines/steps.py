@@ -19,8 +19,14 @@ STEPS = (
 )
 
 
-def steps_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """The steps of a run with these settings (as JSON): `adapt` is one of them where it is switched on."""
+MEASURING_STEPS = ("benchmark", "gate", "promote")
+
+
+def steps_of(settings: Mapping[str, Any], measures: str | None = None) -> tuple[str, ...]:
+    """The steps of a run with these settings (as JSON): `adapt` is one of them where it is switched on. A run that
+    `measures` a package which is there has the last ones only."""
+    if measures:
+        return MEASURING_STEPS
     if not settings.get("adaptation", {}).get("enabled", False):
         return STEPS
     after_training = STEPS.index("train") + 1

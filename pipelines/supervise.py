@@ -12,7 +12,6 @@ from pathlib import Path
 from rich.console import Console
 
 from common.errors import StepFailedError
-from common.files import read_json
 from common.processes import adopt_orphans, die_with_parent, end_descendants
 from common.redaction import redact_text
 from components.step import RUN_FOLDER_VARIABLE, STEP_RUNS_VARIABLE
@@ -21,8 +20,8 @@ from pipelines.containers.images import IMAGE_VARIABLES
 from pipelines.containers.step import container_log, read_end
 from pipelines.display import make_display
 from pipelines.provenance import CHECKOUT, code_digest
-from pipelines.run_folder import SETTINGS_FILE, read_platform
-from pipelines.steps import steps_of
+from pipelines.record import RunRecord
+from pipelines.run_folder import read_platform
 from pipelines.tracking import RunTracking
 from pipelines.watch import StepState, read_step
 
@@ -33,9 +32,14 @@ _POLITE = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def supervise(
-    folder: Path, tracking: RunTracking, expected_s: Mapping[str, float], console: Console, lock: int
+    folder: Path,
+    run: RunRecord,
+    tracking: RunTracking,
+    expected_s: Mapping[str, float],
+    console: Console,
+    lock: int,
 ) -> None:
-    """Run the graph of the run `folder` to its end and show it.
+    """Run the graph of the run in `folder` to its end and show it.
 
     `expected_s` is how long each step took before, `lock` the descriptor that holds the home. Raises `StepFailedError`.
     However this ends, every process that was started below it has ended, those in sessions of their own (torchrun's
@@ -43,14 +47,13 @@ def supervise(
     """
     adopt_orphans()
     started = time.time()
-    steps = steps_of(read_json(folder / SETTINGS_FILE))
     with tempfile.TemporaryDirectory(prefix="emuflow-", ignore_cleanup_errors=True) as scratch:
         orchestrator = _start(folder, tracking, lock, scratch)
         try:
             with make_display(console) as display:
                 while True:
                     code = orchestrator.poll()  # before the records are read: they are then the last ones
-                    states = _read_steps(folder, steps, started, tracking)
+                    states = _read_steps(folder, run.steps, started, tracking)
                     display.update(states, time.time() - started, _remaining_s(states, expected_s))
                     if code is not None:
                         break
@@ -59,9 +62,9 @@ def supervise(
             end_descendants()
             if read_platform(folder).runner == "containers":
                 remove_containers(folder.parent.parent)
-            _read_steps(folder, steps, started, tracking)
+            _read_steps(folder, run.steps, started, tracking)
     if code != 0:
-        failure, log = _failure(states, folder, code)
+        failure, log = _failure(states, folder, code, run.way_on)
         _show_end(log, console)
         raise failure
 
@@ -106,7 +109,7 @@ def _start(folder: Path, tracking: RunTracking, lock: int, scratch: str) -> subp
         )
 
 
-def _failure(states: Sequence[StepState], folder: Path, code: int) -> tuple[StepFailedError, Path]:
+def _failure(states: Sequence[StepState], folder: Path, code: int, way_on: str) -> tuple[StepFailedError, Path]:
     """What to raise, and the log that tells more."""
     end = read_end(folder)
     undone = [state for state in states if state.status != "succeeded"]
@@ -124,7 +127,7 @@ def _failure(states: Sequence[StepState], folder: Path, code: int) -> tuple[Step
     failure = StepFailedError(
         what or f"it ended without a result (the pipeline's exit code is {code})",
         where=f"step {stopped.name}" if stopped else "pipeline",
-        fix=f"read {log}; `emuflow run --resume` then goes on from here",
+        fix=f"read {log}; then {way_on}",
     )
     return failure, log
 

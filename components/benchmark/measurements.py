@@ -250,8 +250,12 @@ def read_measurements(folder: Path) -> Measurements:
     try:
         return Measurements.model_validate(read_json(path))
     except FileNotFoundError:
-        raise GateError("there are no measurements", where=str(path), fix="run the benchmark step again") from None
+        raise GateError(
+            "there are no measurements", where=str(path), fix="measure the package: emuflow measure VERSION"
+        ) from None
     except (ValidationError, ValueError) as error:
         raise GateError(
-            f"not a record of measurements: {error}", where=str(path), fix="run the benchmark again"
+            f"not a record of measurements: {error}",
+            where=str(path),
+            fix="measure the package: emuflow measure VERSION",
         ) from None

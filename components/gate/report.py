@@ -14,8 +14,9 @@ _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _MEANING = {
     Result.PASS: "Every bound is kept. The candidate may become the champion.",
     Result.FAIL: "At least one bound is broken. The champion stays.",
-    Result.INCONCLUSIVE: "No bound is proven broken, but not every one is proven kept. The champion stays.",
-    Result.INVALID: "This evidence cannot carry a verdict. The champion stays; measure again.",
+    Result.INCONCLUSIVE: "No bound is proven broken, but not every one is proven kept. The champion stays. To measure again: "
+    "emuflow measure {candidate}",
+    Result.INVALID: "This evidence cannot carry a verdict. The champion stays. To measure again: emuflow measure {candidate}",
 }
 _QUANTITY_TITLES = {
     "p50_ms": "median latency, ms",
@@ -62,7 +63,7 @@ def render(verdict: Verdict, measured: Measurements, measurements: Path) -> str:
     return environment.from_string(_TEMPLATE.read_text()).render(
         verdict=verdict,
         measured=measured,
-        meaning=_MEANING[verdict.result],
+        meaning=_MEANING[verdict.result].format(candidate=verdict.candidate_digest[:12] or "VERSION"),
         arms=arms,
         titles=plots.TITLES,
         quantities=[

@@ -19,7 +19,6 @@ from serving.release.rows import CANDIDATE_STAGE, CHAMPION_STAGE, STAGING_STAGE,
 from serving.release.store import ReleaseStore
 
 _log = logging.getLogger(__name__)
-_MEASURE = "run the pipeline, which measures and judges it"
 
 
 @dataclass(frozen=True)
@@ -120,25 +119,35 @@ def _check_verdict(decided: Verdict, digest: str, verdict: Path) -> None:
         raise GateError(
             f"the verdict is about package {decided.candidate_digest or 'none'}, not {digest}",
             where=str(verdict),
-            fix=_MEASURE,
+            fix=_measure(digest),
         )
     if decided.result is not Result.PASS:
         raise GateError(
             f"the verdict is {decided.result.value}, not PASS: {'; '.join(decided.reasons)}",
             where=str(verdict),
-            fix="train a better candidate; a measurement that was disturbed can be made again",
+            fix="train a better candidate" if decided.result is Result.FAIL else _measure(digest),
         )
 
 
 def _registered_version(store: ReleaseStore, registry: Registry, digest: str, evidence: str, verdict: Path) -> str:
     """The version's number in the registry, which must have just this evidence. So must the release store, where it knows
-    the candidate: one from before the stages it does not."""
+    the candidate: one from before the stages it does not. Of several measurements the last one counts."""
     version = registry.version_with(digest, evidence)
-    known = {row.evidence_digest for row in store.history(CANDIDATE_STAGE) if row.digest == digest}
+    known = [row.evidence_digest for row in store.history(CANDIDATE_STAGE) if row.digest == digest]
+    if version is not None and evidence in known[1:] and evidence != known[0]:
+        raise GateError(
+            f"package {digest} was measured again after this verdict (sha256 {evidence}), and registered with another",
+            where=str(verdict),
+            fix=f"put that one's folder back, or measure once more: emuflow measure {digest[:12]}",
+        )
     if version is None or (known and evidence not in known):
         raise GateError(
             f"this verdict (sha256 {evidence}) is not one that package {digest} was registered with",
             where=str(verdict),
-            fix=_MEASURE,
+            fix=_measure(digest),
         )
     return version
+
+
+def _measure(digest: str) -> str:
+    return f"measure it: emuflow measure {digest[:12]}"

@@ -25,7 +25,7 @@ def check_exported(decided: Verdict, exported: Path) -> None:
         raise GateError(
             f"the verdict is about package {decided.candidate_digest or 'none'}, but {digests['int8']} was exported",
             where=str(exported / "export.json"),
-            fix="run the benchmark and the gate on this export",
+            fix=f"measure this export: emuflow measure {digests['int8'][:12]}",
         )
 
 
@@ -41,7 +41,7 @@ def verified(decided: Verdict, package: Path, key_folder: Path) -> Manifest:
             f"it was measured on evaluation set {decided.evaluation_digest}, but its training held out "
             f"{manifest.provenance.evaluation_digest}",
             where=f"package {manifest.digest}",
-            fix="measure it on the evaluation set of its own lineage",
+            fix=f"measure it on the evaluation set of its own run: emuflow measure {manifest.digest[:12]}",
         )
     return manifest
 

@@ -81,7 +81,9 @@ def promote(
             noted=to_note(settings, version),
         )
         stage = CANDIDATE_STAGE
-        if decided.result is not Result.PASS:
+        if goal == CANDIDATE_STAGE:
+            _log.info("nothing more than its registration was asked for (promotion.to)")
+        elif decided.result is not Result.PASS:
             store.refuse(goal, digest, evidence_digest=evidence, actor=actor, reason=reason)
         else:
             try:

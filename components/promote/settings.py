@@ -15,8 +15,10 @@ class PromotionSettings(Section):
         default="emuflow-generator", min_length=1, description="the registered model in MLflow"
     )
     actor: str | None = Field(default=None, description="who promotes; else the user that runs the step")
-    to: Literal["champion", "staging"] = Field(
-        default="champion", description="how far the pipeline takes a PASS; `emuflow promote` goes on from staging"
+    to: Literal["champion", "staging", "candidate"] = Field(
+        default="champion",
+        description="how far the pipeline takes a PASS; `emuflow promote` goes on from staging, and from candidate, where "
+        "it is only registered",
     )
     approval: Literal["none", "person"] = Field(
         default="none",
@@ -31,6 +33,8 @@ class PromotionSettings(Section):
     canary_policy: Policy = Field(default=Policy(), description="of canaries that `emuflow canary start` begins")
 
     @property
-    def pipeline_stage(self) -> Literal["champion", "staging"]:
+    def pipeline_stage(self) -> Literal["champion", "staging", "candidate"]:
         """How far the pipeline goes by itself: nobody approves there, and no user is asked."""
+        if self.to == "candidate":
+            return "candidate"
         return "staging" if self.approval == "person" or self.canary == "required" else self.to

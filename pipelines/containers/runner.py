@@ -82,8 +82,8 @@ def _passed_on(name: str, settings: ContainerSettings) -> bool:
 
 
 def _data_source(arguments: Mapping[str, str]) -> Path | None:
-    """The user's own data, where it is a file or folder of this machine."""
-    source = Path(json.loads(arguments["data_settings"])["source"])
+    """The user's own data, where the run reads it, and it is a file or folder of this machine."""
+    source = Path(json.loads(arguments.get("data_settings", '{"source": ""}'))["source"])
     return source if source.is_absolute() and source.exists() else None
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from pipelines.lineage.artifacts import artifacts_of
 from pipelines.lineage.find import find_package
 from pipelines.lineage.packages import package_node
-from pipelines.lineage.runs import run_node, step_names
+from pipelines.lineage.runs import measurement_node, run_node, step_names
 from pipelines.lineage.sources import Sources
-from pipelines.lineage.subject import Subject, find_subject
+from pipelines.lineage.subject import Subject, find_subject, measurements
 from pipelines.lineage.tree import Lineage, Node
 
 
@@ -22,7 +22,8 @@ def _generations(sources: Sources, digest: str | None) -> tuple[Node, ...]:
     found: dict[str, Node] = {}
     while digest is not None and digest not in found:
         subject = find_subject(sources, digest)
-        found[digest] = package_node(subject, (run_node(subject, _steps(subject)),))
+        again = (measurement_node(each, _steps(each)) for each in measurements(subject))
+        found[digest] = package_node(subject, (run_node(subject, _steps(subject)), *again))
         digest = subject.parent
     return tuple(found.values())
 

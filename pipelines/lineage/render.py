@@ -28,7 +28,7 @@ _SHOWN_FACTS = {
     "response": ("prompt", "seed"),
     "package": ("version", "precision", "champion since", "staging since"),
     "manifest": ("files",),
-    "run": ("preset", "status", "started"),
+    "run": ("measured", "preset", "status", "started"),
     "step": ("status", "time"),
     "artifact": ("path", "rows", "result", "registered as", "aliases"),
 }

@@ -33,8 +33,18 @@ def run_node(subject: Subject, steps: tuple[Node, ...]) -> Node:
     return Node("run", subject.run_id or "unknown", facts, checks, children)
 
 
+def measurement_node(subject: Subject, steps: tuple[Node, ...]) -> Node:
+    """A run that measured the package once more: it goes by sections of its own and reads what the first run left."""
+    run = subject.run
+    if run is None or subject.run_folder is None:
+        return Node("run", "unknown", {}, (), steps)
+    facts = {"folder": subject.shown(subject.run_folder), "measured": "once more", "status": run.status}
+    facts |= {"started": run.started, "ended": run.ended or "never", "commit": run.provenance.get("git_commit", "")}
+    return Node("run", run.run_id, facts, (_readable_check(subject.run_folder),), steps)
+
+
 def step_names(subject: Subject) -> tuple[str, ...]:
-    return steps_of(subject.run.settings if subject.run else subject.read(SETTINGS))
+    return subject.run.steps if subject.run else steps_of(subject.read(SETTINGS))
 
 
 def _record_check(subject: Subject) -> Check:

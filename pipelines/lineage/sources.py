@@ -55,7 +55,12 @@ class Sources:
 
     def record_of(self, digest: str) -> RunRecord | None:
         """The run that made a package, by what its own record says."""
-        return next((record for record in self.records.values() if record.candidate == digest), None)
+        made = (record for record in self.records.values() if not record.measures)
+        return next((record for record in made if record.candidate == digest), None)
+
+    def measurements_of(self, digest: str) -> list[RunRecord]:
+        """The runs that measured a package once more, the newest first."""
+        return [record for record in self.records.values() if record.measures == digest]
 
     def version_of(self, digest: str) -> str | None:
         """The package's newest number in the registry, by the registry, else by its run's record."""
@@ -66,11 +71,11 @@ class Sources:
         record = self.record_of(digest)
         return record.version if record else None
 
-    def releases_of(self, digest: str) -> dict[str, Release]:
-        """A package's newest row of each stage that it came to."""
+    def releases_of(self, digest: str, *, without: frozenset[str] = frozenset()) -> dict[str, Release]:
+        """A package's newest row of each stage that it came to, of those that rest on other evidence than `without`."""
         if isinstance(self.releases, Away):
             return {}
-        rows = [row for row in self.releases if row.digest == digest]
+        rows = [row for row in self.releases if row.digest == digest and row.evidence_digest not in without]
         return {stage: row for stage in STAGES if (row := next((r for r in rows if r.stage == stage), None))}
 
 

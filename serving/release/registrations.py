@@ -20,7 +20,7 @@ def noted_of(connection: sa.Connection, digest: str, evidence_digest: str) -> di
                 raise GateError(
                     f"the registration of package {digest} was altered",
                     where=f"audit log, entry {entry.sequence}",
-                    fix="see `emuflow audit verify`; run the pipeline, which registers a package with new evidence",
+                    fix=f"see `emuflow audit verify`; emuflow measure {digest[:12]} registers it with new evidence",
                 )
             return noted
     return {}

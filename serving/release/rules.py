@@ -24,7 +24,7 @@ def conflict(
     champions = history(connection, CHAMPION_STAGE)
     found = champions[0].digest if champions else None
     if found != expected:
-        return another_champion(expected, found)
+        return another_champion(digest, expected, found)
     for earlier in champions[1:]:
         if evidence_digest and (earlier.digest, earlier.evidence_digest) == (digest, evidence_digest):
             after = next(release for release in champions if release.sequence == earlier.sequence + 1)
@@ -32,16 +32,17 @@ def conflict(
                 f"this evidence made it {name_of(earlier.stage, earlier.sequence)} already, which was replaced "
                 f"({after.actor}: {after.reason})",
                 where=f"stage '{stage}'",
-                fix="measure the candidate again: run the benchmark, the gate and the promotion",
+                fix=f"measure the candidate again: emuflow measure {digest[:12]}",
             )
     return None
 
 
-def another_champion(expected: str | None, found: str | None) -> PromotionConflictError:
+def another_champion(digest: str, expected: str | None, found: str | None) -> PromotionConflictError:
+    measure = f"measure the candidate against the new champion: emuflow measure {digest[:12]}"
     return PromotionConflictError(
         f"the evidence was measured against {expected or 'no champion'}, but the champion is {found or 'none'}",
         where=f"stage '{CHAMPION_STAGE}'",
-        fix="measure the candidate against the new champion: run the benchmark, the gate and the promotion again",
+        fix="it became that on other evidence: see `emuflow history`" if found == digest else measure,
     )
 
 

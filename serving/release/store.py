@@ -148,7 +148,7 @@ class ReleaseStore:
                 desk.refuse(stage, digest, evidence_digest, actor, str(conflict))
         except IntegrityError:  # a writer that takes no notice of the audit log's lock
             winner = self.current(CHAMPION_STAGE)
-            conflict = rules.another_champion(expected_current, winner.digest if winner else None)
+            conflict = rules.another_champion(digest, expected_current, winner.digest if winner else None)
             self.refuse(stage, digest, evidence_digest=evidence_digest, actor=actor, reason=str(conflict))
         raise conflict
 
