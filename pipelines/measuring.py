@@ -21,7 +21,7 @@ from pipelines.provenance import code_digest, git_commit, image_digests
 from pipelines.record import RunRecord
 from pipelines.releasing import connect_released, package_of
 from pipelines.run_folder import ARGUMENTS_FILE, SETTINGS_FILE
-from pipelines.settings import MEASURED_BY, MeasurementSettings, override_sections
+from pipelines.settings import MEASURED_BY, MeasurementSettings, PlatformSettings, override_sections
 from pipelines.signals import signals_raise
 from serving.release.rows import CANDIDATE_STAGE
 
@@ -45,13 +45,7 @@ def measure(home: Home, version: str, overrides: Sequence[str], *, promote: bool
         prepare_platform(platform, home)
         exported = find_exported(home, digest)
         champion = _rival(home, digest, connection)
-        own = {name: exported.settings.get(name, {}) for name in MEASURED_BY}
-        changed = override_sections(own, [each for each in overrides if not each.startswith(_PLATFORM)])
-        if not promote:
-            changed["promotion"]["to"] = CANDIDATE_STAGE
-        settings = MeasurementSettings.parse(
-            changed | {"platform": platform.model_dump()}, where="--set" if overrides else str(exported.run_folder)
-        )
+        settings = _settings(exported, platform, overrides, promote=promote)
         record = _new_record(exported, settings, champion)
         folder = home.run(record.run_id)
         folder.mkdir(parents=True)
@@ -66,6 +60,18 @@ def measure(home: Home, version: str, overrides: Sequence[str], *, promote: bool
         }
         tracking = open_tracking(record, home, connection, tags)
         return execute(record, home, connection, tracking, console, lock)
+
+
+def _settings(
+    exported: Exported, platform: PlatformSettings, overrides: Sequence[str], *, promote: bool
+) -> MeasurementSettings:
+    """Those of the package's own run with `overrides`; without `promote`, it is only registered."""
+    own = {name: exported.settings.get(name, {}) for name in MEASURED_BY}
+    changed = override_sections(own, [each for each in overrides if not each.startswith(_PLATFORM)])
+    if not promote:
+        changed["promotion"]["to"] = CANDIDATE_STAGE
+    where = "--set" if overrides else str(exported.run_folder)
+    return MeasurementSettings.parse(changed | {"platform": platform.model_dump()}, where=where)
 
 
 def _rival(home: Home, digest: str, connection: Connection) -> str | None:

@@ -27,6 +27,7 @@ from pipelines.lock import only_run
 from pipelines.measuring import measure
 from pipelines.record import RunRecord, resumable_run
 from pipelines.steps import MEASURING_STEPS
+from serving.release.store import ReleaseStore
 from tests.pipelines.chain import Chain, descendants, end, still_alive, wait_until
 
 LITTLE = (
@@ -46,21 +47,17 @@ QUICKLY = [word for override in LITTLE for word in ("--set", override)]
 
 @dataclass(frozen=True)
 class Measured:
-    """What was seen: the second run's package measured again (interrupted, then to its end), which made it the champion,
-    and then the first run's, which was not to be promoted and then was by hand."""
+    """What was seen: another champion came, so that the first run's package was refused; it was then measured again, at first
+    interrupted."""
 
     chain: Chain
     first: str
     second: str
     verdict_before: bytes
+    refused: str
     interrupted: str
     left_behind: list[int]
-    promoted: str
-    refused: str
-    measured_only: str
-    status_after: dict[str, Any]
-    champion_meanwhile: str
-    by_hand: str
+    output: str
 
     @property
     def home(self) -> Home:
@@ -72,94 +69,82 @@ class Measured:
         return [record for file in files if (record := json.loads(file.read_text())).get("measures") == package]
 
 
+def copy_of(source: Path, target: Path) -> Chain:
+    """A home whose MLflow keeps its files there, too."""
+    ignored = shutil.ignore_patterns("great_expectations", "work", "cache", "serving")
+    shutil.copytree(source, target, symlinks=True, ignore=ignored)
+    with sqlite3.connect(target / "mlflow" / "mlflow.db") as database:
+        database.execute("UPDATE experiments SET artifact_location = ?", (Home(target).mlflow_artifacts.as_uri(),))
+    return Chain(target)
+
+
 @pytest.fixture(scope="module")
 def copied(first, second, tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    home = tmp_path_factory.mktemp("measure") / "runs"
-    ignored = shutil.ignore_patterns("great_expectations", "work", "cache", "serving")
-    shutil.copytree(first.chain.home, home, symlinks=True, ignore=ignored)
-    with sqlite3.connect(home / "mlflow" / "mlflow.db") as database:
-        database.execute("UPDATE experiments SET artifact_location = ?", (Home(home).mlflow_artifacts.as_uri(),))
-    return Chain(home)
+    return copy_of(first.chain.home, tmp_path_factory.mktemp("measure") / "runs")
 
 
 @pytest.fixture(scope="module")
 def measured(first, second, copied) -> Measured:
-    chain, champion, candidate = copied, first.status["champion"]["digest"], second.status["last_run"]["candidate"]
-    verdict = copied.home / "pipeline" / second.folder.name / "verdict" / "verdict.json"
-    before = verdict.read_bytes()
-    process = chain.start("measure", candidate[:8], *QUICKLY)
+    chain, earlier, candidate = copied, first.status["champion"]["digest"], second.status["last_run"]["candidate"]
+    before = (Home(chain.home).run(first.folder.name) / "verdict" / "verdict.json").read_bytes()
+    store = ReleaseStore(Home(chain.home).release_url, Home(chain.home).keys)
+    store.promote(
+        "champion", candidate, expected_current=earlier, evidence_digest="e" * 64, actor="tester", reason="a better one"
+    )
+    store.close()
+    refused = chain.call("promote", "1", "--to", "champion", code=1)
+    process = chain.start("measure", earlier[:8], *QUICKLY)
     wait_until(lambda: chain.run_folder().name > second.folder.name and chain.progress("benchmark") >= 1, process)
     everything = descendants(process)
     interrupted = end(process, signal.SIGINT)
     left = [child.pid for child in still_alive(everything)]
-    promoted = chain.call("measure", candidate[:8], *QUICKLY)
-    refused = chain.call("promote", "1", "--to", "staging", code=1)
-    measured_only = chain.call("measure", "1", *QUICKLY, "--no-promote")
-    status = chain.status()
-    version = status["last_run"]["version"]
-    by_hand = chain.call("promote", version, "--to", "champion")
-    return Measured(
-        chain, champion, candidate, before, interrupted, left, promoted, refused, measured_only, status,
-        status["champion"]["digest"], by_hand,
-    )  # fmt: skip
+    output = chain.call("measure", earlier[:8], *QUICKLY)
+    return Measured(chain, earlier, candidate, before, refused, interrupted, left, output)
 
 
-def test_what_was_rejected_is_promoted_on_the_evidence_of_another_measurement(measured, second):
-    assert f"Promoted: {measured.second[:12]} is the champion." in measured.promoted
-    assert "Verdict: PASS" in measured.promoted and measured.champion_meanwhile == measured.second
-    record = measured.runs(measured.second)[-1]
-    assert record["verdict"]["champion_digest"] == measured.first
-    assert record["champion"] == {"before": measured.first, "after": measured.second}
-    settings = second.status["last_run"]["settings"]
-    assert record["settings"]["gate"]["absolute"]["min_accuracy"] == 0
-    assert record["settings"]["promotion"] == settings["promotion"]  # what was not overridden is the first run's
+def test_a_champion_that_changed_is_what_the_refusal_says_to_measure_against(measured):
+    assert f"against the new champion: emuflow measure {measured.first[:12]}" in measured.refused
 
 
-def test_the_earlier_evidence_stays_and_nothing_is_taken_out_of_the_records(measured, second):
-    verdict = measured.chain.home / "pipeline" / second.folder.name / "verdict" / "verdict.json"
-    assert verdict.read_bytes() == measured.verdict_before and json.loads(verdict.read_text())["result"] == "FAIL"
-    rows = [row for row in measured.chain.history()["releases"] if row["digest"] == measured.second]
+def test_measured_again_it_is_promoted_on_the_new_evidence(measured, first):
+    assert "Verdict: PASS" in measured.output and f"Promoted: {measured.first[:12]} is the champion." in measured.output
+    record = measured.runs(measured.first)[-1]
+    assert record["verdict"]["champion_digest"] == measured.second
+    assert record["champion"] == {"before": measured.second, "after": measured.first}
+    assert record["settings"]["gate"]["min_previews"] == 10
+    made = first.status["last_run"]["settings"]
+    assert record["settings"]["promotion"] == made["promotion"]  # what was not overridden is its own run's
+    champions = measured.chain.history()["champions"]
+    assert [row["digest"] for row in champions] == [measured.first, measured.second, measured.first]
+
+
+def test_the_earlier_evidence_stays_and_nothing_is_taken_out_of_the_records(measured, first):
+    verdict = measured.home.run(first.folder.name) / "verdict" / "verdict.json"
+    assert verdict.read_bytes() == measured.verdict_before
+    rows = [row for row in measured.chain.history()["releases"] if row["digest"] == measured.first]
     candidates = [row for row in rows if row["stage"] == "candidate"]
-    assert [row["reason"].split(":")[0] for row in candidates] == ["PASS", "FAIL"]
-    assert len({row["evidence_digest"] for row in candidates}) == 2
-    assert (
-        next(row for row in rows if row["stage"] == "champion")["evidence_digest"] == candidates[0]["evidence_digest"]
-    )
+    assert [row["measured_against"] for row in candidates] == [measured.second, None]
+    champions = [row for row in rows if row["stage"] == "champion"]
+    evidence = [row["evidence_digest"] for row in candidates]
+    assert [row["evidence_digest"] for row in champions] == evidence and len(set(evidence)) == 2
     client = MlflowClient(measured.home.tracking_uri)
-    assert [client.get_model_version("emuflow-generator", each).tags["verdict"] for each in ("2", "3")] == [
-        "FAIL",
-        "PASS",
-    ]
+    against = [client.get_model_version("emuflow-generator", each).tags["measured_against"] for each in ("1", "3")]
+    assert against == ["none", measured.second]
     assert "The audit log is whole" in measured.chain.call("audit", "verify")
 
 
 def test_an_interrupted_measurement_leaves_no_process_and_says_how_it_is_made_again(measured):
-    assert f"`emuflow measure {measured.second[:12]}` measures it again" in measured.interrupted
+    assert f"`emuflow measure {measured.first[:12]}` measures it again" in measured.interrupted
     assert measured.left_behind == []
-    assert [run["status"] for run in measured.runs(measured.second)] == ["interrupted", "succeeded"]
+    assert [run["status"] for run in measured.runs(measured.first)] == ["interrupted", "succeeded"]
 
 
-def test_a_champion_that_changed_is_what_the_refusal_says_to_measure_against(measured):
-    assert f"emuflow measure {measured.first[:12]}" in measured.refused
-
-
-def test_without_promotion_it_is_judged_and_registered_and_promoted_by_hand_afterwards(measured):
-    run = measured.status_after["last_run"]
-    assert (run["stage"], run["verdict"]["result"], run["candidate"]) == ("candidate", "PASS", measured.first)
-    told = " ".join(measured.measured_only.split())
-    assert f"`emuflow promote {run['version']} --to champion` does that" in told
-    assert f"package {measured.first[:12]}, is the champion" in measured.by_hand
-    champions = measured.chain.history()["champions"]
-    assert [row["digest"] for row in champions] == [measured.first, measured.second, measured.first]
-    assert champions[0]["measured_against"] == measured.second
-
-
-def test_mlflow_links_the_measurement_with_the_run_that_made_the_package(measured, second):
-    client, record = MlflowClient(measured.home.tracking_uri), measured.runs(measured.second)[-1]
+def test_mlflow_links_the_measurement_with_the_run_that_made_the_package(measured, first):
+    client, record = MlflowClient(measured.home.tracking_uri), measured.runs(measured.first)[-1]
     run = client.get_run(record["tracking"]["parent"])
     made = client.get_run(run.data.tags["emuflow.package_mlflow_run"])
     assert run.info.status == "FINISHED" and run.data.tags["emuflow.verdict"] == "PASS"
-    assert run.data.tags["emuflow.package_run"] == made.data.tags["kfp.pipeline_run_id"] == second.folder.name
+    assert run.data.tags["emuflow.package_run"] == made.data.tags["kfp.pipeline_run_id"] == first.folder.name
     for tag in ("emuflow.data_digest", "emuflow.evaluation_digest"):
         assert run.data.tags[tag] == made.data.tags[tag]
     reports = [file.path for file in client.list_artifacts(run.info.run_id, "reports")]
@@ -167,20 +152,34 @@ def test_mlflow_links_the_measurement_with_the_run_that_made_the_package(measure
     assert set(record["tracking"]["steps"]) == set(MEASURING_STEPS)
 
 
-def test_the_lineage_shows_each_measurement_and_leads_back_to_the_data(measured, stores, second):
-    lineage = trace(read_sources(measured.home), measured.second)
+def test_the_lineage_shows_each_measurement_and_leads_back_to_the_data(measured, stores, first):
+    lineage = trace(read_sources(measured.home), measured.first)
     assert [check for check in lineage.checks() if check.outcome == "failed"] == []
     (manifest,) = lineage.packages[0].children
     made, again = [node for node in manifest.children if node.kind == "run"]
-    assert made.name == second.folder.name and again.name == measured.runs(measured.second)[-1]["run_id"]
-    results = [node.facts["result"] for node in lineage.packages[0].walk() if node.name == "verdict"]
-    assert results == ["FAIL", "PASS"]
-    assert "curated" in {node.name for node in made.walk()}
+    assert made.name == first.folder.name and again.name == measured.runs(measured.first)[-1]["run_id"]
+    verdicts = [node for node in lineage.packages[0].walk() if node.name == "verdict"]
+    for verdict in verdicts:
+        found = {check.name: check.outcome for check in verdict.checks}
+        assert found["verdict in the release store"] == found["verdict in the registry"] == "ok"
+    assert len(verdicts) == 2 and "curated" in {node.name for node in made.walk()}
 
 
 def test_the_history_tells_measurements_from_runs(measured):
-    assert [bool(run["measures"]) for run in measured.chain.history()["runs"]] == [True, True, True, False, False]
+    assert [bool(run["measures"]) for run in measured.chain.history()["runs"]] == [True, True, False, False]
     assert "PASS, again" in measured.chain.call("history")
+
+
+@pytest.mark.slow
+def test_without_promotion_it_is_judged_and_registered_and_promoted_by_hand_afterwards(measured, tmp_path):
+    chain = copy_of(measured.chain.home, tmp_path / "runs")
+    told = " ".join(chain.call("measure", "2", *QUICKLY, "--no-promote").split())
+    run = chain.status()["last_run"]
+    assert (run["stage"], run["verdict"]["result"], run["candidate"]) == ("candidate", "PASS", measured.second)
+    assert f"`emuflow promote {run['version']} --to champion` does that" in told
+    assert chain.status()["champion"]["digest"] == measured.first
+    chain.call("promote", measured.second[:8], "--to", "champion")  # its own run's verdict was a FAIL
+    assert chain.status()["champion"]["digest"] == measured.second
 
 
 @pytest.fixture
@@ -272,8 +271,16 @@ def test_one_run_at_a_time_works_in_a_home(measured, stores):
         again(measured, "2")
 
 
+def test_without_promotion_it_is_only_to_be_registered(measured, stores, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipelines.measuring.execute", lambda record, *_: record)
+    for promote, goal in ((False, "candidate"), (True, "champion")):
+        record = measure(measured.home, "2", (), promote=promote, console=Console(file=io.StringIO()))
+        arguments = json.loads((measured.home.run(record.run_id) / "arguments.json").read_text())
+        assert json.loads(arguments["promotion_settings"])["to"] == goal
+
+
 def test_what_was_refused_left_no_run(measured):
-    assert len(measured.runs(measured.second)) == 2 and len(measured.runs(measured.first)) == 1
+    assert measured.runs(measured.second) == [] and len(measured.runs(measured.first)) == 2
 
 
 def test_a_measurement_does_not_hide_a_run_that_can_be_resumed(tmp_path):

@@ -377,6 +377,13 @@ def test_captions_cannot_inject_markup_into_the_page(tmp_path):
     assert "<script>" not in page and "&lt;script&gt;" in page
 
 
+def test_a_page_without_a_decision_says_how_the_package_is_measured_again(tmp_path):
+    measured = measurements(status="INVALID", reasons=["the server died"])
+    write_measurements(tmp_path / "m", measured)
+    page = gate(SETTINGS, tmp_path / "m", tmp_path / "v").report_file.read_text()
+    assert f"emuflow measure {measured.arms[CANDIDATE].digest[:12]}" in page
+
+
 def test_absent_or_damaged_measurements_are_an_error_and_leave_no_verdict(tmp_path):
     with pytest.raises(GateError, match="no measurements"):
         gate(SETTINGS, tmp_path, tmp_path / "verdict")
