@@ -125,7 +125,7 @@ class Bench:
             same = float((images == other.first_batch).mean())
             if same < _SAME_PIXELS:
                 raise ValueError(f"{name}: only {same:.1%} of the pixels are those of {SAME_IMAGES[name]}")
-            self.rows[name] = replace(other, decoder=decoder, times_ms=[], first_ms=[])
+            self.rows[name] = replace(other, decoder=decoder, times_ms=[], first_ms=[], image_ms=[])
             return
         images = self.draw(decoder)
         self.rows[name] = Measured(
@@ -159,10 +159,11 @@ class Bench:
             prompt = self.questions.text_ids[number % len(self.questions.text_ids)][None]
             for name in names if number % 2 else reversed(names):
                 row = self.rows[name]
-                first_ms, warm_ms = first_and_warm_ms(row.decoder, prompt, number)
+                first_ms, each_ms = first_and_warm_ms(row.decoder, prompt, number)
                 if number:
                     row.first_ms.append(first_ms)
-                    row.times_ms.append(warm_ms)
+                    row.times_ms.append(float(np.median(each_ms)))
+                    row.image_ms += each_ms
 
     def fill(self, report: Report, spread: float) -> None:
         """Rows and checks of what was measured."""
@@ -173,7 +174,7 @@ class Bench:
                 Row(
                     name,
                     float(np.median(row.times_ms)),
-                    float(np.quantile(row.times_ms, 0.95)),
+                    float(np.quantile(row.image_ms, 0.95)),
                     row.accuracy,
                     row.correct.size,
                     {

@@ -47,6 +47,9 @@ class Measured:
     first_batch: np.ndarray
     """uint8 [n, height, width, 3]: the first seed's images of the first captions."""
     times_ms: list[float] = field(default_factory=list)
+    """Of each round, the median of its images."""
+    image_ms: list[float] = field(default_factory=list)
+    """Of each image that was timed."""
     first_ms: list[float] = field(default_factory=list)
     """Of the first image after other decoders', which have taken the processor's caches."""
 

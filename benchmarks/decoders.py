@@ -40,9 +40,9 @@ class Decoder:
     draw: Draw
 
 
-def first_and_warm_ms(decoder: Decoder, prompt: np.ndarray, seed: int) -> tuple[float, float]:
-    """Milliseconds of one image: the first one after whatever else ran, and the median of those of a moment, one at least,
-    after a while of nothing but these.
+def first_and_warm_ms(decoder: Decoder, prompt: np.ndarray, seed: int) -> tuple[float, list[float]]:
+    """Milliseconds of one image: the first one after whatever else ran, and each of those of a moment, one at least, after a
+    while of nothing but these.
 
     The while is the same for all. What a server's caches hold is the model that it serves; a decoder of few milliseconds
     would otherwise be measured by what the decoder before it left in them.
@@ -52,7 +52,7 @@ def first_and_warm_ms(decoder: Decoder, prompt: np.ndarray, seed: int) -> tuple[
     times_ms = [_timed_ms(decoder, prompt, seed)]
     while perf_counter() < timed_until:
         times_ms.append(_timed_ms(decoder, prompt, seed))
-    return first_ms, float(np.median(times_ms))
+    return first_ms, times_ms
 
 
 def warm_ms(decoder: Decoder, prompts: np.ndarray, seed: int, calls: int) -> float:

@@ -75,8 +75,8 @@ def times_ms(side: int, rounds: int, report: Report) -> dict[str, list[float]]:
         with report.timed():
             for number in range(rounds):
                 for name, decoder in decoders.items():
-                    _, warm_ms = first_and_warm_ms(decoder, prompt, number)
-                    measured[name].append(warm_ms)
+                    _, each_ms = first_and_warm_ms(decoder, prompt, number)
+                    measured[name].append(float(np.median(each_ms)))
     return measured
 
 
