@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from common.errors import UsageError
 from common.files import read_json, write_json
 from common.home import Home
 from common.redaction import redact
@@ -13,7 +14,7 @@ from pipelines.execution import execute, in_own_name, new_run_id, now, open_trac
 from pipelines.lock import only_run
 from pipelines.parent import Parent, current_champion, find_parent
 from pipelines.provenance import code_digest, describe_run, git_commit, image_digests
-from pipelines.record import RunRecord, resumable_run
+from pipelines.record import RunRecord, measurements_of, resumable_run
 from pipelines.run_folder import ARGUMENTS_FILE, SETTINGS_FILE
 from pipelines.settings import Settings
 from pipelines.signals import signals_raise
@@ -53,6 +54,7 @@ def resume(home: Home, overrides: Sequence[str], console: Console) -> RunRecord:
     """
     with only_run(home) as lock, signals_raise():
         record = resumable_run(home)
+        _refuse_what_was_measured_since(record, home)
         platform = remembered(home, overrides)
         prepare_platform(platform, home)
         record.settings = {**record.settings, "platform": redact(platform.model_dump(mode="json"))}
@@ -64,6 +66,20 @@ def resume(home: Home, overrides: Sequence[str], console: Console) -> RunRecord:
         _follow_code(record, home)
         _follow_champion(record, home, connection)
         return execute(record, home, connection, tracking, console, lock)
+
+
+def _refuse_what_was_measured_since(record: RunRecord, home: Home) -> None:
+    """Raises `UsageError` where the run's package was measured once more meanwhile: the run's own verdict is an older one, and
+    what came of the newer one, a rejection or a rollback, must not be undone by it."""
+    exported = home.run(record.run_id) / "exported" / "export.json"
+    later = measurements_of(home, read_json(exported)["int8"]) if exported.is_file() else []
+    if later:
+        digest = read_json(exported)["int8"]
+        raise UsageError(
+            f"package {digest[:12]} of run {record.run_id} was measured again since, by run {later[0]}",
+            where=str(home.run(record.run_id)),
+            fix=f"measure it against the champion of now: emuflow measure {digest[:12]}",
+        )
 
 
 def _follow_code(record: RunRecord, home: Home) -> None:

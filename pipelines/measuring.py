@@ -26,6 +26,8 @@ from pipelines.signals import signals_raise
 from serving.release.rows import CANDIDATE_STAGE
 
 _PLATFORM = "platform."
+_DEMANDS = ("approval", "canary", "canary_policy")
+"""Settings of `promotion` that the package was registered with."""
 _LINKED = (*ARTIFACTS, "curated")
 """What a measurement's folder shows of the run that exported the package: what it reads, and the data behind it."""
 
@@ -68,6 +70,12 @@ def _settings(
     """Those of the package's own run with `overrides`; without `promote`, it is only registered."""
     own = {name: exported.settings.get(name, {}) for name in MEASURED_BY}
     changed = override_sections(own, [each for each in overrides if not each.startswith(_PLATFORM)])
+    if loosened := [key for key in _DEMANDS if changed["promotion"].get(key) != own["promotion"].get(key)]:
+        raise UsageError(
+            f"a measurement does not change what the package's own run demands of a promotion: {', '.join(loosened)}",
+            where="--set",
+            fix="make a candidate by another policy: emuflow run",
+        )
     if not promote:
         changed["promotion"]["to"] = CANDIDATE_STAGE
     where = "--set" if overrides else str(exported.run_folder)

@@ -16,6 +16,10 @@ _ASKING_S = 60.0
 """A server that takes longer to say what it has does not answer, however long loading a model may take."""
 
 
+_KEEPALIVE_MS = 330_000
+"""Triton ends connections that ask more often than every five minutes (`--grpc-http2-min-recv-ping-interval-without-data`)."""
+
+
 class LoadTimeout(ServerError):
     """The server did not say in time what became of a load. It goes on with it: nobody knows yet what will serve."""
 
@@ -100,10 +104,14 @@ class ModelControl:
     @contextmanager
     def _client(self, failure: str) -> "Iterator[InferenceServerClient]":
         """A connection for one question; what the server refuses is a `ServerError` that begins with `failure`."""
-        from tritonclient.grpc import InferenceServerClient
+        from tritonclient.grpc import InferenceServerClient, KeepAliveOptions
         from tritonclient.utils import InferenceServerException
 
-        client = InferenceServerClient(self.endpoint)
+        client = InferenceServerClient(
+            self.endpoint,
+            # A load may take long, and nobody would hear of a server that is gone without a word.
+            keepalive_options=KeepAliveOptions(keepalive_time_ms=_KEEPALIVE_MS, http2_max_pings_without_data=0),
+        )
         try:
             yield client
         except InferenceServerException as error:

@@ -45,8 +45,8 @@ class Bootstrap:
 
         Where few values differ, or none, draws from them alone know nothing of a rare one that was not met: an interval of
         equal values would be a point. With a `reach`, the furthest that one more value could lie from zero, it is drawn as
-        if one had lain there on each side (Agresti and Min 2005, for matched pairs): of n equal 0/1 scores it comes to
-        about 3 / n each way, as the exact bound does.
+        if one had lain there on each side (as Bonett and Price 2012 adjust the interval of matched pairs): of n equal 0/1
+        scores it comes to about 3 / n each way.
         """
         array = np.asarray([*values, reach, -reach] if reach else values, dtype=float)
         indices = self._indices(len(array))

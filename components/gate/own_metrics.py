@@ -43,12 +43,10 @@ def _least(settings: GateSettings, measured: Measurements) -> int:
 
 
 def _reach(measured: Measurements, name: str) -> float:
-    """How far two scores of one image can lie apart, as far as the scores of both arms tell: those that are all 0 or 1 are
-    yes and no, even where only one of the two was met."""
-    met = {s for arm in (CANDIDATE, CHAMPION) for s in measured.arms[arm].scores.get(name, []) if s is not None}
-    if met <= {0.0, 1.0}:
-        return 1.0
-    return max(met) - min(met)
+    """1 for scores that are all 0 or 1: yes and no, where a rare one may not have been met. Others differ in most pairs."""
+    arms = [measured.arms[arm] for arm in (CANDIDATE, CHAMPION) if arm in measured.arms]
+    met = {score for arm in arms for score in arm.scores.get(name, []) if score is not None}
+    return 1.0 if met <= {0.0, 1.0} else 0.0
 
 
 def _scores(measured: Measurements, arm: str, name: str) -> list[float | None]:

@@ -23,6 +23,7 @@ from pipelines import retrain
 from pipelines.connection import TRACKING_VARIABLE
 from pipelines.lineage.collect import trace
 from pipelines.lineage.sources import read_sources
+from pipelines.local import resume
 from pipelines.lock import only_run
 from pipelines.measuring import measure
 from pipelines.record import RunRecord, resumable_run
@@ -226,6 +227,8 @@ def test_what_there_is_not_or_cannot_be_measured_is_wrong_use(measured, stores):
         again(measured, full["fp32"])
     with pytest.raises(SettingsError, match=r"training\.steps"):
         again(measured, measured.second, "training.steps=3")
+    with pytest.raises(UsageError, match="demands of a promotion: approval"):
+        again(measured, measured.second, "promotion.approval=person")
     with pytest.raises(SettingsError, match=r"gate\.min_accuracy"):
         again(measured, measured.second, "gate.min_accuracy=1")
     twin = measured.home.packages / f"{measured.second[:12]}{'0' * 52}"
@@ -288,6 +291,19 @@ def test_a_measurement_does_not_hide_a_run_that_can_be_resumed(tmp_path):
     for run_id, status, measures in (("1", "succeeded", None), ("2", "failed", None), ("3", "interrupted", "a" * 64)):
         RunRecord(run_id, "smoke", {}, "", status=status, measures=measures).save(home)
     assert resumable_run(home).run_id == "2"
+
+
+def test_a_run_whose_package_was_measured_since_is_not_resumed(tmp_path):
+    """Its older verdict would undo what came of the newer one: a rejection, or a rollback."""
+    home = Home(tmp_path)
+    RunRecord("1", "smoke", {}, "", status="failed").save(home)
+    exported = home.run("1") / "exported"
+    exported.mkdir()
+    (exported / "export.json").write_text(json.dumps({"int8": "a" * 64, "fp32": "b" * 64}))
+    RunRecord("2", "smoke", {}, "", status="succeeded", measures="a" * 64).save(home)
+    with pytest.raises(UsageError, match="measured again since, by run 2") as refused:
+        resume(home, (), Console(file=io.StringIO()))
+    assert refused.value.fix is not None and "emuflow measure aaaaaaaaaaaa" in refused.value.fix
 
 
 def test_its_graph_is_the_end_of_the_other_one():

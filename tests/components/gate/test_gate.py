@@ -123,7 +123,7 @@ def test_one_of_several_checks_fails_only_at_the_confidence_of_all_together():
 
 
 def test_a_rare_failure_that_was_not_met_is_not_proven_absent():
-    """A candidate that fails one caption more in a hundred, at a margin of one: passing it is the error of 2.5%."""
+    """A candidate that fails one caption more in a hundred, at a margin of one: passing it is the error, nominally 2.5%."""
     draws, bootstrap = np.random.default_rng(0), Bootstrap(confidence=0.95, resamples=400, seed=0)
 
     def passes(captions: int) -> bool:
@@ -131,7 +131,8 @@ def test_a_rare_failure_that_was_not_met_is_not_proven_absent():
         found = difference("a", ours, [1.0] * captions, ">=", -0.01, min_n=1, bootstrap=bootstrap, reach=1.0)
         return found.result is Result.PASS
 
-    assert np.mean([passes(captions) for captions in (100, 200, 300, 500) for _ in range(100)]) <= 0.05
+    for captions in (300, 500, 746):
+        assert np.mean([passes(captions) for _ in range(200)]) <= 0.06
 
 
 def test_two_arms_that_never_differ_are_as_alike_as_their_number_of_captions_shows():
