@@ -65,20 +65,22 @@ def speed_checks(rows: Rows) -> list[Check]:
     """How many times slower the others are, at the quality that `quality_checks` are about."""
     ours, ours_int8 = rows[OURS], rows[OURS_INT8]
     best_int8, best = (rows[fastest_form(rows, name)] for name in (BEST_AR_INT8, BEST_AR))
+    first_int8 = rows[fastest_form(rows, BEST_AR_INT8, first=True)]
     return [
         speedup(best_int8, ours_int8, "speedup_vs_best_ar", 5, 20),
         speedup(best, ours, "speedup_vs_best_ar_fp32", None, 20),
-        speedup(best_int8, ours_int8, "speedup_vs_best_ar_first_image", None, 20, first=True),
+        speedup(first_int8, ours_int8, "speedup_vs_best_ar_first_image", None, 20, first=True),
         speedup(rows[RASTER], ours, "speedup_vs_ar_cached", 15, 40),
         speedup(rows[NAIVE], ours, "speedup_vs_ar", 20, 200),
         speedup(rows[compared_one_scale(rows).name], ours, "speedup_vs_one_scale", 4, 8),
     ]
 
 
-def fastest_form(rows: Rows, name: str) -> str:
-    """A next-token decoder cell by cell, or in one graph: whichever takes less time here."""
+def fastest_form(rows: Rows, name: str, *, first: bool = False) -> str:
+    """A next-token decoder cell by cell, or in one graph: whichever takes less time here, or with `first` for a first
+    image."""
     forms = [name, *(other for other, calls in ONE_GRAPH.items() if calls == name and other in rows)]
-    return min(forms, key=lambda form: float(np.median(rows[form].times_ms)))
+    return min(forms, key=lambda form: float(np.median(rows[form].first_ms if first else rows[form].times_ms)))
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def fuse_next_tokens(folder: Path, grids: Sequence[tuple[int, int]], visual_voca
     nodes = [
         *connected(models["prefill"].graph, names),
         *_cells(models[_NEXT], cells),
-        *_stages(models, details, stages, names),
+        *_stages(models, details, names),
     ]
     tensors = [tensor for model in models.values() for tensor in model.graph.initializer]
     positions = [numpy_helper.from_array(np.array([cell]), _position(cell)) for cell in range(cells)]
@@ -63,7 +63,8 @@ def fuse_next_tokens(folder: Path, grids: Sequence[tuple[int, int]], visual_voca
 def draw_next(
     graph: Graph, text_ids: np.ndarray, seeds: list[int], options: NextTokenOptions, cells: int, vocabulary: int
 ) -> np.ndarray:
-    """What `continue_tokens` and the details' most likely ones give with these seeds: uint8 [batch, height, width, 3]."""
+    """What `continue_tokens` and the details' most likely ones give with these seeds: int64 [batch, text_length] -> uint8
+    [batch, height, width, 3]. Of the `options`, the temperature alone, above 0."""
     noise = np.float32(options.temperature) * gumbel_noise(streams(seeds), (cells, vocabulary))
     return np.asarray(graph.run(["pixels"], {"text_ids": text_ids, "cell_noise": noise})[0])
 
@@ -100,12 +101,10 @@ def _copied(node: NodeProto, cell: int, fed: dict[str, str], given: set[str]) ->
     return own
 
 
-def _stages(
-    models: dict[str, ModelProto], details: Sequence[str], stages: int, names: dict[str, str]
-) -> Iterator[NodeProto]:
+def _stages(models: dict[str, ModelProto], details: Sequence[str], names: dict[str, str]) -> Iterator[NodeProto]:
     """The details and the pixels, each after what it reads."""
-    *glue, grid = details_glue(stages)
-    each = len(glue) // max(stages, 1)
+    *glue, grid = details_glue(len(details))
+    each = len(glue) // max(len(details), 1)
     for number, name in enumerate(details):
         yield from connected(models[name].graph, names)
         yield from glue[each * number : each * (number + 1)]

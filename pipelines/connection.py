@@ -2,9 +2,9 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.errors import TrackingError, UsageError
 from common.files import read_json
@@ -95,13 +95,18 @@ def remembered(home: Home, overrides: Sequence[str] = ()) -> PlatformSettings:
     """
     if not home.last_run_file.is_file():
         return override_platform({}, overrides)
-    settings = override_platform(read_json(home.last_run_file)["settings"]["platform"], overrides).model_dump()
+    return platform_again(read_json(home.last_run_file)["settings"]["platform"], overrides)
+
+
+def platform_again(platform: Mapping[str, Any], overrides: Sequence[str]) -> PlatformSettings:
+    """The platform settings that a run left on disk, likewise."""
+    settings = override_platform(platform, overrides).model_dump()
     for name, variable in (("tracking_uri", TRACKING_VARIABLE), ("release_url", RELEASE_URL_VARIABLE)):
         if os.environ.get(variable):
             settings[name] = None
         elif HIDDEN in str(settings[name]):
             raise UsageError(
-                "the last run's address holds a password, which is not kept on disk",
+                "the run's address holds a password, which is not kept on disk",
                 where=f"platform.{name}",
                 fix=f"give it again in the environment variable {variable}",
             )

@@ -7,6 +7,7 @@ from typing import Any
 from common.errors import DigestMismatchError, UsageError
 from common.files import read_json
 from common.home import Home
+from model.tokenizers.digest import tokenizers_digest
 from pipelines.provenance import settings_are
 from pipelines.record import FILE_NAME
 from pipelines.run_folder import SETTINGS_FILE
@@ -35,7 +36,7 @@ def find_exported(home: Home, digest: str) -> Exported:
     """The candidate `digest` and what its run left.
 
     Raises `UsageError` where its package, its full-precision form or an artifact of its run is gone, or it is no
-    candidate; `SignatureError` where a package was altered; `DigestMismatchError` where the run's settings were.
+    candidate; `SignatureError` where a package was altered; `DigestMismatchError` where the run's settings or tokenizers were.
     """
     from serving.package.verify import verify
 
@@ -74,6 +75,12 @@ def find_exported(home: Home, digest: str) -> Exported:
             f"these are not the settings that package {digest[:12]} was made with: its manifest names others",
             where=str(folder / SETTINGS_FILE),
             fix="put the file back as the run left it; --set changes what a measurement goes by",
+        )
+    if tokenizers_digest(folder / "tokenizers") != origin.tokenizers_digest:
+        raise DigestMismatchError(
+            f"these are not the tokenizers that package {digest[:12]} was made with: its manifest names others",
+            where=str(folder / "tokenizers"),
+            fix="put them back as the run left them",
         )
     tracking = read_json(folder / FILE_NAME).get("tracking", {})
     return Exported(digest, origin.preset, folder, settings, tracking.get("parent"))

@@ -9,7 +9,7 @@ from common.errors import UsageError
 from common.files import read_json, write_json
 from common.home import Home
 from common.redaction import redact
-from pipelines.connection import Connection, connect, remembered
+from pipelines.connection import Connection, connect, platform_again
 from pipelines.execution import execute, in_own_name, new_run_id, now, open_tracking, prepare_platform
 from pipelines.lock import only_run
 from pipelines.parent import Parent, current_champion, find_parent
@@ -55,7 +55,7 @@ def resume(home: Home, overrides: Sequence[str], console: Console) -> RunRecord:
     with only_run(home) as lock, signals_raise():
         record = resumable_run(home)
         _refuse_what_was_measured_since(record, home)
-        platform = remembered(home, overrides)
+        platform = platform_again(record.settings["platform"], overrides)
         prepare_platform(platform, home)
         record.settings = {**record.settings, "platform": redact(platform.model_dump(mode="json"))}
         write_json(home.run(record.run_id) / SETTINGS_FILE, record.settings)

@@ -1,6 +1,6 @@
 """The graph of a measurement: what an earlier run exported is measured beside the champion of now, judged and promoted.
 
-Its steps are those of `retrain.py`; what they need of that run is imported.
+What its steps need of that run is imported; they are the end of `retrain.py`, too.
 """
 
 from typing import Any
@@ -12,6 +12,46 @@ from components.gate.component import gate
 from components.promote.component import promote
 
 NAME = "emuflow-measure"
+
+
+def measure_and_promote(
+    *,
+    benchmark_settings: str,
+    gate_settings: str,
+    promotion_settings: str,
+    champion: str,
+    package_store: str,
+    key_folder: str,
+    serving: str,
+    exported: Any,
+    evaluation_set: Any,
+    tokenizers: Any,
+    judge: Any,
+) -> None:
+    """The tasks that end a graph, from its parameters and from outputs of its earlier tasks. Never cached on a cluster: what
+    measures, decides or promotes does so each time."""
+    measured = benchmark(
+        settings=benchmark_settings,
+        champion=champion,
+        package_store=package_store,
+        key_folder=key_folder,
+        exported=exported,
+        evaluation_set=evaluation_set,
+        tokenizers=tokenizers,
+        judge=judge,
+    )
+    decided = gate(settings=gate_settings, measurements=measured.outputs["measurements"])
+
+    promoted = promote(
+        settings=promotion_settings,
+        package_store=package_store,
+        key_folder=key_folder,
+        serving=serving,
+        verdict=decided.outputs["verdict"],
+        exported=exported,
+    )
+    for task in (measured, decided, promoted):
+        task.set_caching_options(enable_caching=False)
 
 
 def pipeline() -> Any:
@@ -33,28 +73,18 @@ def pipeline() -> Any:
         key_folder: str = "/emuflow/keys",
         serving: str = "/emuflow/serving",
     ) -> None:
-        packages = dsl.importer(artifact_uri=exported, artifact_class=dsl.Artifact).output
-        measured = benchmark(
-            settings=benchmark_settings,
+        measure_and_promote(
+            benchmark_settings=benchmark_settings,
+            gate_settings=gate_settings,
+            promotion_settings=promotion_settings,
             champion=champion,
             package_store=package_store,
             key_folder=key_folder,
-            exported=packages,
+            serving=serving,
+            exported=dsl.importer(artifact_uri=exported, artifact_class=dsl.Artifact).output,
             evaluation_set=dsl.importer(artifact_uri=evaluation_set, artifact_class=dsl.Dataset).output,
             tokenizers=dsl.importer(artifact_uri=tokenizers, artifact_class=dsl.Model).output,
             judge=dsl.importer(artifact_uri=trained_judge, artifact_class=dsl.Model).output,
         )
-        decided = gate(settings=gate_settings, measurements=measured.outputs["measurements"])
-
-        promoted = promote(
-            settings=promotion_settings,
-            package_store=package_store,
-            key_folder=key_folder,
-            serving=serving,
-            verdict=decided.outputs["verdict"],
-            exported=packages,
-        )
-        for task in (measured, decided, promoted):
-            task.set_caching_options(enable_caching=False)
 
     return measure

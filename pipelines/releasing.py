@@ -209,15 +209,22 @@ def _verdict_folder(
     from components.gate.verdict import FILE_NAME, evidence_digest
 
     own = home.run(run_id) / "verdict"
-    for folder in (own, *(home.run(each) / "verdict" for each in measurements_of(home, digest))):
-        if (folder / FILE_NAME).is_file() and evidence_digest(folder) == registered:
-            yield folder
-            return
-    if own.is_dir():
-        yield own
+
+    def is_registered(folder: Path) -> bool:
+        return (folder / FILE_NAME).is_file() and evidence_digest(folder) == registered
+
+    found = own if is_registered(own) else None
+    if found is None:  # whoever never measured again reads no other run's record
+        again = (home.run(each) / "verdict" for each in measurements_of(home, digest))
+        found = next((folder for folder in again if is_registered(folder)), None)
+    if found is not None:
+        yield found
         return
     with tempfile.TemporaryDirectory(prefix="emuflow-evidence-") as folder:
         fetched = registry.fetch_evidence(digest, Path(folder))
+        if own.is_dir() and (fetched is None or not is_registered(fetched)):
+            yield own
+            return
         if fetched is None:
             raise GateError(
                 f"package {digest} has no verdict, neither here nor in the registry",

@@ -6,17 +6,15 @@ from typing import Any
 from kfp import dsl
 
 from components.adapt.component import adapt
-from components.benchmark.component import benchmark
 from components.calibrate.component import calibrate
 from components.curate.component import curate
 from components.export.component import export
-from components.gate.component import gate
 from components.ingest.component import ingest
 from components.judge.component import judge
-from components.promote.component import promote
 from components.tokenize.component import tokenize
 from components.train.component import train
 from components.validate.component import validate
+from pipelines.measure import measure_and_promote
 
 NAME = "emuflow-retrain"
 RUN_ID = os.environ.get("EMUFLOW_RUN_ID") or dsl.PIPELINE_JOB_ID_PLACEHOLDER
@@ -122,30 +120,21 @@ def pipeline(*, adapted: bool = False) -> Any:
             "trained_judge"
         ]
 
-        measured = benchmark(
-            settings=benchmark_settings,
+        measure_and_promote(
+            benchmark_settings=benchmark_settings,
+            gate_settings=gate_settings,
+            promotion_settings=promotion_settings,
             champion=champion,
             package_store=package_store,
             key_folder=key_folder,
+            serving=serving,
             exported=exported,
             evaluation_set=evaluation_set,
             tokenizers=tokenizers,
             judge=trained_judge,
         )
-        decided = gate(settings=gate_settings, measurements=measured.outputs["measurements"])
 
-        promoted = promote(
-            settings=promotion_settings,
-            package_store=package_store,
-            key_folder=key_folder,
-            serving=serving,
-            verdict=decided.outputs["verdict"],
-            exported=exported,
-        )
-
-        # A cluster's cache outlives a run. The source's path does not tell whether its data is new, and what measures,
-        # decides or promotes does so each time.
-        for task in (data, measured, decided, promoted):
-            task.set_caching_options(enable_caching=False)
+        # A cluster's cache outlives a run, and the source's path does not tell whether its data is new.
+        data.set_caching_options(enable_caching=False)
 
     return retrain

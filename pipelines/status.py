@@ -40,8 +40,8 @@ def read_status(home: Home) -> dict[str, Any]:
 
 def read_history(home: Home) -> dict[str, Any]:
     """`releases`: every row of every stage, the newest first; `champions`: those of the champion; `runs`: every run's id,
-    status, verdict and digests, likewise; `measures` is the package of
-    one that measured again."""
+    status, verdict and digests, likewise;
+    `measures` is the package of one that measured again."""
     files = sorted(home.last_run_file.parent.glob(f"*/{FILE_NAME}"), reverse=True)
     releases = _releases(home)
     champions = [release for release in releases if release["stage"] == "champion"]

@@ -25,8 +25,8 @@ from serving.repository import ModelRepository
 
 log = logging.getLogger(__name__)
 _LOADING_NAME = "loading"
-"""Stands in the folder while the server loads what stands in the repository, and until it is known what became of that: a
-name of the load."""
+"""Stands in the folder while the server loads what stands in the repository, and until it is known what became of that: an
+id of the load."""
 
 
 class RemoteDeployment:
@@ -53,7 +53,7 @@ class RemoteDeployment:
         """
         self._control = ModelControl(endpoint, key=control_key, timeout_s=load_timeout_s)
         self._loading, self._load_timeout_s = repository / _LOADING_NAME, load_timeout_s
-        self._late: dict[str, Load] = {}
+        self._late: dict[str, Load] = {}  # at most one, by its id
         self._folder, self._repository = repository, ModelRepository(repository, key_folder)
         self._package_store, self._name = package_store, name
         self._graphs = GraphModels(self._control, self._repository.models, name, graphs, quiet_s=quiet_s)
@@ -75,7 +75,7 @@ class RemoteDeployment:
             if self._repository.digest(self._name) == desired_digest and self._graphs.stand():
                 changed = self._graphs.restore() or settled or not serves
                 if not serves:
-                    self._control.load(self._name)
+                    self._load()
             else:
                 self._replace(desired_digest)
                 changed = True
@@ -89,19 +89,24 @@ class RemoteDeployment:
             self._graphs.changing() as prepare,
             self._repository.replacing(package, self._name, expected_digest=digest, prepare=prepare),
         ):
-            name = secrets.token_hex(8)  # of this load, by which the process that began it knows it again
-            write_text(self._loading, name)
-            self._wait(name, self._control.begin_load(self._name))
+            self._load()
+
+    def _load(self) -> None:
+        """Load what stands in the repository. The load has an id of its own, by which the process that began it knows it
+        again."""
+        load_id = secrets.token_hex(8)
+        write_text(self._loading, load_id)
+        self._wait(load_id, self._control.begin_load(self._name))
 
     def _settle(self) -> bool:
         """Find out what became of a load that nobody has waited for to its end. One of another process cannot be asked, but
         Triton takes another one of the same files after it alone. Where it failed, the files are removed, as they do not
         serve. Returns whether they do."""
         self._control.is_ready(self._name)  # a server that is out of reach says nothing about them
-        name = self._loading.read_text(encoding="utf-8")
-        ours = self._late.get(name)
+        load_id = self._loading.read_text(encoding="utf-8")
+        ours = self._late.get(load_id)
         try:
-            self._wait(name, ours or self._control.begin_load(self._name))
+            self._wait(load_id, ours or self._control.begin_load(self._name))
         except LoadTimeout:
             raise
         except ServerError as error:
@@ -110,12 +115,13 @@ class RemoteDeployment:
             return False
         return True
 
-    def _wait(self, name: str, load: Load) -> None:
+    def _wait(self, load_id: str, load: Load) -> None:
+        """Raises `ServerError` where it failed, and `LoadTimeout` where it has not ended in time: it is kept then."""
         self._late = {}
         try:
             load.wait(self._load_timeout_s)
         except LoadTimeout:
-            self._late = {name: load}
+            self._late = {load_id: load}
             raise
         except ServerError:
             self._loading.unlink(missing_ok=True)

@@ -33,5 +33,5 @@ def registered_policy(
         "whether it needs a person's approval or a canary is not known: it was registered without its policy, and the "
         "settings of its run are not here",
         where=f"package {digest}",
-        fix="put the run's folder with its settings.json back, or run the pipeline, which registers the policy",
+        fix=f"put the run's folder with its settings.json back, or register it anew: emuflow measure {digest[:12]}",
     )

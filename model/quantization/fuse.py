@@ -245,6 +245,7 @@ def details_glue(stages: int) -> list[NodeProto]:
 
 
 def constants(grids: Sequence[tuple[int, int]], visual_vocabulary: int) -> list[TensorProto]:
+    """What the glue and the parts read that no prompt changes: int64, by the names that `wires` and the glue use."""
     (rows, columns), (height, width) = grids[0], grids[-1]
     values = {
         "one": np.array([1]),

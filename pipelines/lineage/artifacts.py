@@ -195,7 +195,8 @@ def _gate(subject: Subject, run: Path) -> tuple[Node, ...]:
 
 
 def _promote(subject: Subject, run: Path) -> tuple[Node, ...]:
-    version = registered(subject)
+    verdict = run / "verdict" / VERDICT
+    version = registered(subject, on=sha256_file(verdict) if verdict.is_file() else None)
     facts = {"registered as": word(subject.result("promote"), "version") or "nothing"}
     if not isinstance(version, Away) and version.aliases:
         facts["aliases"] = ", ".join(version.aliases)

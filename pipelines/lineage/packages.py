@@ -52,13 +52,13 @@ def _manifest_node(subject: Subject, children: tuple[Node, ...]) -> Node:
     return Node("manifest", subject.digest, facts, (), children)
 
 
-def registered(subject: Subject, *, without: frozenset[str] = frozenset()) -> Version | Away:
-    """The registry's newest version of this package, of those with other evidence than `without`."""
+def registered(subject: Subject, *, on: str | None = None) -> Version | Away:
+    """The registry's newest version of this package: of those with the evidence `on` (its sha256), where there are any."""
     versions = subject.sources.versions
     if isinstance(versions, Away):
         return versions
     of_package = [version for version in versions if version.package == subject.digest]
-    found = [version for version in of_package if version.tags.get("evidence_digest") not in without]
+    found = [version for version in of_package if version.tags.get("evidence_digest") == on] or of_package
     return max(found, key=lambda version: int(version.number)) if found else Away("no version of it is registered")
 
 

@@ -71,11 +71,15 @@ class Sources:
         record = self.record_of(digest)
         return record.version if record else None
 
-    def releases_of(self, digest: str, *, without: frozenset[str] = frozenset()) -> dict[str, Release]:
-        """A package's newest row of each stage that it came to, of those that rest on other evidence than `without`."""
+    def releases_of(self, digest: str, *, on: str | None = None) -> dict[str, Release]:
+        """A package's newest row of each stage that it came to: of all, or, where it was registered with the evidence `on`
+        (its sha256), without those that rest on other evidence that it was registered with."""
         if isinstance(self.releases, Away):
             return {}
-        rows = [row for row in self.releases if row.digest == digest and row.evidence_digest not in without]
+        rows = [row for row in self.releases if row.digest == digest]
+        registered = {row.evidence_digest for row in rows if row.stage == CANDIDATE_STAGE}
+        if on in registered:
+            rows = [row for row in rows if row.evidence_digest == on or row.evidence_digest not in registered]
         return {stage: row for stage in STAGES if (row := next((r for r in rows if r.stage == stage), None))}
 
 

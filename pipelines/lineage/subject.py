@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import SignatureError
-from common.files import sha256_file
 from components.gate.verdict import FILE_NAME as VERDICT
 from pipelines.lineage.compare import record
 from pipelines.lineage.sources import Sources
@@ -29,8 +28,6 @@ class Subject:
     run: RunRecord | None
     run_folder: Path | None
     """`None` where nobody says which run it was, or its folder is gone."""
-    other_evidence: frozenset[str] = frozenset()
-    """The sha256 of the verdicts of this package's other runs: it was measured more than once."""
 
     @property
     def origin(self) -> Provenance | None:
@@ -84,30 +81,15 @@ def find_subject(sources: Sources, digest: str) -> Subject:
     run_folder = sources.run_folder(run_id) if run_id else None
     if run_folder is not None and not run_folder.is_dir():
         run_folder = None
-    record = sources.records.get(run_id or "", run)
-    others = frozenset(verdicts(sources, [each.run_id for each in sources.measurements_of(digest)]).values())
-    return Subject(sources, digest, folder, manifest, record, run_folder, others)
+    return Subject(sources, digest, folder, manifest, sources.records.get(run_id or "", run), run_folder)
 
 
 def measurements(subject: Subject) -> list[Subject]:
     """The package as each run knows it that measured it once more and left a verdict, the oldest first."""
     sources = subject.sources
-    runs = {run.run_id: run for run in reversed(sources.measurements_of(subject.digest))}
-    evidence = verdicts(sources, [subject.run_id or "", *runs])
+    runs = [(run, sources.run_folder(run.run_id)) for run in reversed(sources.measurements_of(subject.digest))]
     return [
-        replace(
-            subject,
-            run=run,
-            run_folder=sources.home.run(measured),
-            other_evidence=frozenset(sha256 for run_id, sha256 in evidence.items() if run_id != measured),
-        )
-        for measured, run in runs.items()
-        if measured in evidence
+        replace(subject, run=run, run_folder=folder)
+        for run, folder in runs
+        if folder is not None and (folder / "verdict" / VERDICT).is_file()
     ]
-
-
-def verdicts(sources: Sources, run_ids: list[str]) -> dict[str, str]:
-    """The sha256 of each run's verdict, where it left one."""
-    folders = {run_id: sources.run_folder(run_id) for run_id in run_ids}
-    files = {run_id: folder / "verdict" / VERDICT for run_id, folder in folders.items() if folder}
-    return {run_id: sha256_file(file) for run_id, file in files.items() if file.is_file()}
