@@ -6,16 +6,19 @@ at which its request was due: a server that stalls cannot hide it by delaying th
 
 Every request has another caption, so that nothing which the server keeps of a prompt helps it; `--prompts 5` asks for the
 same five again and again. A request that is not answered within `--timeout` seconds is an error, so that a server which
-stands still ends the load and does not hold it for ever. Prints one JSON line.
+stands still ends the load and does not hold it for ever. Prints one JSON line; Ctrl-C ends the load early, and what came
+of it until then is told all the same.
 """
 
 import argparse
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -31,6 +34,8 @@ _ROOT = Path(__file__).resolve().parent.parent
 _TIMEOUT_S = 30.0
 _SPARE_S = 60.0
 """For the load's process to start and to end."""
+_LONGEST_S = 1800.0
+"""Of a load that nobody ends."""
 
 
 @dataclass
@@ -73,21 +78,53 @@ def run_load(
     A request without an answer within `timeout_s` is one of the load's errors. Raises `ServerError` where the process itself
     does not end in time.
     """
-    command = [sys.executable, "-m", "benchmarks.load", endpoint, "--model", model, "--seconds", str(seconds)]
-    command += ["--clients", str(clients), "--rate", str(rate), "--seed", str(seed), "--timeout", str(timeout_s)]
-    command += [] if previews else ["--without-previews"]
-    command += [] if prompts is None else ["--prompts", str(prompts)]
-    # The request that connects may take all of its time, and so may the last one.
-    bound_s = seconds + 2 * timeout_s + _SPARE_S
+    how = {"clients": clients, "rate": rate, "seed": seed, "timeout": timeout_s, "prompts": prompts}
+    process = _start(endpoint, model, seconds=seconds, previews=previews, **how)
     try:
-        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=_ROOT, timeout=bound_s)
-    except subprocess.TimeoutExpired:
+        # The request that connects may take all of its time, and so may the last one.
+        return _result(process, seconds + 2 * timeout_s + _SPARE_S)
+    except subprocess.TimeoutExpired as error:
         raise ServerError(
-            f"a load of {seconds:g} s did not end within {bound_s:g} s",
+            f"a load of {seconds:g} s did not end within {error.timeout:g} s",
             where=endpoint,
             fix="look whether the machine is overloaded, and into the server's log",
         ) from None
-    return Load(**json.loads(done.stdout.splitlines()[-1]))
+    finally:
+        process.kill()
+
+
+@contextmanager
+def load_until_ended(endpoint: str, model: str, *, clients: int = 0, rate: float = 0.0) -> Iterator[Callable[[], Load]]:
+    """A load that goes on for as long as the body takes. The body calls what it is given to end it, and learns what came of
+    it; that raises `ServerError` where the load had ended by itself."""
+    process = _start(endpoint, model, seconds=_LONGEST_S, clients=clients, rate=rate)
+
+    def end() -> Load:
+        if process.poll() is not None:
+            raise ServerError("the load ended before it was told to", where=endpoint, fix="see its messages above")
+        process.send_signal(signal.SIGINT)
+        return _result(process, _TIMEOUT_S + _SPARE_S)
+
+    try:
+        yield end
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _start(endpoint: str, model: str, *, previews: bool = True, **how: float | None) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "benchmarks.load", endpoint, "--model", model]
+    for name, value in how.items():
+        command += [] if value is None else [f"--{name}", str(value)]
+    command += [] if previews else ["--without-previews"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=_ROOT)
+
+
+def _result(process: subprocess.Popen[str], within_s: float) -> Load:
+    output, _ = process.communicate(timeout=within_s)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    return Load(**json.loads(output.splitlines()[-1]))
 
 
 class _Asker:
@@ -106,6 +143,8 @@ class _Asker:
         self._timeout_s = timeout_s
         self.load, self._sent = Load(), 0
         self.start = time.perf_counter()
+        self.is_over = False
+        """Nothing more is asked; what was asked is waited for."""
 
     async def ask(self, due: float) -> None:
         """One request, due at `due` by `time.perf_counter`."""
@@ -140,7 +179,7 @@ class _Asker:
 
 async def _in_turn(asker: _Asker, clients: int, end: float) -> None:
     async def client() -> None:
-        while time.perf_counter() < end:
+        while time.perf_counter() < end and not asker.is_over:
             await asker.ask(time.perf_counter())
 
     await asyncio.gather(*(client() for _ in range(clients)))
@@ -150,6 +189,8 @@ async def _at_random(asker: _Asker, due: Sequence[float]) -> None:
     running: set[asyncio.Task] = set()
     for moment in due:
         await asyncio.sleep(max(0.0, asker.start + moment - time.perf_counter()))
+        if asker.is_over:
+            break
         task = asyncio.create_task(asker.ask(asker.start + moment))
         running.add(task)
         task.add_done_callback(running.discard)  # half an hour of tasks that are done would fill the memory
@@ -161,6 +202,7 @@ async def _main(chosen: argparse.Namespace) -> Load:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         prompts = np.random.default_rng(chosen.seed).permutation(all_captions())[: chosen.prompts].tolist()
         asker = _Asker(stub, chosen.model, prompts, previews=not chosen.without_previews, timeout_s=chosen.timeout)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, lambda: setattr(asker, "is_over", True))
         await asker.ask(time.perf_counter())  # connects
         asker.load = Load()
         asker.start = time.perf_counter()

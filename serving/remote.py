@@ -70,6 +70,7 @@ class RemoteDeployment:
         Raises `LoadTimeout` where a load has not ended in time; nothing is moved before it has.
         """
         with locked(self._folder):
+            self._graphs.settle()
             settled = self._loading.exists() and self._settle()
             serves = self._control.is_ready(self._name)
             if self._repository.digest(self._name) == desired_digest and self._graphs.stand():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.errors import RepositoryError, ServerError
 from common.files import remove
-from serving.control import ModelControl
+from serving.control import Load, LoadTimeout, ModelControl
 from serving.gpu.config import MODEL_FILE
 from serving.gpu.layout import GraphLayout
 from serving.gpu.names import generation_of, generations, read_graphs
@@ -41,6 +41,25 @@ class GraphModels:
         self._control, self._models, self._name, self._layout = control, models, name, layout
         self._quiet_s, self._clock = quiet_s, clock
         self._asked: dict[str, tuple[int, float]] = {}
+        self._late: dict[str, Load] = {}
+        """Loads that had not ended in time, by their models, until those are tried or removed."""
+
+    def settle(self) -> None:
+        """Wait for loads that had not ended in time: until then no file of theirs may be moved, and none is asked for again.
+
+        Raises `LoadTimeout` where one has not ended yet. One that failed is forgotten: who wants the model loads it anew.
+        """
+        for model, load in list(self._late.items()):
+            try:
+                load.wait(self._control.timeout_s)
+                loaded = self._control.is_ready(model)
+            except LoadTimeout:
+                raise
+            except ServerError as error:
+                log.warning("a graph that was still being loaded is not there: %s", error)
+                loaded = False
+            if not loaded:
+                self._late.pop(model, None)
 
     def stand(self) -> bool:
         """Whether the package that stands under the name has its graphs computed in the way that is wanted."""
@@ -68,6 +87,9 @@ class GraphModels:
         none of those that are new is left. Models that the server still has of a package that served before are taken as
         they are.
 
+        Where a load has not ended in time (`LoadTimeout`), or this process is interrupted, Triton may still read their
+        files: they stay, and `retire` removes those that do not come to serve.
+
         What it gives raises `RepositoryError` where they cannot be laid out, `ServerError` where one does not load or answer.
         """
         undo: list[Callable[[], None]] = []
@@ -76,7 +98,10 @@ class GraphModels:
             if self._layout is None:
                 return
             generation = generation_of(self._name, manifest.digest, self._layout.options.accelerator)
-            kept = {model for model in self._laid_out(generation) if self._control.is_ready(model)}
+            untried = self._late.keys()
+            kept = {
+                model for model in self._laid_out(generation) if model not in untried and self._control.is_ready(model)
+            }
             undo.append(lambda: self._discard(generation, kept))
             for graph, model in self._layout.write(package, manifest, self._name, self._models).items():
                 if model not in kept:
@@ -84,7 +109,9 @@ class GraphModels:
 
         try:
             yield prepare
-        except BaseException:
+        except LoadTimeout:
+            raise
+        except Exception:
             for step in undo:
                 step()
             raise
@@ -118,11 +145,15 @@ class GraphModels:
         return found[1] if found else {}
 
     def _load(self, package: Path, graph: str, model: str) -> None:
+        load = self._late.pop(model, None) or self._control.begin_load(model)
         try:
-            self._control.load(model)
+            load.wait(self._control.timeout_s)
             file = read_onnx(self._models / model / "1" / MODEL_FILE)
             for axes in probed_axes(package, file):
                 probe(self._control, model, file, axes)
+        except LoadTimeout as error:
+            self._late[model] = load
+            raise LoadTimeout(f"the graph '{graph}' is not there yet: {error.what}", where=error.where) from error
         except ServerError as error:
             raise ServerError(
                 f"the graph '{graph}' cannot be served as a model of its own: {error.what}",
@@ -144,4 +175,5 @@ class GraphModels:
         for model in models:
             if self._control.is_ready(model):
                 self._control.unload(model)
+            self._late.pop(model, None)
             remove(self._models / model)

@@ -15,7 +15,7 @@ import tritonclient.grpc.service_pb2
 from tritonclient.grpc import service_pb2_grpc
 
 from benchmarks import load as loading
-from benchmarks.load import run_load
+from benchmarks.load import load_until_ended, run_load
 from common.errors import ServerError
 
 messages: Any = tritonclient.grpc.service_pb2
@@ -61,9 +61,14 @@ def text(content: str) -> bytes:
 
 
 @pytest.fixture
-def endpoint() -> Iterator[str]:
+def stalling() -> Stalling:
+    return Stalling()
+
+
+@pytest.fixture
+def endpoint(stalling: Stalling) -> Iterator[str]:
     server = grpc.server(ThreadPoolExecutor(1))
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Stalling(), server)
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(stalling, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield f"127.0.0.1:{port}"
@@ -83,6 +88,25 @@ def test_clients_that_wait_for_their_answer_see_a_stall_once(endpoint):
     load = run_load(endpoint, "generator", clients=1, seconds=1.5)
     assert sum(ms > 1000 * STALL_S / 2 for ms in load.image_ms) == 1
     assert load.images_per_s > 40 and len(load.preview_ms) == len(load.image_ms)
+
+
+@pytest.mark.parametrize("how", [{"clients": 2}, {"rate": 200.0}])
+def test_a_load_that_is_told_to_end_says_what_came_of_it_until_then(endpoint, stalling, how):
+    with load_until_ended(endpoint, "generator", **how) as end:
+        while stalling.answered < 60:
+            time.sleep(0.01)
+        load = end()
+    # The first request connects and is not counted; one fails, and all the others are answered.
+    assert len(load.image_ms) == len(load.due_s) == stalling.answered - 2 and load.errors == ["INTERNAL: once"]
+    assert 0 < load.seconds < 60
+
+
+def test_a_load_that_ended_by_itself_is_no_answer(endpoint, monkeypatch):
+    monkeypatch.setattr(loading, "_LONGEST_S", 0.1)
+    with load_until_ended(endpoint, "generator", clients=1) as end:
+        time.sleep(5)
+        with pytest.raises(ServerError, match="the load ended before it was told to"):
+            end()
 
 
 @pytest.fixture

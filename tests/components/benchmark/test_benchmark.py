@@ -203,11 +203,8 @@ def test_fault_16_an_arm_whose_latency_keeps_moving_makes_the_measurement_invali
     record = run(
         replace(workbench, exported=exported(tmp_path, slower, workbench.fp32)), tmp_path / "m", settings=settings
     )
-    [reason] = record.reasons
-    assert (record.status, reason) == (
-        "INVALID",
-        "the candidate was not warmed up: its latency still moved after 12 requests",
-    )
+    assert record.status == "INVALID"
+    assert "the candidate was not warmed up: its latency still moved after 12 requests" in record.reasons
     moved = record.arms[CANDIDATE].warmup
     assert moved is not None and not moved.stable
     assert all(after > 1.15 * before for before, after in pairwise(moved.window_p50_ms))

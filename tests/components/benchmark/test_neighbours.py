@@ -14,7 +14,7 @@ from components.benchmark.measurements import ProcessorShares
 from components.benchmark.neighbours import Neighbours, are_disturbing
 from components.benchmark.settings import NeighbourSettings
 
-SECONDS = 0.6
+SECONDS = 1.0
 
 
 @contextmanager
@@ -37,10 +37,14 @@ def test_what_other_processes_take_is_theirs() -> None:
     this = [psutil.Process()]
     with busy_cores() as others:
         theirs, ours = Neighbours(lambda: cpu_s(this)), Neighbours(lambda: cpu_s([*this, *others]))
+        before_s, start = cpu_s(others), time.perf_counter()
         time.sleep(SECONDS)
         taken, own = theirs.shares(), ours.shares()
+        had_s, lasted_s = cpu_s(others) - before_s, time.perf_counter() - start
     assert taken is not None and taken.others > 0.85 and taken.idle < 0.1
-    assert own is not None and own.others < taken.others - 0.25 and own.idle < 0.1
+    # How much the busy ones had is up to the machine, where it has more to do than this test.
+    assert own is not None and own.idle < 0.1
+    assert had_s > 0 and taken.others - own.others == pytest.approx(had_s / (lasted_s * len(others)), abs=0.1)
 
 
 def test_each_call_tells_of_the_time_since_the_one_before() -> None:
@@ -52,7 +56,8 @@ def test_each_call_tells_of_the_time_since_the_one_before() -> None:
             shares = neighbours.shares()
             assert shares is not None
             others.append(shares.others)
-    assert others[0] > 0.85 and others[1] == 0 and others[2] > 0.85
+    # What a host takes of its guests is never our own: some of the second interval may be left, too.
+    assert others[0] > 0.85 and others[1] < 0.3 and others[2] > 0.85
 
 
 def test_where_our_own_time_is_not_known_others_may_have_had_all_the_rest() -> None:

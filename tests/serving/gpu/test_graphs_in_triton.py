@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.load import run_load
+from benchmarks.load import load_until_ended
 from common.errors import ServerError, SignatureError
 from common.files import read_json
 from emuflow_client import GeneratorClient, InvalidRequest, ServerFault
+from serving.control import LoadTimeout
 from serving.control_key import ControlKey
 from serving.gpu.config import GpuOptions
 from serving.gpu.layout import GraphLayout
@@ -45,9 +46,11 @@ class Place:
         self.server, self.models = server, server.folder / "repository" / "models"
         self._arguments = (server.grpc_endpoint, server.folder / "repository", package_store, key_folder)
 
-    def remote(self, graphs: GraphLayout | None) -> RemoteDeployment:
+    def remote(self, graphs: GraphLayout | None, load_timeout_s: float = 120.0) -> RemoteDeployment:
         key = ControlKey.read(self.server.key_file)
-        return RemoteDeployment(*self._arguments, graphs=graphs, control_key=key, quiet_s=QUIET_S)
+        return RemoteDeployment(
+            *self._arguments, graphs=graphs, control_key=key, quiet_s=QUIET_S, load_timeout_s=load_timeout_s
+        )
 
     def graphs(self) -> list[str]:
         """Of the package that stands there."""
@@ -164,20 +167,16 @@ def test_swaps_under_requests_lose_none_and_old_graphs_go_when_nobody_asks_them(
 ) -> None:
     """Half a hundred requests wait at any time: the old package still asks its graphs when the new one serves already."""
     int8, fp32 = packages["int8"].name, packages["fp32"].name
-    start = time.perf_counter()
-    assert remote.reconcile(fp32)
-    one_swap_s = time.perf_counter() - start
+    remote.reconcile(fp32)
     settle(remote, place, fp32)
-    with ThreadPoolExecutor(1) as pool:
-        seconds = 8 + 8 * one_swap_s
-        asking = pool.submit(run_load, place.server.grpc_endpoint, "generator", clients=48, seconds=seconds)
-        time.sleep(3)
+    asked = place.server.control.requests("generator")
+    with load_until_ended(place.server.grpc_endpoint, "generator", clients=48) as end:
+        eventually(lambda: place.server.control.requests("generator") > asked + 96)
         for digest, other in ((int8, fp32), (fp32, int8)):
             assert remote.reconcile(digest)
             assert any(other[:12] in name for name in place.folders()), "the old graphs stay while they may be asked"
             time.sleep(1)
-        assert not asking.done(), "the swaps are to happen under load"
-        load = asking.result()
+        load = end()
     assert load.errors == []
     assert load.versions.keys() == {int8, fp32}
     settle(remote, place, fp32)
@@ -274,6 +273,69 @@ def test_a_graph_that_loads_but_does_not_answer_is_found_before_the_package_serv
         place.remote(Mute()).reconcile(packages["fp32"].name)
     assert place.folders() == before
     assert place.version() == packages["int8"].name
+
+
+class Late(StandIns):
+    """One graph's model takes its time to load, notes that it was loaded, and fails then if it `fails`."""
+
+    def __init__(self, notes: Path, *, fails: bool) -> None:
+        super().__init__()
+        self._notes, self._fails = notes, fails
+
+    def write(self, package: Path, manifest: Manifest, name: str, models: Path) -> dict[str, str]:
+        written = super().write(package, manifest, name, models)
+        program = models / written["fine"] / "1" / "model.py"
+        begin = "def initialize(self, args: dict[str, str]) -> None:\n"
+        more = f"        import time; time.sleep(3); print('loaded', file=open({str(self._notes)!r}, 'a'))\n"
+        more += "        raise RuntimeError('out of memory')\n" if self._fails else ""
+        assert begin in program.read_text()
+        program.write_text(program.read_text().replace(begin, begin + more))
+        return written
+
+
+def test_a_graph_that_is_late_is_waited_for_and_never_asked_for_again(
+    remote: RemoteDeployment, place: Place, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    int8, fp32 = packages["int8"].name, packages["fp32"].name
+    settle(remote, place, int8)
+    hasty, timeouts = place.remote(Late(tmp_path / "loads", fails=False), load_timeout_s=1), 0
+    while place.version() == int8:
+        try:
+            assert hasty.reconcile(fp32)
+        except LoadTimeout as error:
+            assert "the graph 'fine' is not there yet" in str(error) or "is loaded still" in str(error)
+            assert any(name.endswith("-fine") and fp32[:12] in name for name in place.folders()), "Triton may read it"
+            timeouts += 1
+    assert timeouts >= 2 and place.version() == fp32
+    assert (tmp_path / "loads").read_text().splitlines() == ["loaded"]
+    settle(hasty, place, fp32)
+
+
+def test_a_graph_that_is_late_and_fails_then_leaves_the_old_package_alone(
+    remote: RemoteDeployment, place: Place, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    int8, fp32 = packages["int8"].name, packages["fp32"].name
+    settle(remote, place, int8)
+    before = place.folders()
+    hasty = place.remote(Late(tmp_path / "loads", fails=True), load_timeout_s=1)
+    told = ""
+    while "'fine'" not in told:  # on a busy machine others are late, too
+        with pytest.raises(LoadTimeout) as late:
+            hasty.reconcile(fp32)
+        told = str(late.value)
+    eventually(lambda: _settled(hasty, int8))
+    settle(hasty, place, int8)
+    assert place.folders() == before and place.version() == int8
+    assert (tmp_path / "loads").read_text().splitlines() == ["loaded"]
+
+
+def _settled(deployment: RemoteDeployment, digest: str) -> bool:
+    """Whether the package serves; a load that has not ended may be in the way."""
+    try:
+        deployment.reconcile(digest)
+    except LoadTimeout:
+        return False
+    return True
 
 
 def test_a_restarted_server_gets_graphs_and_package_anew(

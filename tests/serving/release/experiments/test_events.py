@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -99,12 +100,12 @@ def test_a_store_that_cannot_be_written_costs_counted_events_and_no_time(url, ev
     with engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE emuflow_outcomes RENAME TO elsewhere")
     recorder = Recorder(events, experiment, capacity=50, every_s=0.01, retry=Backoff(0.05, 0.1))
-    slowest_s = 0.0
+    taken_s = []
     for number in range(80):
         before = time.perf_counter()
         recorder.record(outcome(number))
-        slowest_s = max(slowest_s, time.perf_counter() - before)
-    assert recorder.lost == 30 and slowest_s < 0.1
+        taken_s.append(time.perf_counter() - before)
+    assert recorder.lost == 30 and statistics.median(taken_s) < 0.01
     assert not recorder.flush(0.2)
     assert "cannot be written and wait" in caplog.text and "is lost" in caplog.text
     with engine.begin() as connection:
