@@ -126,6 +126,7 @@ def _heldout_loss_ratio(settings: GateSettings, measured: Measurements) -> Check
         bound,
         min_n=settings.min_heldout_samples,
         bootstrap=bootstrap(settings, measured),
+        groups=heldout.groups if heldout else None,
     )
 
 
@@ -160,6 +161,7 @@ def _loss_difference(settings: GateSettings, measured: Measurements, name: str, 
         bound,
         min_n=settings.min_heldout_samples,
         bootstrap=bootstrap(settings, measured),
+        groups=(ours and ours.groups) or (theirs and theirs.groups) or None,
     )
 
 

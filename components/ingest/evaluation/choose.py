@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from common.errors import DataError
 from components.captions import normalise_caption
 from components.ingest.digit_world.holdout import is_evaluation_caption
-from components.ingest.evaluation.groups import group_samples
 from components.ingest.evaluation.survey import Survey
 from components.ingest.settings import EvaluationSettings
+from components.sample_groups import group_samples
 
 _LARGEST_SHARE = 0.2
 

@@ -4,10 +4,10 @@ from PIL import Image
 
 from common.errors import DataError
 from components.ingest.evaluation.choose import choose_by_groups, one_row_per_content
-from components.ingest.evaluation.groups import group_samples
 from components.ingest.evaluation.survey import Survey
 from components.ingest.settings import EvaluationSettings
 from components.near_duplicates import THUMBNAIL_VALUES
+from components.sample_groups import group_samples
 from tests.components.data import picture
 
 
