@@ -34,7 +34,7 @@ def bootstrap(settings: GateSettings, measured: Measurements) -> Bootstrap:
         deciding += [champion.max_first_preview_ratio is not None, champion.max_frechet_ratio is not None]
         deciding += [bounds.margin is not None for bounds in settings.metrics.values()]
     family = sum(deciding)
-    return Bootstrap(settings.confidence, settings.bootstrap_resamples, settings.bootstrap_seed, family)
+    return Bootstrap(settings.confidence_now, settings.resamples_now, settings.bootstrap_seed, family)
 
 
 def correct_shares(measured: Measurements, name: str) -> list[float]:
