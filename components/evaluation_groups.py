@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from components.captions import normalise_caption
-from components.evaluation_set import load_evaluation_set
+from components.evaluation_set import EvaluationSet
 from components.images import MOST_PIXELS, UnreadableImageError, load
 from components.near_duplicates import THUMBNAIL_VALUES, thumbnail
 from components.sample_groups import group_samples
@@ -15,14 +15,13 @@ from components.samples import iterate_samples
 _COLUMNS = ("id", "content_sha256", "text", "modality", "payload")
 
 
-def group_numbers(evaluation_set: Path, sample_ids: Sequence[str]) -> list[int]:
-    """The group of each of these samples, numbered from 0 in their order.
+def group_numbers(evaluation_set: Path, frozen: EvaluationSet, sample_ids: Sequence[str]) -> list[int]:
+    """The group of each of these samples of the set `frozen`, numbered from 0 in their order.
 
     Two are of one group where any chain of equal contents, of captions (where the set holds captions out) and of pictures
     within its `near_duplicate_rms` joins them: by the set's own rule, on what is left of it. A sample whose picture cannot
     be read stands alone.
     """
-    frozen = load_evaluation_set(evaluation_set)
     wanted, row_of = set(sample_ids), dict[str, int]()
     contents, captions, pictures = list[str](), list[str](), bytearray()
     for batch in iterate_samples(evaluation_set, _COLUMNS):

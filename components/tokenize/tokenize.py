@@ -47,7 +47,7 @@ def tokenize(
     a caption of too many tokens say, is kept in `shards/dropped.parquet`.
     """
     table_sha256 = require_validated(curated, validation)
-    load_evaluation_set(evaluation_set)
+    frozen = load_evaluation_set(evaluation_set)
 
     from components.tokenize.encode import record_layout, write_split
     from components.tokenize.features import write_features
@@ -73,7 +73,7 @@ def tokenize(
             layout,
             counts,
             dropped={split: dropped.reasons(split) for split in counts},
-            groups={HELDOUT: group_numbers(evaluation_set, sample_ids(temporary, HELDOUT))},
+            groups={HELDOUT: group_numbers(evaluation_set, frozen, sample_ids(temporary, HELDOUT))},
             table_sha256=table_sha256,
             tokenizers_digest=bundle.digest,
             text_vocabulary=bundle.text.vocabulary,
