@@ -88,8 +88,7 @@ def difference(
         return _judged_by_value(name, "quality", value, comparison, bound, len(differences), interval)
     if interval is None:
         reason = "all samples are of one group, nearly the same: nobody can tell from them how it is on others"
-        alone = _check(name, "quality", value, comparison, bound, len(differences), None, Result.INCONCLUSIVE, reason)
-        return undecided(alone, reason)
+        return _check(name, "quality", value, comparison, bound, len(differences), None, Result.INCONCLUSIVE, reason)
     judged = _judged_by_interval(name, "quality", value, comparison, bound, len(differences), interval)
     return judged.model_copy(update={"reason": judged.reason + _told_groups(groups)})
 
