@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from common.errors import UsageError
+from common.errors import GateError, UsageError
 from common.files import write_json
 from common.home import Home
 from common.redaction import redact
-from components.gate.verdict import Result
+from components.gate.verdict import FILE_NAME, Result, evidence_digest, read_verdict
 from pipelines.connection import Connection, release_store, remembered
 from pipelines.execution import execute, in_own_name, new_run_id, now, open_tracking, prepare_platform
 from pipelines.exported import ARTIFACTS, Exported, find_exported
@@ -68,13 +68,24 @@ def measure(home: Home, version: str, overrides: Sequence[str], *, promote: bool
         return execute(record, home, connection, tracking, console, lock)
 
 
-def _verdicts_before(digest: str, champion: str | None, connection: Connection) -> int:
-    """How many measurements of the package against this champion came to a verdict that says something."""
+def _verdicts_before(home: Home, digest: str, champion: str | None, connection: Connection) -> int:
+    """How many measurements of the package against this champion came to a verdict that says something, whether or not it
+    was registered then."""
     with release_store(connection.release_url) as store:
-        rows = [
-            row for row in store.history(CANDIDATE_STAGE) if (row.digest, row.measured_against) == (digest, champion)
-        ]
-    return sum(not row.reason.startswith(Result.INVALID) for row in rows)
+        rows = store.history(CANDIDATE_STAGE)
+    of_pair = (row for row in rows if (row.digest, row.measured_against) == (digest, champion))
+    found = {row.evidence_digest for row in of_pair if not row.reason.startswith(Result.INVALID)}
+    for file in home.last_run_file.parent.glob(f"*/verdict/{FILE_NAME}"):
+        try:
+            verdict = read_verdict(file.parent)
+        except GateError:
+            continue
+        if (verdict.candidate_digest, verdict.champion_digest) == (
+            digest,
+            champion,
+        ) and verdict.result != Result.INVALID:
+            found.add(evidence_digest(file.parent))
+    return len(found)
 
 
 def _settings(
@@ -98,7 +109,7 @@ def _settings(
         raise UsageError(
             f"a measurement counts the earlier ones itself: gate.{_TRIES}", where="--set", fix="leave it out"
         )
-    changed["gate"][_TRIES] = earlier_measurements
+    changed["gate"][_TRIES] = max(own["gate"].get(_TRIES, 0), earlier_measurements)
     if not promote:
         changed["promotion"]["to"] = CANDIDATE_STAGE
     where = "--set" if overrides else str(exported.run_folder)

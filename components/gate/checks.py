@@ -87,18 +87,17 @@ def difference(
     if decided_by == "value":
         return _judged_by_value(name, "quality", value, comparison, bound, len(differences), interval)
     if interval is None:
-        reason = "all samples are of one group, nearly the same: nobody can tell from them how it is on others"
+        reason = "all samples, or nearly all, are of one group, much the same: they do not tell how it is on others"
         return _check(name, "quality", value, comparison, bound, len(differences), None, Result.INCONCLUSIVE, reason)
     judged = _judged_by_interval(name, "quality", value, comparison, bound, len(differences), interval)
     return judged.model_copy(update={"reason": judged.reason + _told_groups(groups)})
 
 
 def _mean_interval(bootstrap: Bootstrap, values: list[float], groups: Groups, reach: float = 0.0) -> Interval | None:
-    """`None` where all are of one group."""
-    found = 0 if groups is None else len(set(groups))
-    if groups is None or found == len(values):
+    """`None` where one group holds all or nearly all."""
+    if groups is None or len(set(groups)) == len(values):
         return bootstrap.mean(values, reach=reach)
-    return bootstrap.grouped_mean(values, groups) if found > 1 else None
+    return bootstrap.grouped_mean(values, groups)
 
 
 def _told_groups(groups: Groups) -> str:

@@ -51,7 +51,7 @@ def judge(settings: GateSettings, measured: Measurements, measurements_digest: s
     full = measured.arms.get(FULL_PRECISION)
     return Verdict(
         result=result,
-        reasons=_reasons(result, checks, measured) + _told_tries(settings),
+        reasons=_reasons(result, checks, measured) + _told_tries(settings, measured),
         checks=checks,
         reported=reported(settings, measured),
         candidate_digest=measured.arms[CANDIDATE].digest if CANDIDATE in measured.arms else "",
@@ -67,13 +67,14 @@ def judge(settings: GateSettings, measured: Measurements, measurements_digest: s
     )
 
 
-def _told_tries(settings: GateSettings) -> list[str]:
+def _told_tries(settings: GateSettings, measured: Measurements) -> list[str]:
     earlier = settings.earlier_measurements
     if not earlier:
         return []
+    rival = "against this champion" if measured.champion_digest else "without a champion"
     return [
-        f"{earlier} earlier measurement{'s' * (earlier > 1)} of this package against this champion came to a verdict: every "
-        f"interval is at {100 * settings.confidence_now:.4g}% for that"
+        f"{earlier} earlier measurement{'s' * (earlier > 1)} of this package {rival} came to a verdict: what is drawn anew must "
+        f"be shown at {100 * settings.confidence_now:.4g}% for that"
     ]
 
 

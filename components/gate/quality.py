@@ -5,6 +5,7 @@ codes or other samples, gives INVALID and no number.
 """
 
 import math
+from dataclasses import replace
 
 from components.benchmark.measurements import CANDIDATE, CHAMPION, FULL_PRECISION, HeldoutLoss, Measurements
 from components.benchmark.statistics import Bootstrap
@@ -131,9 +132,10 @@ def _heldout_loss_ratio(settings: GateSettings, measured: Measurements) -> Check
 
 
 def _heldout_loss_int8(settings: GateSettings, measured: Measurements) -> Check:
-    """INT8 minus full precision, nats per token."""
+    """INT8 minus full precision, nats per token. What rounding does to one picture it does not do to the next, however alike
+    the two are: here samples stand alone."""
     return _loss_difference(
-        settings, measured, "heldout_loss_int8", FULL_PRECISION, settings.absolute.max_heldout_loss_int8
+        settings, measured, "heldout_loss_int8", FULL_PRECISION, settings.absolute.max_heldout_loss_int8, grouped=False
     )
 
 
@@ -142,11 +144,14 @@ def _heldout_loss_vs_champion(settings: GateSettings, measured: Measurements) ->
     reason = _other_data(measured, CANDIDATE) or _other_data(measured, CHAMPION)
     if reason:
         return checks.incomparable(name, "quality", "<=", bound, reason)
-    return _loss_difference(settings, measured, name, CHAMPION, bound)
+    return _loss_difference(settings, measured, name, CHAMPION, bound, grouped=True)
 
 
-def _loss_difference(settings: GateSettings, measured: Measurements, name: str, other: str, bound: float) -> Check:
-    """The candidate's held-out losses minus those of the arm `other`, sample by sample."""
+def _loss_difference(
+    settings: GateSettings, measured: Measurements, name: str, other: str, bound: float, *, grouped: bool
+) -> Check:
+    """The candidate's held-out losses minus those of the arm `other`, sample by sample. They travel with the packages: who
+    measures again gets the same ones, and no second chance."""
     ours, theirs = _heldout(measured, CANDIDATE), _heldout(measured, other)
     if ours and theirs:
         for field, difference in _SAME_QUESTIONS.items():
@@ -160,8 +165,8 @@ def _loss_difference(settings: GateSettings, measured: Measurements, name: str, 
         "<=",
         bound,
         min_n=settings.min_heldout_samples,
-        bootstrap=bootstrap(settings, measured),
-        groups=(ours and ours.groups) or (theirs and theirs.groups) or None,
+        bootstrap=replace(bootstrap(settings, measured), confidence=settings.confidence),
+        groups=(ours and ours.groups) or (theirs and theirs.groups) or None if grouped else None,
     )
 
 

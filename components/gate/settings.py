@@ -66,8 +66,8 @@ class MetricBounds(Section):
     margin: float | None = Field(default=None, ge=0, description="lower than the champion by this much; null: no bound")
 
 
-_MOST_COUNTED = 6
-"""Measurements of one package beyond which an interval gets no wider: its ends would be those of single draws."""
+_MOST_COUNTED = 3
+"""Measurements of one package beyond which an interval gets no wider: its ends would soon be those of single draws."""
 _MOST_DRAWS = 16_000
 
 
@@ -105,8 +105,8 @@ class GateSettings(Section):
 
     @property
     def confidence_now(self) -> float:
-        """That of every interval of this measurement: who measures again until it passes must show more each time, and all
-        of the first seven tries together are wrong at most twice as often as the first one alone."""
+        """That of every interval of what this measurement draws anew: who measures again until it passes must show more each
+        time, and the first four tries together are wrong less than twice as often as the first one alone."""
         return 1 - (1 - self.confidence) / 2**self._counted
 
     @property

@@ -236,6 +236,8 @@ def test_what_there_is_not_or_cannot_be_measured_is_wrong_use(measured, stores):
         again(measured, measured.second, "training.steps=3")
     with pytest.raises(UsageError, match="demands of a promotion: approval"):
         again(measured, measured.second, "promotion.approval=person")
+    with pytest.raises(UsageError, match="demands of a promotion: canary_policy"):
+        again(measured, measured.second, "promotion.canary_policy.error_margin=0.5")
     with pytest.raises(UsageError, match="counts the earlier ones itself"):
         again(measured, measured.second, "gate.earlier_measurements=1")
     with pytest.raises(SettingsError, match=r"gate\.min_accuracy"):

@@ -259,7 +259,10 @@ def test_each_earlier_measurement_halves_the_error_that_the_next_one_is_allowed(
         [0.95, 0.975, 0.9875]
     )
     assert not any("earlier" in reason for reason in verdicts[0].reasons)
-    assert "1 earlier measurement of this package" in verdicts[1].reasons[-1] and "97.5%" in verdicts[1].reasons[-1]
+    assert (
+        "1 earlier measurement of this package against this champion" in verdicts[1].reasons[-1]
+        and "97.5%" in verdicts[1].reasons[-1]
+    )
     assert "3 earlier measurements" in verdicts[2].reasons[-1]
 
 

@@ -44,6 +44,17 @@ def test_whole_groups_are_chosen_up_to_the_fraction():
     assert all((row in chosen) == (caption in captions) for row, (_, caption, _) in enumerate(rows))
 
 
+def test_one_large_group_does_not_fill_the_set():
+    """Wherever the hash puts it: fifty frames of one scene say little more than one."""
+    for start in range(5):
+        rows = [(f"frame{start}-{n}", "a film", picture(n)) for n in range(60)] + distinct(340)
+        chosen = choose_by_groups(survey(rows), EvaluationSettings(fraction=0.1, minimum_rows=1))
+        assert len(chosen) == 40 and len({rows[row][1] for row in chosen}) == 40
+    large = [(f"{n}", f"film {n % 8}", picture(n)) for n in range(160)]
+    chosen = choose_by_groups(survey(large), EvaluationSettings(fraction=0.1, minimum_rows=1))
+    assert len(chosen) == 20  # where all are large, as before
+
+
 def test_the_choice_does_not_depend_on_the_order_of_the_rows():
     rows = distinct(120)
     settings = EvaluationSettings(fraction=0.1, minimum_rows=1)
