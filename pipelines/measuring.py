@@ -50,7 +50,7 @@ def measure(home: Home, version: str, overrides: Sequence[str], *, promote: bool
         prepare_platform(platform, home)
         exported = find_exported(home, digest)
         champion = _rival(home, digest, connection)
-        earlier = _verdicts_before(digest, champion, connection)
+        earlier = _verdicts_before(home, digest, champion, connection)
         settings = _settings(exported, platform, overrides, promote=promote, earlier_measurements=earlier)
         record = _new_record(exported, settings, champion)
         folder = home.run(record.run_id)
