@@ -266,6 +266,9 @@ def compile_command(
     image: Annotated[str | None, typer.Option(help="The steps' image: NAME@sha256:DIGEST.")] = None,
     triton_image: Annotated[str | None, typer.Option(help="The image of export and benchmark, likewise.")] = None,
     allow_tags: Annotated[bool, typer.Option("--allow-tags", help="Take images by a tag, which can move.")] = False,
+    measuring: Annotated[
+        bool, typer.Option("--measure", help="The graph that measures an exported package again.")
+    ] = False,
 ) -> None:
     """Compile the pipeline for Kubeflow Pipelines."""
     from pipelines.cluster import compile_pipeline
@@ -281,6 +284,7 @@ def compile_command(
         image=image,
         triton_image=triton_image,
         allow_tags=allow_tags,
+        measuring=measuring,
     )
     console.print(f"{output}")
 

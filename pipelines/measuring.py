@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from common.errors import UsageError
+from common.errors import GateError, UsageError
 from common.files import write_json
 from common.home import Home
 from common.redaction import redact
-from pipelines.connection import Connection, remembered
+from components.gate.verdict import FILE_NAME, Result, evidence_digest, read_verdict
+from pipelines.connection import Connection, release_store, remembered
 from pipelines.execution import execute, in_own_name, new_run_id, now, open_tracking, prepare_platform
 from pipelines.exported import ARTIFACTS, Exported, find_exported
 from pipelines.lock import only_run
@@ -28,6 +29,8 @@ from serving.release.rows import CANDIDATE_STAGE
 _PLATFORM = "platform."
 _DEMANDS = ("approval", "canary", "canary_policy")
 """Settings of `promotion` that the package was registered with."""
+_TRIES = "earlier_measurements"
+"""The setting of `gate` that this module sets."""
 _LINKED = (*ARTIFACTS, "curated")
 """What a measurement's folder shows of the run that exported the package: what it reads, and the data behind it."""
 
@@ -47,7 +50,8 @@ def measure(home: Home, version: str, overrides: Sequence[str], *, promote: bool
         prepare_platform(platform, home)
         exported = find_exported(home, digest)
         champion = _rival(home, digest, connection)
-        settings = _settings(exported, platform, overrides, promote=promote)
+        earlier = _verdicts_before(home, digest, champion, connection)
+        settings = _settings(exported, platform, overrides, promote=promote, earlier_measurements=earlier)
         record = _new_record(exported, settings, champion)
         folder = home.run(record.run_id)
         folder.mkdir(parents=True)
@@ -64,8 +68,33 @@ def measure(home: Home, version: str, overrides: Sequence[str], *, promote: bool
         return execute(record, home, connection, tracking, console, lock)
 
 
+def _verdicts_before(home: Home, digest: str, champion: str | None, connection: Connection) -> int:
+    """How many measurements of the package against this champion came to a verdict that says something, whether or not it
+    was registered then."""
+    with release_store(connection.release_url) as store:
+        rows = store.history(CANDIDATE_STAGE)
+    of_pair = (row for row in rows if (row.digest, row.measured_against) == (digest, champion))
+    found = {row.evidence_digest for row in of_pair if not row.reason.startswith(Result.INVALID)}
+    for file in home.last_run_file.parent.glob(f"*/verdict/{FILE_NAME}"):
+        try:
+            verdict = read_verdict(file.parent)
+        except GateError:
+            continue
+        if (verdict.candidate_digest, verdict.champion_digest) == (
+            digest,
+            champion,
+        ) and verdict.result != Result.INVALID:
+            found.add(evidence_digest(file.parent))
+    return len(found)
+
+
 def _settings(
-    exported: Exported, platform: PlatformSettings, overrides: Sequence[str], *, promote: bool
+    exported: Exported,
+    platform: PlatformSettings,
+    overrides: Sequence[str],
+    *,
+    promote: bool,
+    earlier_measurements: int,
 ) -> MeasurementSettings:
     """Those of the package's own run with `overrides`; without `promote`, it is only registered."""
     own = {name: exported.settings.get(name, {}) for name in MEASURED_BY}
@@ -76,6 +105,11 @@ def _settings(
             where="--set",
             fix="make a candidate by another policy: emuflow run",
         )
+    if changed["gate"].get(_TRIES, 0) != own["gate"].get(_TRIES, 0):
+        raise UsageError(
+            f"a measurement counts the earlier ones itself: gate.{_TRIES}", where="--set", fix="leave it out"
+        )
+    changed["gate"][_TRIES] = max(own["gate"].get(_TRIES, 0), earlier_measurements)
     if not promote:
         changed["promotion"]["to"] = CANDIDATE_STAGE
     where = "--set" if overrides else str(exported.run_folder)

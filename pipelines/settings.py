@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -178,7 +179,7 @@ def override_section(name: str, section: Mapping[str, Any], overrides: Sequence[
 
 def override_sections(sections: Mapping[str, Mapping[str, Any]], overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Sections by their names with overrides, not validated yet. Raises `SettingsError` for one of another section."""
-    content = {name: dict(section) for name, section in sections.items()}
+    content = {name: deepcopy(dict(section)) for name, section in sections.items()}
     for override in overrides:
         if not override.strip().startswith(tuple(f"{name}." for name in sections)):
             named = f"the section{'s' if len(sections) > 1 else ''} {', '.join(sections)}"

@@ -140,6 +140,9 @@ class HeldoutLoss(Record):
     coarse_grid: tuple[int, int]
     fine_grid: tuple[int, int]
     loss_per_sample: list[float | None]
+    groups: list[int] | None = None
+    """Of each sample; those of one group (nearly the same pictures, or the same caption) are not independent. `None` where
+    the package is older than that."""
 
 
 class Frechet(Record):

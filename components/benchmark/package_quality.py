@@ -39,6 +39,7 @@ def heldout_loss(package: Path) -> HeldoutLoss | None:
         coarse_grid=heldout["coarse_grid"],
         fine_grid=heldout["fine_grid"],
         loss_per_sample=heldout["loss_per_sample"][manifest.precision],
+        groups=heldout.get("groups"),
     )
 
 

@@ -32,11 +32,14 @@ class Questions:
     samples_digest: str
     """sha256 over the ids of the samples, in their order."""
     masks_digest: str
+    groups: list[int] | None
+    """The group of each, samples of one group being no news beside one another; `None` where the shards do not tell."""
 
     def part(self, start: int, stop: int) -> "Questions":
         return replace(
             self,
             grids=self.grids.map(lambda ids: ids[start:stop]),
+            groups=self.groups and self.groups[start:stop],
             hidden=self.hidden[start:stop],
             plan_noise=None if self.plan_noise is None else self.plan_noise[start:stop],
         )
@@ -48,7 +51,8 @@ def describe_heldout(
     """`heldout` of `calibration.json`: the loss of each sample in both precisions of `engine`, and what it is about.
 
     `description` is the content of `generator.json`. `generator`, the checkpoint, tells the plans of true sketches: the
-    graphs hold no encoder. Two records may be compared only where everything but the losses is equal.
+    graphs hold no encoder. Two records may be compared only where everything but the losses is equal (`groups`, which older
+    ones do not have, follow from the samples).
     """
     asked = heldout_questions(heldout, settings.heldout_samples, generator)
     losses = {}
@@ -62,6 +66,7 @@ def describe_heldout(
         "coarse_grid": description["coarse_grid"],
         "fine_grid": description["fine_grid"],
         "loss_per_sample": losses,
+        "groups": asked.groups,
     }
 
 
@@ -78,6 +83,7 @@ def heldout_questions(heldout: Shards, count: int, generator: Generator) -> Ques
         plan_noise=None if plan is None or generator.plan is None else generator.plan.prior.certain(plan).numpy(),
         samples_digest=sha256_bytes(bytes.fromhex(ids)),
         masks_digest=sha256_bytes(np.packbits(masks).tobytes()),
+        groups=heldout.groups and [heldout.groups[row] for row in rows.tolist()],
     )
 
 

@@ -13,6 +13,8 @@ from components.gate.verdict import Check, Result
 Kind = Literal["quality", "latency", "size", "safety"]
 Comparison = Literal[">=", "<="]
 Samples = Sequence[float | None]
+Groups = Sequence[int] | None
+"""The group of each sample, `None` where each stands alone."""
 Rounds = Sequence[Sequence[float | None]]
 
 _SIGNS: dict[Comparison, str] = {">=": "≥", "<=": "≤"}
@@ -32,7 +34,14 @@ def absolute(
 
 
 def share(
-    name: str, values: Samples, comparison: Comparison, bound: float, *, min_n: int, bootstrap: Bootstrap
+    name: str,
+    values: Samples,
+    comparison: Comparison,
+    bound: float,
+    *,
+    min_n: int,
+    bootstrap: Bootstrap,
+    groups: Groups = None,
 ) -> Check:
     """The mean of per-sample values against a bound. The value decides; its interval is reported beside it.
 
@@ -43,8 +52,8 @@ def share(
     if problem:
         return _refused(name, "quality", comparison, bound, len(values), problem)
     numbers = [float(v) for v in values if v is not None]
-    value = sum(numbers) / len(numbers)
-    return _judged_by_value(name, "quality", value, comparison, bound, len(numbers), bootstrap.mean(numbers))
+    value, interval = sum(numbers) / len(numbers), _mean_interval(bootstrap, numbers, groups)
+    return _judged_by_value(name, "quality", value, comparison, bound, len(numbers), interval)
 
 
 def difference(
@@ -58,9 +67,11 @@ def difference(
     bootstrap: Bootstrap,
     decided_by: Literal["value", "interval"] = "interval",
     reach: float = 0.0,
+    groups: Groups = None,
 ) -> Check:
     """Mean of the paired differences first - second against a bound. `reach` is the largest difference that one pair can
-    have, where most pairs have none (see `Bootstrap.mean`).
+    have, where most pairs have none (see `Bootstrap.mean`); of pairs that come in `groups`, only whole groups are
+    independent.
 
     By default the interval decides (a non-inferiority test); by value where the bound, like `share`'s, speaks of the
     measured mean on the frozen samples.
@@ -72,9 +83,26 @@ def difference(
     if problem:
         return _refused(name, "quality", comparison, bound, len(first), problem)
     differences = [a - b for a, b in zip(first, second, strict=True) if a is not None and b is not None]
-    value = sum(differences) / len(differences)
-    judged = _judged_by_interval if decided_by == "interval" else _judged_by_value
-    return judged(name, "quality", value, comparison, bound, len(differences), bootstrap.mean(differences, reach=reach))
+    value, interval = sum(differences) / len(differences), _mean_interval(bootstrap, differences, groups, reach)
+    if decided_by == "value":
+        return _judged_by_value(name, "quality", value, comparison, bound, len(differences), interval)
+    if interval is None:
+        reason = "all samples, or nearly all, are of one group, much the same: they do not tell how it is on others"
+        return _check(name, "quality", value, comparison, bound, len(differences), None, Result.INCONCLUSIVE, reason)
+    judged = _judged_by_interval(name, "quality", value, comparison, bound, len(differences), interval)
+    return judged.model_copy(update={"reason": judged.reason + _told_groups(groups)})
+
+
+def _mean_interval(bootstrap: Bootstrap, values: list[float], groups: Groups, reach: float = 0.0) -> Interval | None:
+    """`None` where one group holds all or nearly all."""
+    if groups is None or len(set(groups)) == len(values):
+        return bootstrap.mean(values, reach=reach)
+    return bootstrap.grouped_mean(values, groups)
+
+
+def _told_groups(groups: Groups) -> str:
+    found = 0 if groups is None else len(set(groups))
+    return "" if groups is None or found == len(groups) else f" (the samples come in {found} groups of nearly the same)"
 
 
 def latency_quantile(
@@ -168,7 +196,7 @@ def undecided(check: Check, reason: str) -> Check:
 
 
 def _judged_by_value(
-    name: str, kind: Kind, value: float, comparison: Comparison, bound: float, n: int, interval: Interval
+    name: str, kind: Kind, value: float, comparison: Comparison, bound: float, n: int, interval: Interval | None
 ) -> Check:
     result, reason = _compared(value, comparison, bound)
     return _check(name, kind, value, comparison, bound, n, interval, result, reason)

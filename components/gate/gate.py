@@ -51,7 +51,7 @@ def judge(settings: GateSettings, measured: Measurements, measurements_digest: s
     full = measured.arms.get(FULL_PRECISION)
     return Verdict(
         result=result,
-        reasons=_reasons(result, checks, measured),
+        reasons=_reasons(result, checks, measured) + _told_tries(settings, measured),
         checks=checks,
         reported=reported(settings, measured),
         candidate_digest=measured.arms[CANDIDATE].digest if CANDIDATE in measured.arms else "",
@@ -65,6 +65,17 @@ def judge(settings: GateSettings, measured: Measurements, measurements_digest: s
         machine=measured.machine.model_dump(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+
+def _told_tries(settings: GateSettings, measured: Measurements) -> list[str]:
+    earlier = settings.earlier_measurements
+    if not earlier:
+        return []
+    rival = "against this champion" if measured.champion_digest else "without a champion"
+    return [
+        f"{earlier} earlier measurement{'s' * (earlier > 1)} of this package {rival} came to a verdict: what is drawn anew must "
+        f"be shown at {100 * settings.confidence_now:.4g}% for that"
+    ]
 
 
 def _reasons(result: Result, checks: list[Check], measured: Measurements) -> list[str]:

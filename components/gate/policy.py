@@ -1,5 +1,7 @@
 """Which checks a candidate must keep: the absolute ones always, those against a champion where there is one."""
 
+from dataclasses import replace
+
 from components.benchmark.measurements import CANDIDATE, CHAMPION, CONTROL, Measurements, Times, paired_rounds, rounds
 from components.gate import checks
 from components.gate.own_metrics import own_metrics
@@ -38,7 +40,11 @@ def unfit(settings: GateSettings, measured: Measurements) -> str | None:
     champion, control = paired_rounds(*(measured.arms[name].latency_blocks for name in (CHAMPION, CONTROL)))
     if not champion:
         return None
-    bound, alone = settings.max_control_ratio, bootstrap(settings, measured).alone
+    # Not at the confidence of a repeated measurement: that would let two unequal loads of one package count as equal.
+    bound, alone = (
+        settings.max_control_ratio,
+        replace(bootstrap(settings, measured).alone, confidence=settings.confidence),
+    )
     found = checks.latency_ratio("control", control, champion, 0.50, bound, min_n=1, min_rounds=1, bootstrap=alone)
     if found.interval is None or found.value is None or (found.interval[0] <= bound and found.interval[1] >= 1 / bound):
         return None

@@ -5,6 +5,7 @@ codes or other samples, gives INVALID and no number.
 """
 
 import math
+from dataclasses import replace
 
 from components.benchmark.measurements import CANDIDATE, CHAMPION, FULL_PRECISION, HeldoutLoss, Measurements
 from components.benchmark.statistics import Bootstrap
@@ -34,7 +35,7 @@ def bootstrap(settings: GateSettings, measured: Measurements) -> Bootstrap:
         deciding += [champion.max_first_preview_ratio is not None, champion.max_frechet_ratio is not None]
         deciding += [bounds.margin is not None for bounds in settings.metrics.values()]
     family = sum(deciding)
-    return Bootstrap(settings.confidence, settings.bootstrap_resamples, settings.bootstrap_seed, family)
+    return Bootstrap(settings.confidence_now, settings.resamples_now, settings.bootstrap_seed, family)
 
 
 def correct_shares(measured: Measurements, name: str) -> list[float]:
@@ -126,13 +127,15 @@ def _heldout_loss_ratio(settings: GateSettings, measured: Measurements) -> Check
         bound,
         min_n=settings.min_heldout_samples,
         bootstrap=bootstrap(settings, measured),
+        groups=heldout.groups if heldout else None,
     )
 
 
 def _heldout_loss_int8(settings: GateSettings, measured: Measurements) -> Check:
-    """INT8 minus full precision, nats per token."""
+    """INT8 minus full precision, nats per token. What rounding does to one picture it does not do to the next, however alike
+    the two are: here samples stand alone."""
     return _loss_difference(
-        settings, measured, "heldout_loss_int8", FULL_PRECISION, settings.absolute.max_heldout_loss_int8
+        settings, measured, "heldout_loss_int8", FULL_PRECISION, settings.absolute.max_heldout_loss_int8, grouped=False
     )
 
 
@@ -141,11 +144,14 @@ def _heldout_loss_vs_champion(settings: GateSettings, measured: Measurements) ->
     reason = _other_data(measured, CANDIDATE) or _other_data(measured, CHAMPION)
     if reason:
         return checks.incomparable(name, "quality", "<=", bound, reason)
-    return _loss_difference(settings, measured, name, CHAMPION, bound)
+    return _loss_difference(settings, measured, name, CHAMPION, bound, grouped=True)
 
 
-def _loss_difference(settings: GateSettings, measured: Measurements, name: str, other: str, bound: float) -> Check:
-    """The candidate's held-out losses minus those of the arm `other`, sample by sample."""
+def _loss_difference(
+    settings: GateSettings, measured: Measurements, name: str, other: str, bound: float, *, grouped: bool
+) -> Check:
+    """The candidate's held-out losses minus those of the arm `other`, sample by sample. They travel with the packages: who
+    measures again gets the same ones, and no second chance."""
     ours, theirs = _heldout(measured, CANDIDATE), _heldout(measured, other)
     if ours and theirs:
         for field, difference in _SAME_QUESTIONS.items():
@@ -159,7 +165,8 @@ def _loss_difference(settings: GateSettings, measured: Measurements, name: str, 
         "<=",
         bound,
         min_n=settings.min_heldout_samples,
-        bootstrap=bootstrap(settings, measured),
+        bootstrap=replace(bootstrap(settings, measured), confidence=settings.confidence),
+        groups=(ours and ours.groups) or (theirs and theirs.groups) or None if grouped else None,
     )
 
 

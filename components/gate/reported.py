@@ -86,7 +86,7 @@ def _detectable(settings: GateSettings, measured: Measurements) -> float | None:
         return None
     family = bootstrap(settings, measured)
     found = family.alone.quantile_ratio(ours, theirs, 0.50)
-    tail = (1 - settings.confidence) / 2
+    tail = (1 - family.confidence) / 2
     error = math.log(found.high / found.low) / (2 * NormalDist().inv_cdf(1 - tail))
     reach = NormalDist().inv_cdf(1 - tail / family.family) + NormalDist().inv_cdf(settings.power)
     return settings.champion.max_p50_ratio * math.exp(reach * error)

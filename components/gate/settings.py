@@ -66,6 +66,11 @@ class MetricBounds(Section):
     margin: float | None = Field(default=None, ge=0, description="lower than the champion by this much; null: no bound")
 
 
+_MOST_COUNTED = 3
+"""Measurements of one package beyond which an interval gets no wider: its ends would soon be those of single draws."""
+_MOST_DRAWS = 16_000
+
+
 class GateSettings(Section):
     """The whole policy; it is copied into each verdict."""
 
@@ -78,6 +83,12 @@ class GateSettings(Section):
         description="two loads of the champion whose median latencies surely differ by more make a measurement INVALID",
     )
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of every interval, two-sided")
+    earlier_measurements: int = Field(
+        default=0,
+        ge=0,
+        description="of the same package against the same champion, as `emuflow measure` counts them: each halves the chance "
+        "of a verdict by chance",
+    )
     power: float = Field(
         default=0.9, gt=0.5, lt=1, description="the report names the slow-down that would be called broken this often"
     )
@@ -91,3 +102,18 @@ class GateSettings(Section):
         default=0.5, ge=0, le=1, description="of rounds and of chunks, without other processes on the processors"
     )
     min_heldout_samples: int = Field(default=32, ge=1, description="samples behind a held-out loss")
+
+    @property
+    def confidence_now(self) -> float:
+        """That of every interval of what this measurement draws anew: who measures again until it passes must show more each
+        time, and the first four tries together are wrong less than twice as often as the first one alone."""
+        return 1 - (1 - self.confidence) / 2**self._counted
+
+    @property
+    def resamples_now(self) -> int:
+        """More draws for the ends that lie further out."""
+        return max(self.bootstrap_resamples, min(self.bootstrap_resamples * 2**self._counted, _MOST_DRAWS))
+
+    @property
+    def _counted(self) -> int:
+        return min(self.earlier_measurements, _MOST_COUNTED)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import atomic_path
+from components.evaluation_groups import group_numbers
 from components.evaluation_set import load_evaluation_set
 from components.tokenize.dropped import DroppedRows
 from components.tokenize.settings import TokenizerSettings
@@ -46,12 +47,12 @@ def tokenize(
     a caption of too many tokens say, is kept in `shards/dropped.parquet`.
     """
     table_sha256 = require_validated(curated, validation)
-    load_evaluation_set(evaluation_set)
+    frozen = load_evaluation_set(evaluation_set)
 
     from components.tokenize.encode import record_layout, write_split
     from components.tokenize.features import write_features
     from components.tokenize.tokenizers import reconstruction_quality, reuse_tokenizers, train_tokenizers
-    from model.data.shards import write_manifest
+    from model.data.shards import sample_ids, write_manifest
     from model.tokenizers.bundle import record_metrics
 
     reused = parent_tokenizers is not None and not settings.retrain
@@ -72,6 +73,7 @@ def tokenize(
             layout,
             counts,
             dropped={split: dropped.reasons(split) for split in counts},
+            groups={HELDOUT: group_numbers(evaluation_set, frozen, sample_ids(temporary, HELDOUT))},
             table_sha256=table_sha256,
             tokenizers_digest=bundle.digest,
             text_vocabulary=bundle.text.vocabulary,

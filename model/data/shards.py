@@ -128,7 +128,7 @@ class Shards:
 
     def __init__(self, folder: Path, split: str):
         """Raises `DataError` where the split is missing, empty, or not as long as `shards.json` says."""
-        path = folder / f"{split}.bin"
+        path, self._split = folder / f"{split}.bin", split
         self.manifest: dict[str, Any] = read_json(folder / MANIFEST_FILE)
         layout = self.manifest["layout"]
         self.layout = RecordLayout(**layout | {"coarse_grid": tuple(layout["coarse_grid"])})
@@ -156,11 +156,22 @@ class Shards:
         text_ids, *codes = np.split(records, ends[:-1], axis=1)
         return Records(text_ids, tuple(codes))
 
+    @property
+    def groups(self) -> list[int] | None:
+        """The group of each record, records of one group being no news beside one another; `None` where nobody noted them."""
+        return self.manifest.get("groups", {}).get(self._split)
+
     def sample_id(self, row: int) -> str:
         """The id of the sample that a record was made from."""
         with self._ids_path.open("rb") as handle:
             handle.seek(row * _SAMPLE_ID_BYTES)
             return handle.read(_SAMPLE_ID_BYTES).hex()
+
+
+def sample_ids(folder: Path, split: str) -> list[str]:
+    """Of all records of a split, in their order."""
+    whole = (folder / f"{split}.idx").read_bytes()
+    return [whole[start : start + _SAMPLE_ID_BYTES].hex() for start in range(0, len(whole), _SAMPLE_ID_BYTES)]
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:

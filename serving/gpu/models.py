@@ -16,6 +16,8 @@ from serving.gpu.onnx_file import read_onnx
 from serving.gpu.probe import probe, probed_axes
 from serving.package.manifest import Manifest
 
+_LOADING_FOLDER = "loading-graphs"
+"""Beside the repository's models: a file for each model that the server loads, or that was loaded and not tried yet."""
 Prepare = Callable[[Path, Manifest], None]
 log = logging.getLogger(__name__)
 
@@ -43,23 +45,32 @@ class GraphModels:
         self._asked: dict[str, tuple[int, float]] = {}
         self._late: dict[str, Load] = {}
         """Loads that had not ended in time, by their models, until those are tried or removed."""
+        self._marks = models.parent / _LOADING_FOLDER
 
     def settle(self) -> None:
-        """Wait for loads that had not ended in time: until then no file of theirs may be moved, and none is asked for again.
+        """Wait for loads that nobody has waited for to their end: until then no file of theirs may be moved. One of this
+        process is not asked for again; one of another process cannot be asked, but Triton takes another one of the same files
+        after it alone.
 
         Raises `LoadTimeout` where one has not ended yet. One that failed is forgotten: who wants the model loads it anew.
         """
-        for model, load in list(self._late.items()):
+        for model in sorted(self._unsettled()):
+            if not (self._models / model).is_dir():
+                self._forget(model)
+                continue
+            load = self._late.get(model) or self._control.begin_load(model)
             try:
-                load.wait(self._control.timeout_s)
-                loaded = self._control.is_ready(model)
+                self._wait(model, load)
             except LoadTimeout:
                 raise
             except ServerError as error:
                 log.warning("a graph that was still being loaded is not there: %s", error)
-                loaded = False
-            if not loaded:
-                self._late.pop(model, None)
+                self._forget(model)
+                continue
+            if self._control.is_ready(model):
+                self._late[model] = load  # loaded, and not tried yet
+            else:
+                self._forget(model)
 
     def stand(self) -> bool:
         """Whether the package that stands under the name has its graphs computed in the way that is wanted."""
@@ -76,7 +87,11 @@ class GraphModels:
     def restore(self) -> bool:
         """Load and try those of the standing package that the server does not have. Returns whether there were any."""
         package = self._models / self._name
-        missing = {graph: model for graph, model in self._standing().items() if not self._control.is_ready(model)}
+        missing = {
+            graph: model
+            for graph, model in self._standing().items()
+            if model in self._late or not self._control.is_ready(model)
+        }
         for graph, model in missing.items():
             self._load(package, graph, model)
         return bool(missing)
@@ -98,7 +113,7 @@ class GraphModels:
             if self._layout is None:
                 return
             generation = generation_of(self._name, manifest.digest, self._layout.options.accelerator)
-            untried = self._late.keys()
+            untried = self._unsettled()
             kept = {
                 model for model in self._laid_out(generation) if model not in untried and self._control.is_ready(model)
             }
@@ -145,22 +160,43 @@ class GraphModels:
         return found[1] if found else {}
 
     def _load(self, package: Path, graph: str, model: str) -> None:
-        load = self._late.pop(model, None) or self._control.begin_load(model)
         try:
-            load.wait(self._control.timeout_s)
+            self._wait(model, self._late.get(model) or self._begin(model))
             file = read_onnx(self._models / model / "1" / MODEL_FILE)
             for axes in probed_axes(package, file):
                 probe(self._control, model, file, axes)
+            self._forget(model)
         except LoadTimeout as error:
-            self._late[model] = load
             raise LoadTimeout(f"the graph '{graph}' is not there yet: {error.what}", where=error.where) from error
         except ServerError as error:
+            self._forget(model)
             raise ServerError(
                 f"the graph '{graph}' cannot be served as a model of its own: {error.what}",
                 where=error.where,
                 fix="the server needs a GPU and Triton's onnxruntime backend, its log says more; without one, serve with "
                 "--accelerator none",
             ) from error
+
+    def _begin(self, model: str) -> Load:
+        """A load that is marked until it is known what became of it, for a process that comes after this one."""
+        self._marks.mkdir(exist_ok=True)
+        (self._marks / model).touch()
+        return self._control.begin_load(model)
+
+    def _wait(self, model: str, load: Load) -> None:
+        try:
+            load.wait(self._control.timeout_s)
+        except LoadTimeout:
+            self._late[model] = load
+            raise
+
+    def _unsettled(self) -> set[str]:
+        marked = {mark.name for mark in self._marks.iterdir()} if self._marks.is_dir() else set()
+        return marked | self._late.keys()
+
+    def _forget(self, model: str) -> None:
+        self._late.pop(model, None)
+        (self._marks / model).unlink(missing_ok=True)
 
     def _is_quiet(self, generation: str, loaded: list[str]) -> bool:
         """Whether nobody has asked for long enough, since this was first looked at."""
@@ -175,5 +211,5 @@ class GraphModels:
         for model in models:
             if self._control.is_ready(model):
                 self._control.unload(model)
-            self._late.pop(model, None)
             remove(self._models / model)
+            self._forget(model)

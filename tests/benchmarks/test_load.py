@@ -17,6 +17,7 @@ from tritonclient.grpc import service_pb2_grpc
 from benchmarks import load as loading
 from benchmarks.load import load_until_ended, run_load
 from common.errors import ServerError
+from tests.serving.served import eventually
 
 messages: Any = tritonclient.grpc.service_pb2
 STALL_S = 0.5
@@ -93,8 +94,7 @@ def test_clients_that_wait_for_their_answer_see_a_stall_once(endpoint):
 @pytest.mark.parametrize("how", [{"clients": 2}, {"rate": 200.0}])
 def test_a_load_that_is_told_to_end_says_what_came_of_it_until_then(endpoint, stalling, how):
     with load_until_ended(endpoint, "generator", **how) as end:
-        while stalling.answered < 60:
-            time.sleep(0.01)
+        eventually(lambda: stalling.answered >= 60)
         load = end()
     # The first request connects and is not counted; one fails, and all the others are answered.
     assert len(load.image_ms) == len(load.due_s) == stalling.answered - 2 and load.errors == ["INTERNAL: once"]
@@ -103,8 +103,10 @@ def test_a_load_that_is_told_to_end_says_what_came_of_it_until_then(endpoint, st
 
 def test_a_load_that_ended_by_itself_is_no_answer(endpoint, monkeypatch):
     monkeypatch.setattr(loading, "_LONGEST_S", 0.1)
+    started, start = [], loading._start
+    monkeypatch.setattr(loading, "_start", lambda *given, **how: started.append(start(*given, **how)) or started[0])
     with load_until_ended(endpoint, "generator", clients=1) as end:
-        time.sleep(5)
+        started[0].wait(60)
         with pytest.raises(ServerError, match="the load ended before it was told to"):
             end()
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from common.errors import SettingsError
 from pipelines.cli import app
 from pipelines.settings import load
-from pipelines.steps import STEPS, step_of_task, steps_of
+from pipelines.steps import MEASURING_STEPS, STEPS, step_of_task, steps_of
 
 IMAGE = "registry.example/emuflow@sha256:" + "a" * 64
 TRITON_IMAGE = "registry.example/emuflow-triton@sha256:" + "b" * 64
@@ -60,6 +60,22 @@ def test_the_step_adapt_is_in_the_graph_where_it_is_switched_on(tmp_path):
     assert sorted(step_of_task(name) for name in tasks) == sorted(expected) and len(expected) == len(STEPS) + 1
     assert tasks["adapt"]["dependentTasks"] == ["tokenize", "train"]
     assert "adapt" in tasks["calibrate"]["dependentTasks"] and "train" not in tasks["calibrate"]["dependentTasks"]
+
+
+def test_the_graph_that_measures_again_asks_for_what_the_other_run_left(tmp_path):
+    output = tmp_path / "measure.yaml"
+    done = compile_in_a_process(
+        output, "--image", IMAGE, "--triton-image", TRITON_IMAGE, "--measure", "--set", "gate.confidence=0.9"
+    )
+    assert done.returncode == 0, done.stderr
+    root = read(output)["root"]
+    imported = {name: task for name, task in root["dag"]["tasks"].items() if name.startswith("importer")}
+    assert set(root["dag"]["tasks"]) - set(imported) == set(MEASURING_STEPS) and len(imported) == 4
+    parameters = root["inputDefinitions"]["parameters"]
+    to_give = {name for name, each in parameters.items() if "defaultValue" not in each and not each.get("isOptional")}
+    assert to_give == {"exported", "evaluation_set", "tokenizers", "trained_judge"}
+    assert json.loads(parameters["gate_settings"]["defaultValue"])["confidence"] == 0.9
+    assert "provenance" not in parameters and "training_settings" not in parameters
 
 
 @pytest.mark.parametrize("override", ["adaptation.enabled=true", "training.objective=next_token"])

@@ -113,6 +113,7 @@ def test_measured_again_it_is_promoted_on_the_new_evidence(measured, first):
     assert record["verdict"]["champion_digest"] == measured.second
     assert record["champion"] == {"before": measured.second, "after": measured.first}
     assert record["settings"]["gate"]["min_previews"] == 10
+    assert record["settings"]["gate"]["earlier_measurements"] == 0  # the first one had no champion
     made = first.status["last_run"]["settings"]
     assert record["settings"]["promotion"] == made["promotion"]  # what was not overridden is its own run's
     champions = measured.chain.history()["champions"]
@@ -235,6 +236,10 @@ def test_what_there_is_not_or_cannot_be_measured_is_wrong_use(measured, stores):
         again(measured, measured.second, "training.steps=3")
     with pytest.raises(UsageError, match="demands of a promotion: approval"):
         again(measured, measured.second, "promotion.approval=person")
+    with pytest.raises(UsageError, match="demands of a promotion: canary_policy"):
+        again(measured, measured.second, "promotion.canary_policy.error_margin=0.5")
+    with pytest.raises(UsageError, match="counts the earlier ones itself"):
+        again(measured, measured.second, "gate.earlier_measurements=1")
     with pytest.raises(SettingsError, match=r"gate\.min_accuracy"):
         again(measured, measured.second, "gate.min_accuracy=1")
     twin = measured.home.packages / f"{measured.second[:12]}{'0' * 52}"
@@ -291,6 +296,23 @@ def test_without_promotion_it_is_only_to_be_registered(measured, stores, monkeyp
         record = measure(measured.home, "2", (), promote=promote, console=Console(file=io.StringIO()))
         arguments = json.loads((measured.home.run(record.run_id) / "arguments.json").read_text())
         assert json.loads(arguments["promotion_settings"])["to"] == goal
+
+
+def test_verdicts_against_the_same_champion_are_counted_and_invalid_ones_are_not(
+    measured, stores, monkeypatch: pytest.MonkeyPatch
+):
+    """The package of the second run had its verdict against the first one, the champion of now."""
+    monkeypatch.setattr("pipelines.measuring.execute", lambda record, *_: record)
+    store, counted = ReleaseStore(measured.home.release_url, measured.home.keys), []
+    for number, reason in enumerate(("INVALID: not fit", "INCONCLUSIVE: noise", "FAIL: slower")):
+        record = measure(measured.home, "2", (), console=Console(file=io.StringIO()))
+        arguments = json.loads((measured.home.run(record.run_id) / "arguments.json").read_text())
+        counted.append(json.loads(arguments["gate_settings"])["earlier_measurements"])
+        store.register(
+            measured.second, evidence_digest=str(number) * 64, measured_against=measured.first, actor="t", reason=reason
+        )
+    store.close()
+    assert counted == [1, 1, 2]
 
 
 def test_a_measurement_does_not_hide_a_run_that_can_be_resumed(tmp_path):

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from common.errors import DataError
 from components.captions import normalise_caption
 from components.ingest.digit_world.holdout import is_evaluation_caption
-from components.ingest.evaluation.groups import group_samples
 from components.ingest.evaluation.survey import Survey
 from components.ingest.settings import EvaluationSettings
+from components.sample_groups import group_samples
 
 _LARGEST_SHARE = 0.2
+_MANY_GROUPS = 10
+"""As many at least, where the data allow it: samples of one group are little news beside one another."""
 
 
 def choose_by_caption(survey: Survey) -> list[int]:
@@ -22,14 +24,16 @@ def choose_by_groups(survey: Survey, settings: EvaluationSettings) -> list[int]:
     """Whole groups in the order of a hash of their content, until the wanted number of rows is reached.
 
     The hash is that of the group's smallest content digest, so neither a seed nor the order or place of the files
-    matters. A group that would take more than a fifth of all rows is passed over while there are others. Raises
-    `DataError` where no group can be held out.
+    matters. Groups that would take more than a tenth of the wanted rows wait until all smaller ones are in, and one that
+    would take more than a fifth of all rows is passed over while there are others. Raises `DataError` where no group can be
+    held out.
     """
     captions = [normalise_caption(caption) for caption in survey.captions] if settings.hold_out_captions else None
     groups = group_samples(survey.contents, captions, survey.thumbnails, settings.near_duplicate_rms)
     wanted, most = _wanted(len(survey.contents), settings)
     eligible = [group for group in groups if min(survey.smallest_sides[row] for row in group) >= settings.minimum_side]
     eligible.sort(key=lambda rows: _rank(survey.contents, rows))
+    eligible.sort(key=lambda rows: len(rows) > max(1, wanted // _MANY_GROUPS))  # stable
     chosen: list[int] = []
     for group in eligible:
         if len(chosen) < wanted and len(chosen) + len(group) <= most:

@@ -30,6 +30,7 @@ HELDOUT = {
     "text_length": 32,
     "coarse_grid": [8, 8],
     "fine_grid": [16, 16],
+    "groups": [i // 2 for i in range(40)],
     "loss_per_sample": {"fp32": [1.0 + 0.01 * i for i in range(40)], "int8": [1.001 + 0.01 * i for i in range(40)]},
 }
 QUICK_JUDGE = JudgeSettings(scenes=400, steps=60, batch=64, width=8, test_scenes=100, min_accuracy=0.0)

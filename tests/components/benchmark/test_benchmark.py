@@ -159,6 +159,7 @@ def test_each_arm_carries_the_heldout_loss_of_its_own_precision(measured, workbe
     assert candidate.heldout is not None and candidate.heldout.loss_per_sample[:2] == [1.001, 1.011]
     assert champion.heldout is not None and champion.heldout.loss_per_sample[:2] == [1.0, 1.01]
     assert candidate.heldout.coarse_grid == (8, 8) and candidate.heldout.samples_digest == "5" * 64
+    assert candidate.heldout.groups == [i // 2 for i in range(40)]
 
 
 def test_example_images_and_the_servers_log_are_kept(measured):

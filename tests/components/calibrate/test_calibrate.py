@@ -75,7 +75,8 @@ def write_shards(folder, bundle, heldout=12):
         ids = [hashlib.sha256(str(row).encode()).hexdigest() for row in range(count)]
         with ShardWriter(folder, split, LAYOUT) as writer:
             writer.add(ids, prompts, [random.integers(0, 12, (count, tokens)) for tokens in (16, 64)])
-    write_manifest(folder, LAYOUT, counts, tokenizers_digest=bundle.digest)
+    groups = {"heldout": [row // 3 for row in range(heldout)]}
+    write_manifest(folder, LAYOUT, counts, tokenizers_digest=bundle.digest, groups=groups)
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +168,7 @@ def test_the_graphs_lose_what_the_checkpoint_loses_under_the_same_masks(engine, 
     ids = "".join(heldout.sample_id(row) for row in range(12))
     assert report["samples_digest"] == hashlib.sha256(bytes.fromhex(ids)).hexdigest()
     assert (report["text_length"], report["coarse_grid"], report["fine_grid"]) == (8, [4, 4], [8, 8])
+    assert report["groups"] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
 
 
 def test_heldout_samples_beyond_the_bound_are_thinned_out_and_keep_their_masks(tmp_path, inputs):
@@ -178,6 +180,7 @@ def test_heldout_samples_beyond_the_bound_are_thinned_out_and_keep_their_masks(t
     assert np.array_equal(thinned.grids.coarse, whole.grids.coarse[rows])
     for name in ("hidden", "plan_noise"):
         assert np.array_equal(getattr(thinned, name), getattr(whole, name)[rows]), name
+    assert thinned.groups == [row // 3 for row in rows]
     assert thinned.samples_digest != whole.samples_digest and thinned.masks_digest != whole.masks_digest
     masks = np.concatenate([batch.numpy() for batch in fixed_masks(150, 16)], axis=1)
     assert np.array_equal(whole.hidden, masks.transpose(1, 0, 2)) and whole.hidden.any(2).all()

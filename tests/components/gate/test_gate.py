@@ -245,6 +245,27 @@ def own_data(
     return with_candidate(measured, heldout=ours, correctness=None)
 
 
+def test_each_earlier_measurement_halves_the_error_that_the_next_one_is_allowed():
+    """The ends of a wider interval are further out; the control, which makes a measurement INVALID, keeps its own."""
+    verdicts = [
+        judge(
+            SETTINGS.model_copy(update={"earlier_measurements": earlier}), measurements(champion=champion()), "0" * 64
+        )
+        for earlier in (0, 1, 3)
+    ]
+    widths = [interval[1] - interval[0] for v in verdicts if (interval := check(v, "p50_ratio_vs_champion").interval)]
+    assert len(widths) == 3 and widths[0] < widths[1] < widths[2]
+    assert [SETTINGS.model_copy(update={"earlier_measurements": n}).confidence_now for n in (0, 1, 2)] == pytest.approx(
+        [0.95, 0.975, 0.9875]
+    )
+    assert not any("earlier" in reason for reason in verdicts[0].reasons)
+    assert (
+        "1 earlier measurement of this package against this champion" in verdicts[1].reasons[-1]
+        and "97.5%" in verdicts[1].reasons[-1]
+    )
+    assert "3 earlier measurements" in verdicts[2].reasons[-1]
+
+
 def test_without_a_judge_the_heldout_loss_is_the_quality():
     assert verdict_on(own_data(heldout(1.0), against=False)).result is Result.PASS
     assert verdict_on(own_data(heldout(5.4), against=False)).result is Result.FAIL  # no better than guessing

@@ -95,6 +95,27 @@ def test_records_hold_the_prompt_and_the_codes_of_both_scales(inputs, tmp_path):
     assert shards.sample_id(5) == row(5)["id"]
 
 
+def test_heldout_records_carry_the_groups_that_the_sets_rule_makes_of_them(inputs, tmp_path):
+    """Near pictures are of one group, and so are equal captions where the set holds captions out; what was dropped is in none."""
+    near = png(100, (64, 64))  # the same picture, of another size
+    rows = [
+        row(100, "one"),
+        row(101, "a dot"),
+        row(1, "near", near),
+        row(102, "A  dot"),
+        row(2, "a " * 40),
+        row(103, "two"),
+    ]
+    told = {}
+    for captions in (True, False):
+        folder = tmp_path / str(captions)
+        freeze_evaluation_set(write_table(folder, rows), "near_duplicate_groups", 5.0, hold_out_captions=captions)
+        run(inputs | {"evaluation_set": folder}, tmp_path / f"out-{captions}")
+        told[captions] = Shards(tmp_path / f"out-{captions}/shards", "heldout").groups
+    assert told == {True: [0, 1, 0, 1, 2], False: [0, 1, 0, 2, 3]}
+    assert Shards(tmp_path / "out-True/shards", "train").groups is None
+
+
 def test_several_stages_have_a_grid_each_of_the_image_at_its_own_scale(inputs, tmp_path):
     import torch.nn.functional as F
 

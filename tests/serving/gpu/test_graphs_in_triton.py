@@ -18,7 +18,7 @@ from benchmarks.load import load_until_ended
 from common.errors import ServerError, SignatureError
 from common.files import read_json
 from emuflow_client import GeneratorClient, InvalidRequest, ServerFault
-from serving.control import LoadTimeout
+from serving.control import Load, LoadTimeout
 from serving.control_key import ControlKey
 from serving.gpu.config import GpuOptions
 from serving.gpu.layout import GraphLayout
@@ -46,11 +46,9 @@ class Place:
         self.server, self.models = server, server.folder / "repository" / "models"
         self._arguments = (server.grpc_endpoint, server.folder / "repository", package_store, key_folder)
 
-    def remote(self, graphs: GraphLayout | None, load_timeout_s: float = 120.0) -> RemoteDeployment:
+    def remote(self, graphs: GraphLayout | None) -> RemoteDeployment:
         key = ControlKey.read(self.server.key_file)
-        return RemoteDeployment(
-            *self._arguments, graphs=graphs, control_key=key, quiet_s=QUIET_S, load_timeout_s=load_timeout_s
-        )
+        return RemoteDeployment(*self._arguments, graphs=graphs, control_key=key, quiet_s=QUIET_S)
 
     def graphs(self) -> list[str]:
         """Of the package that stands there."""
@@ -276,57 +274,99 @@ def test_a_graph_that_loads_but_does_not_answer_is_found_before_the_package_serv
 
 
 class Late(StandIns):
-    """One graph's model takes its time to load, notes that it was loaded, and fails then if it `fails`."""
+    """One graph's model is loaded once `go` is there, notes that, and fails then if it `fails`."""
 
-    def __init__(self, notes: Path, *, fails: bool) -> None:
+    def __init__(self, folder: Path, *, fails: bool = False) -> None:
         super().__init__()
-        self._notes, self._fails = notes, fails
+        self.go, self.notes, self._fails = folder / "go", folder / "notes", fails
 
     def write(self, package: Path, manifest: Manifest, name: str, models: Path) -> dict[str, str]:
         written = super().write(package, manifest, name, models)
         program = models / written["fine"] / "1" / "model.py"
         begin = "def initialize(self, args: dict[str, str]) -> None:\n"
-        more = f"        import time; time.sleep(3); print('loaded', file=open({str(self._notes)!r}, 'a'))\n"
+        more = f"        import time\n        while not Path({str(self.go)!r}).exists(): time.sleep(0.05)\n"
+        more += f"        print('loaded', file=open({str(self.notes)!r}, 'a'))\n"
         more += "        raise RuntimeError('out of memory')\n" if self._fails else ""
         assert begin in program.read_text()
         program.write_text(program.read_text().replace(begin, begin + more))
         return written
 
+    def loads(self) -> list[str]:
+        return self.notes.read_text().splitlines()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second is all that a load is waited for at a time; whoever is asked something has as long as ever."""
+    wait = Load.wait
+    monkeypatch.setattr(Load, "wait", lambda self, _: wait(self, 0.5))
+
+
+def be_late(deployment: RemoteDeployment, place: Place, digest: str) -> None:
+    """Until the server loads the graph that is late; on a busy machine others are, too."""
+    told = ""
+    while "'fine'" not in told:
+        with pytest.raises(LoadTimeout) as late:
+            deployment.reconcile(digest)
+        told = str(late.value)
+    assert_that_it_stays(place, digest)
+
+
+def assert_that_it_stays(place: Place, digest: str) -> None:
+    stands = [name for name in place.folders() if name.endswith("-fine") and digest[:12] in name]
+    assert len(stands) == 1, "Triton may read it"
+
 
 def test_a_graph_that_is_late_is_waited_for_and_never_asked_for_again(
-    remote: RemoteDeployment, place: Place, packages: dict[str, Path], tmp_path: Path
+    remote: RemoteDeployment, place: Place, packages: dict[str, Path], tmp_path: Path, hasty: None
 ) -> None:
-    int8, fp32 = packages["int8"].name, packages["fp32"].name
+    int8, fp32, late = packages["int8"].name, packages["fp32"].name, Late(tmp_path)
     settle(remote, place, int8)
-    hasty, timeouts = place.remote(Late(tmp_path / "loads", fails=False), load_timeout_s=1), 0
-    while place.version() == int8:
-        try:
-            assert hasty.reconcile(fp32)
-        except LoadTimeout as error:
-            assert "the graph 'fine' is not there yet" in str(error) or "is loaded still" in str(error)
-            assert any(name.endswith("-fine") and fp32[:12] in name for name in place.folders()), "Triton may read it"
-            timeouts += 1
-    assert timeouts >= 2 and place.version() == fp32
-    assert (tmp_path / "loads").read_text().splitlines() == ["loaded"]
-    settle(hasty, place, fp32)
+    deployment = place.remote(late)
+    be_late(deployment, place, fp32)
+    for digest in (fp32, int8, fp32):
+        with pytest.raises(LoadTimeout, match="-fine' was not loaded within"):
+            deployment.reconcile(digest)
+        assert_that_it_stays(place, fp32)
+    assert place.version() == int8
+    late.go.touch()
+    eventually(lambda: _settled(deployment, fp32))
+    assert place.version() == fp32 and late.loads() == ["loaded"]
+    settle(deployment, place, fp32)
 
 
 def test_a_graph_that_is_late_and_fails_then_leaves_the_old_package_alone(
-    remote: RemoteDeployment, place: Place, packages: dict[str, Path], tmp_path: Path
+    remote: RemoteDeployment, place: Place, packages: dict[str, Path], tmp_path: Path, hasty: None
 ) -> None:
-    int8, fp32 = packages["int8"].name, packages["fp32"].name
+    int8, fp32, late = packages["int8"].name, packages["fp32"].name, Late(tmp_path, fails=True)
     settle(remote, place, int8)
-    before = place.folders()
-    hasty = place.remote(Late(tmp_path / "loads", fails=True), load_timeout_s=1)
-    told = ""
-    while "'fine'" not in told:  # on a busy machine others are late, too
-        with pytest.raises(LoadTimeout) as late:
-            hasty.reconcile(fp32)
-        told = str(late.value)
-    eventually(lambda: _settled(hasty, int8))
-    settle(hasty, place, int8)
-    assert place.folders() == before and place.version() == int8
-    assert (tmp_path / "loads").read_text().splitlines() == ["loaded"]
+    before, deployment = place.folders(), place.remote(late)
+    be_late(deployment, place, fp32)
+    late.go.touch()
+    eventually(lambda: _settled(deployment, int8))
+    settle(deployment, place, int8)
+    assert place.folders() == before and place.version() == int8 and late.loads() == ["loaded"]
+
+
+def test_a_process_that_comes_after_waits_for_a_graph_that_is_loaded_still(
+    remote: RemoteDeployment, place: Place, packages: dict[str, Path], tmp_path: Path, hasty: None
+) -> None:
+    """It knows of it by a file beside the models, and moves nothing until then."""
+    int8, fp32, late = packages["int8"].name, packages["fp32"].name, Late(tmp_path)
+    settle(remote, place, int8)
+    before, marks = place.folders(), place.models.parent / "loading-graphs"
+    be_late(place.remote(late), place, fp32)
+    after = place.remote(StandIns())
+    for digest in (fp32, int8):
+        with pytest.raises(LoadTimeout):
+            after.reconcile(digest)
+        assert_that_it_stays(place, fp32)
+    [mark] = marks.iterdir()
+    assert mark.name.endswith("-fine") and fp32[:12] in mark.name
+    late.go.touch()
+    eventually(lambda: _settled(after, int8))
+    settle(after, place, int8)
+    assert place.folders() == before and place.version() == int8 and list(marks.iterdir()) == []
 
 
 def _settled(deployment: RemoteDeployment, digest: str) -> bool:

@@ -4,10 +4,10 @@ from PIL import Image
 
 from common.errors import DataError
 from components.ingest.evaluation.choose import choose_by_groups, one_row_per_content
-from components.ingest.evaluation.groups import group_samples
 from components.ingest.evaluation.survey import Survey
 from components.ingest.settings import EvaluationSettings
 from components.near_duplicates import THUMBNAIL_VALUES
+from components.sample_groups import group_samples
 from tests.components.data import picture
 
 
@@ -42,6 +42,17 @@ def test_whole_groups_are_chosen_up_to_the_fraction():
     assert 30 <= len(chosen) <= 32
     captions = {rows[row][1] for row in chosen}
     assert all((row in chosen) == (caption in captions) for row, (_, caption, _) in enumerate(rows))
+
+
+def test_one_large_group_does_not_fill_the_set():
+    """Wherever the hash puts it: fifty frames of one scene say little more than one."""
+    for start in range(5):
+        rows = [(f"frame{start}-{n}", "a film", picture(n)) for n in range(60)] + distinct(340)
+        chosen = choose_by_groups(survey(rows), EvaluationSettings(fraction=0.1, minimum_rows=1))
+        assert len(chosen) == 40 and len({rows[row][1] for row in chosen}) == 40
+    large = [(f"{n}", f"film {n % 8}", picture(n)) for n in range(160)]
+    chosen = choose_by_groups(survey(large), EvaluationSettings(fraction=0.1, minimum_rows=1))
+    assert len(chosen) == 20  # where all are large, as before
 
 
 def test_the_choice_does_not_depend_on_the_order_of_the_rows():
