@@ -79,48 +79,52 @@ def run_load(
     does not end in time.
     """
     how = {"clients": clients, "rate": rate, "seed": seed, "timeout": timeout_s, "prompts": prompts}
-    process = _start(endpoint, model, seconds=seconds, previews=previews, **how)
-    try:
-        # The request that connects may take all of its time, and so may the last one.
-        return _result(process, seconds + 2 * timeout_s + _SPARE_S)
-    except subprocess.TimeoutExpired as error:
-        raise ServerError(
-            f"a load of {seconds:g} s did not end within {error.timeout:g} s",
-            where=endpoint,
-            fix="look whether the machine is overloaded, and into the server's log",
-        ) from None
-    finally:
-        process.kill()
+    with _started(endpoint, model, seconds=seconds, previews=previews, **how) as process:
+        try:
+            # The request that connects may take all of its time, and so may the last one.
+            return _result(process, seconds + 2 * timeout_s + _SPARE_S)
+        except subprocess.TimeoutExpired as error:
+            raise ServerError(
+                f"a load of {seconds:g} s did not end within {error.timeout:g} s",
+                where=endpoint,
+                fix="look whether the machine is overloaded, and into the server's log",
+            ) from None
 
 
 @contextmanager
 def load_until_ended(endpoint: str, model: str, *, clients: int = 0, rate: float = 0.0) -> Iterator[Callable[[], Load]]:
     """A load that goes on for as long as the body takes. The body calls what it is given to end it, and learns what came of
     it; that raises `ServerError` where the load had ended by itself."""
-    process = _start(endpoint, model, seconds=_LONGEST_S, clients=clients, rate=rate)
+    with _started(endpoint, model, seconds=_LONGEST_S, clients=clients, rate=rate) as process:
 
-    def end() -> Load:
-        if process.poll() is not None:
-            raise ServerError("the load ended before it was told to", where=endpoint, fix="see its messages above")
-        process.send_signal(signal.SIGINT)
-        return _result(process, _TIMEOUT_S + _SPARE_S)
+        def end() -> Load:
+            if process.poll() is not None:
+                raise ServerError("the load ended before it was told to", where=endpoint, fix="see its messages above")
+            process.send_signal(signal.SIGINT)
+            return _result(process, _TIMEOUT_S + _SPARE_S)
 
-    try:
         yield end
-    finally:
-        process.kill()
-        process.wait()
 
 
-def _start(endpoint: str, model: str, *, previews: bool = True, **how: float | None) -> subprocess.Popen[str]:
+@contextmanager
+def _started(
+    endpoint: str, model: str, *, previews: bool = True, **how: float | None
+) -> Iterator[subprocess.Popen[str]]:
+    """A load in a process of its own, which is gone after the block."""
     command = [sys.executable, "-m", "benchmarks.load", endpoint, "--model", model]
     for name, value in how.items():
         command += [] if value is None else [f"--{name}", str(value)]
     command += [] if previews else ["--without-previews"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=_ROOT)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=_ROOT) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _result(process: subprocess.Popen[str], within_s: float) -> Load:
+    """What it printed at its end. Raises `TimeoutExpired` where that does not come within so many seconds, and
+    `CalledProcessError` where it failed."""
     output, _ = process.communicate(timeout=within_s)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, process.args)

@@ -11,6 +11,7 @@ from components.benchmark.measurements import (
     BlockBytes,
     Correctness,
     Frechet,
+    HeldoutLoss,
     JudgeReport,
     LatencyBlock,
     Machine,
@@ -121,3 +122,37 @@ def with_candidate(record: Measurements, **changes: object) -> Measurements:
     """The same record with fields of its candidate replaced."""
     candidate = record.arms[CANDIDATE].model_copy(update=changes)
     return record.model_copy(update={"arms": {**record.arms, CANDIDATE: candidate}})
+
+
+def heldout(loss: float, **changes: object) -> HeldoutLoss:
+    record = HeldoutLoss(
+        tokenizers_digest="7" * 64,
+        evaluation_digest=EVALUATION,
+        visual_vocabulary=240,
+        samples_digest="5" * 64,
+        masks_digest="6" * 64,
+        text_length=16,
+        coarse_grid=(8, 8),
+        fine_grid=(16, 16),
+        loss_per_sample=[loss + 0.001 * (i % 7) for i in range(100)],
+    )
+    return record.model_copy(update=changes)
+
+
+def own_data(
+    ours: HeldoutLoss | None,
+    theirs: HeldoutLoss | None = None,
+    *,
+    full: HeldoutLoss | None = None,
+    against: bool = True,
+) -> Measurements:
+    """`full` is full precision's, `ours` again where it is not given."""
+    rival = (
+        arm(CHAMPION, 0.94, 6.0, seed=3).model_copy(update={"heldout": theirs, "correctness": None})
+        if against
+        else None
+    )
+    measured = measurements(champion=rival, quality_metric="heldout_loss", judge=None)
+    unquantized = measured.arms[FULL_PRECISION].model_copy(update={"heldout": full or ours, "correctness": None})
+    measured = measured.model_copy(update={"arms": {**measured.arms, FULL_PRECISION: unquantized}})
+    return with_candidate(measured, heldout=ours, correctness=None)

@@ -158,6 +158,7 @@ def _loss_difference(
             if getattr(ours, field) != getattr(theirs, field):
                 reason = f"the loss of the {other} is about {difference}: not comparable"
                 return checks.incomparable(name, "quality", "<=", bound, reason)
+    noted = [arm.groups for arm in (ours, theirs) if arm and arm.groups]
     return checks.difference(
         name,
         ours.loss_per_sample if ours else [],
@@ -166,7 +167,7 @@ def _loss_difference(
         bound,
         min_n=settings.min_heldout_samples,
         bootstrap=replace(bootstrap(settings, measured), confidence=settings.confidence),
-        groups=(ours and ours.groups) or (theirs and theirs.groups) or None if grouped else None,
+        groups=noted[0] if grouped and noted else None,
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -103,8 +104,8 @@ def test_a_load_that_is_told_to_end_says_what_came_of_it_until_then(endpoint, st
 
 def test_a_load_that_ended_by_itself_is_no_answer(endpoint, monkeypatch):
     monkeypatch.setattr(loading, "_LONGEST_S", 0.1)
-    started, start = [], loading._start
-    monkeypatch.setattr(loading, "_start", lambda *given, **how: started.append(start(*given, **how)) or started[0])
+    started, start = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *given, **how: started.append(start(*given, **how)) or started[0])
     with load_until_ended(endpoint, "generator", clients=1) as end:
         started[0].wait(60)
         with pytest.raises(ServerError, match="the load ended before it was told to"):

@@ -13,7 +13,6 @@ from components.benchmark.measurements import (
     FULL_PRECISION,
     BlockBytes,
     Correctness,
-    HeldoutLoss,
     LatencyBlock,
     Measurements,
     write_measurements,
@@ -26,11 +25,12 @@ from components.gate.verdict import Check, Result, Verdict, read_verdict, write_
 from tests.evidence import (
     CAPTIONS,
     DIGESTS,
-    EVALUATION,
     arm,
     correctness,
+    heldout,
     latency,
     measurements,
+    own_data,
     with_candidate,
 )
 
@@ -215,36 +215,6 @@ def test_measurements_without_a_candidate_are_invalid():
     assert verdict_on(measurements(arms={})).result is Result.INVALID
 
 
-def heldout(loss: float, **changes: object) -> HeldoutLoss:
-    record = HeldoutLoss(
-        tokenizers_digest="7" * 64,
-        evaluation_digest=EVALUATION,
-        visual_vocabulary=240,
-        samples_digest="5" * 64,
-        masks_digest="6" * 64,
-        text_length=16,
-        coarse_grid=(8, 8),
-        fine_grid=(16, 16),
-        loss_per_sample=[loss + 0.001 * (i % 7) for i in range(100)],
-    )
-    return record.model_copy(update=changes)
-
-
-def own_data(
-    ours: HeldoutLoss | None,
-    theirs: HeldoutLoss | None = None,
-    *,
-    full: HeldoutLoss | None = None,
-    against: bool = True,
-) -> Measurements:
-    """`full` is full precision's, `ours` again where it is not given."""
-    rival = champion().model_copy(update={"heldout": theirs, "correctness": None}) if against else None
-    measured = measurements(champion=rival, quality_metric="heldout_loss", judge=None)
-    unquantized = measured.arms[FULL_PRECISION].model_copy(update={"heldout": full or ours, "correctness": None})
-    measured = measured.model_copy(update={"arms": {**measured.arms, FULL_PRECISION: unquantized}})
-    return with_candidate(measured, heldout=ours, correctness=None)
-
-
 def test_each_earlier_measurement_halves_the_error_that_the_next_one_is_allowed():
     """The ends of a wider interval are further out; the control, which makes a measurement INVALID, keeps its own."""
     verdicts = [
@@ -264,56 +234,6 @@ def test_each_earlier_measurement_halves_the_error_that_the_next_one_is_allowed(
         and "97.5%" in verdicts[1].reasons[-1]
     )
     assert "3 earlier measurements" in verdicts[2].reasons[-1]
-
-
-def test_without_a_judge_the_heldout_loss_is_the_quality():
-    assert verdict_on(own_data(heldout(1.0), against=False)).result is Result.PASS
-    assert verdict_on(own_data(heldout(5.4), against=False)).result is Result.FAIL  # no better than guessing
-    assert verdict_on(own_data(heldout(1.0), heldout(1.0))).result is Result.PASS
-    assert verdict_on(own_data(heldout(1.2), heldout(1.0))).result is Result.FAIL
-    assert verdict_on(own_data(None, heldout(1.0))).result is Result.FAIL
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"tokenizers_digest": "9" * 64}, "other tokenizers"),
-        ({"evaluation_digest": "9" * 64}, "another evaluation set"),
-        ({"text_length": 24}, "another text_length"),
-        ({"coarse_grid": (4, 16)}, "another grid of sketch tokens"),
-        ({"fine_grid": (8, 32)}, "another grid of image tokens"),
-        ({"samples_digest": "9" * 64}, "other held-out samples"),
-        ({"masks_digest": "9" * 64}, "other masks"),
-    ],
-)
-def test_losses_about_other_questions_are_incomparable(change, words):
-    verdict = verdict_on(own_data(heldout(1.0), heldout(1.0, **change)))
-    assert verdict.result is Result.INVALID
-    compared = check(verdict, "heldout_loss_vs_champion")
-    assert compared.value is None and words in compared.reason
-
-
-def test_without_a_judge_int8_may_cost_no_more_than_its_bound():
-    kept = check(verdict_on(own_data(heldout(1.004), full=heldout(1.0), against=False)), "heldout_loss_int8")
-    assert kept.result is Result.PASS and kept.value == pytest.approx(0.004) and kept.n == 100
-    assert kept.interval == pytest.approx((0.004, 0.004))
-    verdict = verdict_on(own_data(heldout(1.03), full=heldout(1.0), against=False))
-    assert verdict.result is Result.FAIL and "heldout_loss_int8" in verdict.reasons[0]
-
-
-def test_a_cost_of_int8_that_may_lie_on_either_side_of_its_bound_is_inconclusive():
-    scattered = heldout(1.0, loss_per_sample=[1.0 + 0.3 * (-1) ** i for i in range(100)])
-    verdict = verdict_on(own_data(scattered, full=heldout(0.99), against=False))
-    assert check(verdict, "heldout_loss_int8").result is Result.INCONCLUSIVE
-
-
-@pytest.mark.parametrize(
-    ("losses", "words"), [([], "missing"), ([1.0] * 31, "only 31 samples"), ([1.0, None], "finite")]
-)
-def test_fault_18_without_enough_pairs_the_cost_of_int8_is_not_shown(losses, words):
-    same = heldout(1.0, loss_per_sample=losses)
-    cost = check(verdict_on(own_data(same, full=same, against=False)), "heldout_loss_int8")
-    assert cost.result is Result.FAIL and words in cost.reason
 
 
 def learned_elsewhere(measured: Measurements, name: str) -> Measurements:

@@ -9,7 +9,7 @@ from components.gate.checks import difference
 from components.gate.gate import judge
 from components.gate.settings import GateSettings
 from components.gate.verdict import Check, Result
-from tests.components.gate.test_gate import heldout, own_data
+from tests.evidence import heldout, own_data
 
 MARGIN = 0.02
 BOOTSTRAP = Bootstrap(confidence=0.95, resamples=400, seed=0)
