@@ -118,7 +118,7 @@ def pass_row(name: str, simulation: Simulation, tests: int, seed: int = 2) -> Ro
 def null_rows(amount: Amount, announce: Announcer) -> list[Row]:
     users, fewer = amount.users, max(amount.null_tests // 4, 100)
     kinds: list[tuple[str, Simulation, int, tuple[str, ...]]] = [
-        ("no difference, half each, all metrics", NewUsers(users), amount.null_tests, METRICS),
+        (PROMISE, NewUsers(users), amount.null_tests, METRICS),
         ("no difference, errors alone", NewUsers(users), fewer, ("error_rate",)),
         ("no difference, latency alone", NewUsers(users), fewer, ("latency_ratio",)),
         ("no difference, votes alone", NewUsers(users), fewer, ("bad_vote_share",)),
@@ -161,14 +161,21 @@ def power_rows(amount: Amount, announce: Announcer) -> list[Row]:
     return [*rows, pass_row("no difference, half each: passes", NewUsers(users), tests)]
 
 
+PROMISE = "no difference, half each, all metrics"
+"""Of the rows without a difference, the one that `ab_false_stop_rate` is of."""
+
+
+def false_stop_check(row: Row, name: str = "ab_false_stop_rate") -> Check:
+    """Of a row without a difference."""
+    told = row.more
+    limits = {"low": told["stopped_low"], "high": told["stopped_high"]}
+    return Check(name, told["stopped"], POLICY.alpha, POLICY.alpha, row.n, at_least=False, **limits)
+
+
 def checks(null: list[Row], power: list[Row]) -> list[Check]:
     """The first null row is the promise; the worst of all is reported under the same bound."""
-    found = []
     worst = max(null, key=lambda row: row.more["stopped"])
-    for name, row in (("ab_false_stop_rate", null[0]), ("ab_false_stop_rate_worst_case", worst)):
-        told = row.more
-        limits = {"low": told["stopped_low"], "high": told["stopped_high"]}
-        found.append(Check(name, told["stopped"], POLICY.alpha, POLICY.alpha, row.n, at_least=False, **limits))
+    found = [false_stop_check(null[0]), false_stop_check(worst, "ab_false_stop_rate_worst_case")]
     by_name = {row.name: row for row in power}
     for check, name in (
         ("ab_power_slow_15", "15% slower, half each"),

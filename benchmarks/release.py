@@ -7,17 +7,20 @@ real Triton server, which four clients ask twenty times a second; a second row h
 a pause, and leave nothing of the machine to the rollback. `emuflow rollback` runs as a process of its own, and its time
 counts from its start until the first answer of the package that was put back: importing Python's modules, verifying the
 package and loading it are all in it. Then twenty processes, each with its own connection to one SQLite file, race for
-the champion's place round by round, and the audit log that they left is checked.
+the champion's place round by round, and the audit log that they left is checked. Last, tests of A/B under no difference are
+simulated and looked at 100 times each, as in `emuflow bench experiments`, which tells more of them.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from rich.console import Console
 
+from benchmarks import experiments
+from benchmarks.experiment_traffic import NewUsers
 from benchmarks.races import Races, race
 from benchmarks.report import Announcer, Check, Report, Row, command_line
 from benchmarks.rollbacks import Rollbacks, Stream, measure, register, serving
@@ -42,9 +45,11 @@ class Amount:
     rollbacks_saturated: int = 5
     rounds: int = 50
     """Of the race; each is twenty attempts."""
+    tests: experiments.Amount = field(default_factory=experiments.Amount)
+    """Of A/B under no difference: `null_tests`, each of so many `users`."""
 
 
-QUICK = Amount(rollbacks=3, rollbacks_saturated=1, rounds=10)
+QUICK = Amount(rollbacks=3, rollbacks_saturated=1, rounds=10, tests=experiments.QUICK)
 
 
 def run(
@@ -56,7 +61,7 @@ def run(
     """Measure, print, write `file`; whether every bound holds. `packages` builds two packages in a home, in the place of
     those of the kept checkpoint, and returns their digests."""
     amount = amount or Amount()
-    report = Report("release", command_line(), columns=("largest_ms",))
+    report = Report("release", command_line(), columns=("largest_ms", "stopped"))
     announce = Announcer(console)
     with TemporaryDirectory(prefix="emuflow-release-") as folder:
         home = Home(Path(folder) / "runs")
@@ -75,8 +80,10 @@ def run(
         arena = f"sqlite:///{Path(folder) / 'races.db'}"
         races = race(arena, home.keys, promoters=_PROMOTERS, rounds=amount.rounds)
         logs.append(verify_audit_log(arena, home.keys))
-    report.rows += rows(rollbacks, saturated, races)
-    report.checks += checks(rollbacks, saturated, races, logs)
+    announce(f"{amount.tests.null_tests} tests of A/B without a difference")
+    null = experiments.null_row(experiments.PROMISE, NewUsers(amount.tests.users), amount.tests.null_tests)
+    report.rows += [*rows(rollbacks, saturated, races), null]
+    report.checks += [*checks(rollbacks, saturated, races, logs), experiments.false_stop_check(null)]
     report.notes |= {
         "clients": _CLIENTS,
         "promoters": _PROMOTERS,

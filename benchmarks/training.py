@@ -4,7 +4,7 @@
 
 Each question is asked in processes of its own, pinned to one core each, with one thread: a decoder of Qwen3's shape beside
 Hugging Face's `Trainer` in one process, blocks of steps in turn; the same decoder on one and on two processes, in turn;
-and the pipeline's own training loop with its data, curves and states. The planner is held against published trainings.
+and the pipeline's own training loop with its data, curves (in MLflow, too), progress and states. The planner is held against published trainings.
 """
 
 import json
@@ -12,7 +12,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.report import Announcer, Check, Report, Row, command_line
+from common.progress import PROGRESS_VARIABLE
 from components.benchmark.statistics import Bootstrap
 from components.train.launcher import LocalLauncher, RankCommand, rank_environment
 from components.train.optimizer import use_bf16
@@ -133,7 +135,9 @@ class _Bench:
         )
 
     def loop(self, report: Report) -> None:
-        found = self._ranks("benchmarks.training_loop", 1)
+        with told_of(self._folder) as logged_points:
+            found = self._ranks("benchmarks.training_loop", 1)
+            assert logged_points() > 0, "the loop's curve did not reach MLflow"
         report.rows.append(_row("the training loop", found["loop_s"], found["tokens"]))
         overhead = outside_share(found["step_s"], found["loop_s"], found["saved_after"])
         report.checks.append(Check("overhead_share", overhead, 0.05, 0.01, len(found["loop_s"]), at_least=False))
@@ -162,6 +166,29 @@ class _Bench:
         file = self._folder / "question.json"
         file.write_text(json.dumps(asdict(self._amount) | {"folder": str(self._folder)} | more))
         return file
+
+
+@contextmanager
+def told_of(folder: Path) -> Iterator[Callable[[], int]]:
+    """What a step of the pipeline is given: an MLflow run for its curves, here in a database as on one machine, and a file for
+    its progress. Yields what counts the points of the curve that arrived."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    client = MlflowClient(uri)
+    run_id = client.create_run(client.create_experiment("benchmark", str(folder / "artifacts"))).info.run_id
+    told = {
+        "MLFLOW_TRACKING_URI": uri,
+        "MLFLOW_RUN_ID": run_id,
+        PROGRESS_VARIABLE: str(folder / "progress.json"),
+    }
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
+    try:
+        yield lambda: len(client.get_metric_history(run_id, "train/coarse_loss"))
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def pin(core: int) -> None:

@@ -18,7 +18,8 @@ import torch.distributed as dist
 
 from benchmarks.training import Amount, pin
 from components.train.heartbeat import Heartbeat
-from components.train.job import Job, layout_of
+from components.train.job import Job
+from components.train.layouts import layout_of
 from components.train.loop import Every, train_steps
 from components.train.settings import OptimizationSettings
 from components.train.states import States

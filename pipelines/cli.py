@@ -97,7 +97,12 @@ def plan(
     sequence: Annotated[int, typer.Option(min=1, help="Tokens of one sequence.")] = 4096,
     batch: Annotated[int, typer.Option(min=1, help="Sequences of one step.")] = 2048,
     layout: Annotated[
-        str | None, typer.Option(metavar="T,P,D", help="Show this one, too: tensor, pipeline, data parallel.")
+        str | None,
+        typer.Option(
+            metavar="T,P,D",
+            help="Show this one, too: tensor, pipeline, data parallel; then the micro-batch, what is computed again "
+            "(none, selective or full) and ZeRO's stage (z0 to z3), as in 2,1,512,2,full,z3.",
+        ),
     ] = None,
     engine: Annotated[
         str, typer.Option(help="What trains: emuflow, this project's own engine, or megatron, which has more features.")

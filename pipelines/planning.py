@@ -1,10 +1,10 @@
 """`emuflow plan`: what a training takes, before anybody pays for it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from model.parallel.plan.search import Plan
     from model.parallel.plan.shape import ModelShape
 
+KnownT = TypeVar("KnownT")
+_ZERO: dict[str, Literal[0, 1, 2, 3]] = {"z0": 0, "z1": 1, "z2": 2, "z3": 3}
 _SCALES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
@@ -41,23 +43,20 @@ def choose(
 
 
 def parse_layout(text: str, gpus: int, batch: int, engine: "TrainingEngine") -> "Layout":
-    """`TENSOR,PIPELINE,DATA` or, with what each does, `…,MICRO_BATCH[,CHUNKS[,none|selective|full]]`.
+    """`TENSOR,PIPELINE,DATA` or, with what each does, `…,MICRO_BATCH[,CHUNKS][,none|selective|full][,z0|z1|z2|z3]`; without
+    the last ones nothing is computed again, and ZeRO-1.
 
     Raises `UsageError` for anything else, and where it is of another number of GPUs.
     """
     from model.parallel.plan.engines import Recompute
     from model.parallel.plan.layout import Layout
 
-    parts = text.split(",")
-    recompute: Recompute = "none"
-    for known in get_args(Recompute):
-        if parts[-1] == known:
-            recompute = known
-            parts.pop()
-            break
+    parts = text.lower().split(",")
+    recomputes: dict[str, Recompute] = {each: each for each in get_args(Recompute)}
     try:
-        tensor, pipeline, data, *more = (int(part) for part in parts)
-        micro_batch, virtual = [*more, *(1, 1)[len(more) :]][:2]
+        tensor, pipeline, data, *more = [int(part) for part in parts if part not in recomputes and part not in _ZERO]
+        micro_batch, virtual = [*more, *(1, 1)[len(more) :]]
+        recompute, zero = _only(parts, recomputes, "none"), _only(parts, _ZERO, "z1")
     except ValueError:
         raise UsageError(f"'{text}' is no layout", where="--layout", fix="write TENSOR,PIPELINE,DATA") from None
     if min(tensor, pipeline, data, micro_batch, virtual) < 1 or tensor * pipeline * data != gpus:
@@ -76,9 +75,16 @@ def parse_layout(text: str, gpus: int, batch: int, engine: "TrainingEngine") -> 
         batch // (data * micro_batch),
         virtual,
         recompute,
+        zero,
         sequence_parallel=engine.sequence_parallel,
         engine=engine,
     )
+
+
+def _only(parts: Sequence[str], known: Mapping[str, KnownT], default: str) -> KnownT:
+    """What the one part says that is `known`. Raises `ValueError` where there are several."""
+    [name] = [part for part in parts if part in known] or [default]
+    return known[name]
 
 
 def show(console: Console, plans: "Sequence[Plan]", given: "Plan | None", tokens: float) -> None:

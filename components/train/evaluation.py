@@ -33,7 +33,7 @@ class Evaluation:
             self._count(loss)
 
     def after(self, done: int, step: Step) -> bool:
-        """Whether the training is to end: the loss was not below its best for `early_stop_after` evaluations in a row."""
+        """Whether the training is to end."""
         if done % self._settings.evaluate_every_steps:
             return False
         loss = self._engine.evaluate(self._lessons)
@@ -41,6 +41,11 @@ class Evaluation:
             self._curves.log(done, **{EVALUATED: loss})
         self._count(loss)
         _log.info("step %d: held-out loss %.4f, the best %.4f", done, loss, self._best)
+        return self.no_better
+
+    @property
+    def no_better(self) -> bool:
+        """Whether the last `early_stop_after` evaluations were not below the best one."""
         patience = self._settings.early_stop_after
         return patience > 0 and self._worse >= patience
 

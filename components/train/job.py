@@ -7,14 +7,7 @@ from common.files import read_json, write_json
 from common.settings import Section
 from components.train.launcher import RankCommand
 from components.train.settings import Objective, OptimizationSettings
-from model.parallel.layout import Divisible, ParallelLayout, choose_layout
 from model.transformer.config import GeneratorConfig
-
-
-def layout_of(settings: OptimizationSettings, shape: GeneratorConfig, ranks: int, *, where: str) -> ParallelLayout:
-    """How so many ranks share a training; `where` names the settings. Raises `UsageError` for what does not divide."""
-    sizes, parallel = Divisible.of(shape, settings.global_batch_size), settings.parallel
-    return choose_layout(parallel.tensor, parallel.pipeline, ranks, sizes, where=where)
 
 
 class Job(Section):

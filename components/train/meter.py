@@ -37,17 +37,25 @@ class Meter:
         self._flops, self._peak_flops = 6.0 * parameters * self._tokens, peak_flops(ranks)
         self._steps: list[Step] = []
         self._begun = self._at = time.monotonic()
-        self._first_step, self._skipped, self.seconds = first_step, 0, 0.0
+        self._first_step = first_step
         self.last: dict[str, float] = dict(curves.last)
+        self._skipped = int(self.last.get("steps_skipped", 0))  # those of a training that goes on, too
 
     def after(self, done: int, step: Step) -> None:
         settings = self._settings
         self._steps.append(step)
         self._skipped += not step.stepped
-        if done % settings.log_every_steps == 0 or done == settings.steps:
+        # A training that goes on from a state finds its counts in the point of the same step.
+        points_at = (settings.log_every_steps, settings.checkpoint_every_steps, settings.steps)
+        if any(done % each == 0 for each in points_at):
             self._take(done)
             _log.info("step %d of %d: %s, %s left", done, settings.steps, self._speed(done), self._left(done))
         report(done, settings.steps, self._speed(done))  # who shows it tells the time that is left
+
+    @property
+    def seconds(self) -> float:
+        """What was trained for up to the last point, with what came before an interruption."""
+        return self.last.get("training_seconds", 0.0)
 
     def close(self, done: int) -> None:
         """The training has ended after `done` steps."""
@@ -57,7 +65,6 @@ class Meter:
     def _take(self, done: int) -> None:
         now, settings = time.monotonic(), self._settings
         seconds, steps, self._at, self._steps = now - self._at, self._steps, now, []
-        self.seconds += seconds
         moved = [step for step in steps if step.stepped]  # what is skipped has no loss that means anything
         names = dict.fromkeys(name for step in moved for name in step.parts)
         parts = {name: [step.parts[name] for step in moved if name in step.parts] for name in names}
@@ -69,6 +76,7 @@ class Meter:
             "images_per_second": len(steps) * settings.global_batch_size / seconds,
             "tokens_per_second": len(steps) * self._tokens / seconds,
             "steps_skipped": float(self._skipped),
+            "training_seconds": self.seconds + seconds,
             "memory_bytes": float(memory_bytes()),
             "epoch": position / self._samples,
         }

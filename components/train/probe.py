@@ -15,7 +15,8 @@ import torch
 import torch.distributed as dist
 
 from common.processes import die_with_parent
-from components.train.job import Job, layout_of
+from components.train.job import Job
+from components.train.layouts import layout_of
 from components.train.memory import GPU_SHARE, limit_memory, telling_lack_of_memory
 from components.train.worker import open_engine
 from model.data.shards import Shards

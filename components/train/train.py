@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.errors import DigestMismatchError, MemoryLackError, UsageError
+from common.errors import DigestMismatchError, MemoryLackError
 from common.files import read_json
-from components.train.job import Job, layout_of
+from components.train.job import Job
 from components.train.launcher import Launcher, LocalLauncher
+from components.train.layouts import check_layout
 from components.train.memory import noticing_lack_of_memory
 from components.train.micro_batch import fitting_micro_batch
 from components.train.settings import Objective, OptimizationSettings, TrainingSettings
-from components.train.sizes import least_micro_batch
 from model.transformer.config import GeneratorConfig, ModelSettings
 
 if TYPE_CHECKING:
@@ -148,35 +148,6 @@ def _run(job: Job, launcher: Launcher) -> None:
     job.write(file)
     with noticing_lack_of_memory(job.work):
         launcher.run(job.ranks(file))
-
-
-def check_layout(
-    section: str, settings: OptimizationSettings, shape: GeneratorConfig, objective: Objective, nodes: int = 1
-) -> int:
-    """How many images of a step are each rank's. Raises `UsageError` where the ranks cannot share the model or a batch so."""
-    parallel, where = settings.parallel, f"{section}.parallel"
-    layout = layout_of(settings, shape, settings.processes * nodes, where=where)
-    if settings.optimizer != "adamw" and (parallel.tensor > 1 or parallel.pipeline > 1 or parallel.zero):
-        raise UsageError(
-            "Muon needs whole matrices and one stage, without ZeRO", where=where, fix=f"set {section}.optimizer=adamw"
-        )
-    if parallel.zero > 1 and parallel.pipeline > 1:
-        raise UsageError(f"ZeRO-{parallel.zero} does not go with pipeline parallel", where=where, fix="set zero=1")
-    share = settings.global_batch_size // layout.data
-    if isinstance(parallel.micro_batch_size, int) and share % parallel.micro_batch_size:
-        raise UsageError(
-            f"{share} images of each rank are not a multiple of micro_batch_size {parallel.micro_batch_size}",
-            where=where,
-            fix="change one of them",
-        )
-    least = least_micro_batch(settings, shape, objective)
-    if share < least or parallel.micro_batch_size == 1 < least:
-        raise UsageError(
-            "one image at once: plans are normalised over several",
-            where=where,
-            fix=f"set {section}.global_batch_size, or micro_batch_size, so that a rank computes {least} images at once",
-        )
-    return share
 
 
 def generator_config(model: ModelSettings, bundle: "TokenizerBundle", shards: "Shards") -> GeneratorConfig:

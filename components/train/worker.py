@@ -23,7 +23,8 @@ from components.train.curves import Curves
 from components.train.evaluation import Evaluation, evaluated_before
 from components.train.finish import finish, leave_weights
 from components.train.heartbeat import Heartbeat
-from components.train.job import Job, layout_of
+from components.train.job import Job
+from components.train.layouts import layout_of
 from components.train.loop import Callback, Every, train_steps
 from components.train.memory import telling_lack_of_memory
 from components.train.meter import Meter
@@ -60,21 +61,27 @@ def run(job: Job) -> None:
     meter = make_meter(job, len(shards), first_step) if dist.get_rank() == 0 else None
     if meter is not None:
         callbacks.insert(0, meter)
+    stopped = False
     if settings.evaluate_every_steps:
         heldout = HeldoutLessons(lessons, Shards(job.shards, "heldout"))
         before = evaluated_before(job.work / "curves.jsonl", first_step)
-        callbacks.append(Evaluation(engine, heldout, settings, meter and meter.curves, before))
+        evaluation = Evaluation(engine, heldout, settings, meter and meter.curves, before)
+        callbacks.append(evaluation)
+        stopped = evaluation.no_better  # what goes on from its last state had ended there
     pulse = Heartbeat(job.work / "ranks", dist.get_rank(), dist.get_world_size(), timeout_s)
     limit_waiting(timeout_s)
     with telling_who_hangs(pulse, timeout_s):
-        done = train_steps(engine, lessons, settings, first_step, callbacks, pulse)
+        done = first_step
+        if not stopped:
+            done = train_steps(engine, lessons, settings, first_step, callbacks, pulse)
+        if meter is not None:
+            meter.close(done)
         if done > first_step:
             states.save(done)  # what follows scores the whole model on one rank: should that fail, no step is lost
         states.wait()
         leave_weights(job.work, engine)
     pulse.close()
     if meter is not None:
-        meter.close(done)
         finish(job, layout, meter, first_step=first_step, steps=done)
 
 

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from common.errors import UsageError
 from model.parallel.engine import Engine, EngineOptions, MakeOptimizer, PlainEngine, to_rank
+from model.parallel.layout import Divisible, choose_layout
 from model.parallel.pipeline import StagedEngine, Stages
 from model.parallel.place import take_place
 from model.parallel.tensor import SplitLoss, TensorRanks, split_decoder
@@ -46,8 +47,12 @@ def decoder_engine(
 ) -> Engine[Tokens]:
     """`start` is the state dict of a whole decoder to start from; None: from the seed. All ranks call it.
 
-    Raises `UsageError` for stages of a decoder whose head is tied to its embedding: they would lie on two of them.
+    Raises `UsageError` for a layout that the shape does not divide into, and for stages of a decoder whose head is tied to its
+    embedding: they would lie on two of them.
     """
+    layout = options.layout
+    sizes = Divisible.of(config, options.micro_batch * options.accumulation * layout.data)
+    choose_layout(layout.tensor, layout.pipeline, layout.ranks, sizes, where="the decoder's layout")
     place = take_place(options.layout)
     if options.layout.pipeline > 1:
         if config.tie_word_embeddings:

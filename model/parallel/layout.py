@@ -1,10 +1,11 @@
 """How ranks share the work of one training: tensor, pipeline and data parallel."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.errors import UsageError
-from model.transformer.config import GeneratorConfig
+from model.transformer.config import DecoderConfig, GeneratorConfig
 
 _NAMED = 3
 """Layouts that an error names in the place of one that does not go."""
@@ -38,7 +39,7 @@ class Divisible:
     batch: int
 
     @classmethod
-    def of(cls, shape: GeneratorConfig, batch: int) -> "Divisible":
+    def of(cls, shape: GeneratorConfig | DecoderConfig, batch: int) -> "Divisible":
         return cls(
             shape.num_attention_heads,
             shape.num_key_value_heads,
@@ -61,10 +62,23 @@ class Divisible:
         return None
 
 
-def choose_layout(tensor: int, pipeline: int, ranks: int, sizes: Divisible, *, where: str) -> ParallelLayout:
+def _always(layout: ParallelLayout) -> bool:
+    return True
+
+
+def choose_layout(
+    tensor: int,
+    pipeline: int,
+    ranks: int,
+    sizes: Divisible,
+    *,
+    where: str,
+    goes: Callable[[ParallelLayout], bool] = _always,
+) -> ParallelLayout:
     """The layout of `ranks` with so much tensor and pipeline parallel; what is left is data parallel.
 
-    Raises `UsageError`, which names the nearest layouts of as many ranks that go, where this one does not.
+    Raises `UsageError` where it does not divide, which names the nearest layouts of as many ranks that divide and `goes`
+    allows.
     """
     asked = ParallelLayout(tensor, pipeline, max(1, ranks // (tensor * pipeline)))
     problem = sizes.why_not(asked)
@@ -72,15 +86,17 @@ def choose_layout(tensor: int, pipeline: int, ranks: int, sizes: Divisible, *, w
         problem = f"{ranks} ranks are not a multiple of tensor {tensor} x pipeline {pipeline}"
     if problem is None:
         return asked
-    near = nearest(asked, ranks, sizes)
+    near = nearest(asked, ranks, sizes, goes)
     raise UsageError(
         problem, where=where, fix=f"nearest that go with {ranks} ranks: {'; '.join(map(str, near)) or 'none'}"
     )
 
 
-def nearest(asked: ParallelLayout, ranks: int, sizes: Divisible) -> list[ParallelLayout]:
+def nearest(
+    asked: ParallelLayout, ranks: int, sizes: Divisible, goes: Callable[[ParallelLayout], bool] = _always
+) -> list[ParallelLayout]:
     """The layouts of so many ranks that go and differ least from `asked`, in factors along the axes."""
-    going = [layout for layout in layouts(ranks) if sizes.why_not(layout) is None]
+    going = [layout for layout in layouts(ranks) if sizes.why_not(layout) is None and goes(layout)]
 
     def distance(layout: ParallelLayout) -> float:
         pairs = ((layout.tensor, asked.tensor), (layout.pipeline, asked.pipeline), (layout.data, asked.data))

@@ -5,7 +5,7 @@ import json
 
 from rich.console import Console
 
-from benchmarks import release
+from benchmarks import experiments, release
 from benchmarks.races import Races
 from benchmarks.rollbacks import Rollbacks
 from common.home import Home
@@ -25,15 +25,16 @@ def packages(home: Home) -> tuple[str, str]:
 
 def test_every_row_and_every_promise_is_in_the_result(tmp_path):
     file = tmp_path / "release.json"
-    held = release.run(
-        Console(file=io.StringIO()), file, release.Amount(rollbacks=1, rollbacks_saturated=1, rounds=3), packages
-    )
+    few = experiments.Amount(null_tests=20, users=1000)
+    amount = release.Amount(rollbacks=1, rollbacks_saturated=1, rounds=3, tests=few)
+    held = release.run(Console(file=io.StringIO()), file, amount, packages)
     result = json.loads(file.read_text())
     checks = {check["name"]: check for check in result["checks"]}
-    assert {name: check["bound"] for name, check in checks.items()} == BOUNDS
+    assert {name: check["bound"] for name, check in checks.items()} == BOUNDS | {"ab_false_stop_rate": 0.05}
     assert [checks[name]["value"] for name in BOUNDS][1:] == [0, 0, 0], result
     assert checks["promotion_races_lost"]["n"] == 60 and checks["rollback_failed_requests"]["n"] > 20
-    answered, ended, saturated, race = result["rows"]
+    answered, ended, saturated, race, null = result["rows"]
+    assert checks["ab_false_stop_rate"]["value"] == null["stopped"] and null["n"] == 20
     assert 0 < answered["median_ms"] <= answered["largest_ms"] == 1000 * checks["rollback_seconds"]["value"]
     assert answered["n"] == ended["n"] == saturated["n"] == 1 and race["n"] == 60
     assert held == all(check["ok"] for check in checks.values())

@@ -28,6 +28,15 @@ def test_the_best_layouts_and_a_given_one_are_planned_and_drawn(tmp_path: Path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_best_layout_can_be_given_with_its_zero_stage(tmp_path: Path):
+    chain = Chain(tmp_path / "runs")
+    best = json.loads(chain.call("plan", "--gpus", "2048", "--json"))["best"]
+    sharded = next(each for each in best if each["layout"]["zero"] == 3)
+    asked = sharded["layout"]
+    text = ",".join(str(asked[name]) for name in ("tensor", "pipeline", "data", "micro_batch", "recompute"))
+    assert json.loads(chain.call("plan", "--gpus", "2048", "--layout", f"{text},z3", "--json"))["given"] == sharded
+
+
 def test_another_engine_is_planned_for_where_it_is_named(tmp_path: Path):
     interleaved = ("plan", "--gpus", "256", "--layout", "8,4,8,1,2,full")
     chain = Chain(tmp_path / "runs")
@@ -43,6 +52,9 @@ def test_another_engine_is_planned_for_where_it_is_named(tmp_path: Path):
         (("--gpu", "tpu"), "choose one of a100"),
         (("--engine", "other"), "choose one of emuflow"),
         (("--layout", "eight"), "write TENSOR,PIPELINE,DATA"),
+        (("--layout", "8,4,32,1,1,1"), "write TENSOR,PIPELINE,DATA"),
+        (("--layout", "8,4,32,z1,z2"), "write TENSOR,PIPELINE,DATA"),
+        (("--layout", "8,4,32,z2"), "has no ZeRO-2 with pipeline"),
         (("--layout", "8,4,8"), "is not 1024 GPUs"),
         (("--gpus", "8", "--gpu", "a100"), "does not fit 8 A100"),
         (("--gpus", "32", "--layout", "8,4,1,1,3"), "do not divide into 12"),

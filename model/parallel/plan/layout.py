@@ -22,8 +22,9 @@ class Layout:
     virtual: int = 1
     """Chunks of layers on each pipeline stage (interleaved 1F1B)."""
     recompute: Recompute = "none"
-    zero: Literal[0, 1, 3] = 1
-    """What of the training state is split over the data-parallel GPUs: nothing, the optimizer's, or all of it (FSDP)."""
+    zero: Literal[0, 1, 2, 3] = 1
+    """What of the training state is split over the data-parallel GPUs: nothing, the optimizer's, gradients too, or all of it
+    (FSDP)."""
     overlap_tensor: bool = False
     """Whether the tensor-parallel transfers hide behind matrix multiplications."""
     overlap_data: bool = False
@@ -88,8 +89,8 @@ def _not_done(layout: Layout, shape: ModelShape) -> str | None:
     engine = layout.engine
     if layout.virtual > 1 and not engine.interleaved:
         return f"the engine {engine.name} has one chunk of layers on a pipeline stage, not {layout.virtual}"
-    if layout.pipeline > 1 and layout.zero == 3 and not engine.sharded_stages:
-        return f"the engine {engine.name} has no ZeRO-3 with pipeline parallel"
+    if layout.pipeline > 1 and layout.zero >= 2 and not engine.sharded_stages:
+        return f"the engine {engine.name} has no ZeRO-{layout.zero} with pipeline parallel"
     if layout.pipeline > 1 and shape.tied and not engine.tied_stages:
         return f"the engine {engine.name} has no pipeline for a head that is tied to the embedding"
     if layout.recompute not in engine.recomputes:

@@ -5,6 +5,7 @@ Korthikanti et al. 2022 ("Reducing Activation Recomputation in Large Transformer
 tensor parallelism splits what is inside attention and feed-forward, sequence parallelism their inputs and the norms' too.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from model.parallel.plan.layout import Layout
@@ -39,16 +40,50 @@ def stage_parameters(shape: ModelShape, layout: Layout) -> float:
 
 
 def memory(shape: ModelShape, layout: Layout) -> Memory:
-    """What the first pipeline stage holds, which has the most micro-batches in flight, with a table and the logits."""
-    own, engine = stage_parameters(shape, layout), layout.engine
-    all_split = layout.data if layout.zero == 3 and layout.pipeline == 1 else 1  # under a pipeline they stay gathered
-    optimizer = engine.split_optimizer_bytes / layout.data if layout.zero >= 1 else engine.whole_optimizer_bytes
+    """What the fuller of two pipeline stages holds: the first one has a table and the most micro-batches in flight, the last
+    one the head and the logits."""
+    ends = (_First, _Last) if layout.pipeline > 1 else (_Only,)
+    return max((_held(shape, layout, end) for end in ends), key=lambda held: held.total)
+
+
+@dataclass(frozen=True)
+class _End:
+    """A stage at an end of the pipeline."""
+
+    has_head: bool
+    in_flight: Callable[[Layout], float]
+    """Micro-batches whose activations it holds."""
+
+
+def _first_in_flight(layout: Layout) -> float:
+    """Korthikanti et al. 2022, section 4.2.3."""
+    extra = 1 + (layout.pipeline - 1) / (layout.pipeline * layout.virtual) if layout.virtual > 1 else 1.0
+    return min(layout.accumulation, layout.pipeline) * extra
+
+
+def _last_in_flight(layout: Layout) -> float:
+    """One; with several chunks, all but its last chunk's are of a whole round (Narayanan et al. 2021, section 2.2)."""
+    return ((layout.virtual - 1) * min(layout.accumulation, layout.pipeline) + 1) / layout.virtual
+
+
+_First, _Last = _End(False, _first_in_flight), _End(True, _last_in_flight)
+_Only = _End(True, lambda layout: 1.0)
+
+
+def _held(shape: ModelShape, layout: Layout, end: _End) -> Memory:
+    own, engine, data = stage_parameters(shape, layout), layout.engine, layout.data
+    # Under a pipeline weights and gradients stay whole.
+    weights_over = data if layout.zero == 3 and layout.pipeline == 1 else 1
+    gradients_over = data if layout.zero >= 2 and layout.pipeline == 1 else 1
+    optimizer = engine.split_optimizer_bytes / data if layout.zero >= 1 else engine.whole_optimizer_bytes
+    in_flight = end.in_flight(layout)
+    weights = engine.weight_bytes * own / weights_over / _GIB + _gathered(shape, layout)
     return Memory(
-        weights=engine.weight_bytes * own / all_split / _GIB + _gathered(shape, layout) + _casts(shape, layout),
-        gradients=engine.gradient_bytes * own / all_split / _GIB,
+        weights=weights + _casts(shape, layout, in_flight, has_head=end.has_head),
+        gradients=engine.gradient_bytes * own / gradients_over / _GIB,
         optimizer=optimizer * own / _GIB,
-        activations=_activation_bytes(shape, layout) / _GIB,
-        logits=_logit_bytes(shape, layout) / _GIB,
+        activations=_activation_bytes(shape, layout, in_flight) / _GIB,
+        logits=_logit_bytes(shape, layout) / _GIB if end.has_head else 0.0,
     )
 
 
@@ -60,16 +95,16 @@ def _gathered(shape: ModelShape, layout: Layout) -> float:
     return each * shape.block_parameters / layout.tensor / _GIB
 
 
-def _casts(shape: ModelShape, layout: Layout) -> float:
+def _casts(shape: ModelShape, layout: Layout, in_flight: float, *, has_head: bool) -> float:
     """Copies of the weights that are multiplied with. A micro-batch's own wait with its activations for the backward pass;
     where that computes blocks again, those of one forward pass are kept until its end."""
     matrices = shape.layers / layout.pipeline * shape.block_parameters
-    matrices += shape.embedding_parameters if layout.pipeline == 1 else 0  # the head
-    passes = 1.0 if layout.recompute == "full" else _in_flight(layout)
+    matrices += shape.embedding_parameters if has_head else 0
+    passes = 1.0 if layout.recompute == "full" else in_flight
     return layout.engine.cast_bytes * matrices / layout.tensor * passes / _GIB
 
 
-def _activation_bytes(shape: ModelShape, layout: Layout) -> float:
+def _activation_bytes(shape: ModelShape, layout: Layout, in_flight: float) -> float:
     engine, tokens = layout.engine, layout.micro_batch * shape.sequence
     across = layout.tensor if layout.sequence_parallel else 1
     inputs = engine.residual_bytes * tokens * shape.hidden / across
@@ -85,7 +120,6 @@ def _activation_bytes(shape: ModelShape, layout: Layout) -> float:
     if layout.recompute == "none" and not layout.fused_attention:
         block += scores
     layers = shape.layers / layout.pipeline
-    in_flight = _in_flight(layout)
     if layout.recompute == "selective":
         return layers * in_flight * block / 2
     if layout.recompute == "full":
@@ -93,15 +127,6 @@ def _activation_bytes(shape: ModelShape, layout: Layout) -> float:
     return layers * in_flight * block
 
 
-def _in_flight(layout: Layout) -> float:
-    """Micro-batches whose activations the first stage holds (Korthikanti et al. 2022, section 4.2.3)."""
-    if layout.pipeline == 1:
-        return 1.0
-    extra = 1 + (layout.pipeline - 1) / (layout.pipeline * layout.virtual) if layout.virtual > 1 else 1.0
-    return min(layout.accumulation, layout.pipeline) * extra
-
-
 def _logit_bytes(shape: ModelShape, layout: Layout) -> float:
-    """Of one micro-batch where they are made, the last stage: bf16, fp32 and the gradient."""
-    alone = layout.pipeline == 1
-    return 8.0 * layout.micro_batch * shape.sequence * shape.vocabulary / layout.tensor if alone else 0.0
+    """Of one micro-batch: bf16, fp32 and the gradient."""
+    return 8.0 * layout.micro_batch * shape.sequence * shape.vocabulary / layout.tensor

@@ -89,7 +89,7 @@ def step_time(shape: ModelShape, layout: Layout, gpu: Gpu) -> StepTime:
     pipeline_bytes = steps * _pipeline_bytes(shape, layout, tokens)
     data_bytes = _data_bytes(shape, layout)
     data = data_bytes / (_data_link(layout, gpu) * LINK_EFFICIENCY)
-    behind = work if layout.zero == 3 or layout.overlap_data else work / steps
+    behind = work if layout.zero >= 2 or layout.overlap_data else work / steps
     pipeline_transfers = pipeline_bytes / (gpu.network_bytes_per_s * LINK_EFFICIENCY)
     data_transfers = max(0.0, data - _HIDDEN_DATA * behind)
     optimizer = _optimizer_bytes(shape, layout) / (gpu.hbm_bytes_per_s * HBM_EFFICIENCY)
@@ -133,8 +133,9 @@ def _pipeline_bytes(shape: ModelShape, layout: Layout, tokens: float) -> float:
 
 
 def _data_bytes(shape: ModelShape, layout: Layout) -> float:
-    """Gradients are reduced and parameters gathered once a step; without a pipeline, fully sharded ones are gathered twice
-    for each micro-batch, and reduced each time. Under a pipeline they stay gathered for the whole step."""
+    """Gradients are reduced and parameters gathered once a step. Without a pipeline, gradients that are split are reduced for
+    each micro-batch, and parameters that are split gathered twice for each. Under a pipeline they stay gathered for the whole
+    step."""
     if layout.data == 1:
         return 0.0
     own = stage_parameters(shape, layout)
@@ -142,6 +143,8 @@ def _data_bytes(shape: ModelShape, layout: Layout) -> float:
     weight, gradient = layout.engine.weight_bytes, layout.engine.gradient_bytes
     if layout.zero == 3 and layout.pipeline == 1:
         return ring * own * (2 * weight + gradient) * layout.accumulation
+    if layout.zero == 2 and layout.pipeline == 1:
+        return ring * own * (weight + gradient * layout.accumulation)
     return ring * own * (weight + gradient)
 
 

@@ -1,4 +1,4 @@
-"""A process that promotes or rolls back, and is killed (SIGKILL) right before its n-th write.
+"""A process that promotes (as the pipeline or by hand) or rolls back, and is killed (SIGKILL) right before its n-th write.
 
 `python -m tests.components.promote.killing` reads one JSON line for each try and forks a child for it, so that the slow
 imports happen once. A write is a commit of a changed database (aliases are in one, too), a file that gets its name
@@ -17,6 +17,8 @@ from typing import Any, Self
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from components.promote.advance import advance
+from components.promote.evidence import exported_digest
 from components.promote.promote import promote
 from components.promote.rollback import roll_back
 from components.promote.settings import PromotionSettings
@@ -89,9 +91,13 @@ def _run(command: str, arguments: dict[str, Any]) -> None:
     settings = PromotionSettings(actor="tester")
     paths = {name: Path(arguments[name]) for name in ("package_store", "key_folder", "serving")}
     urls = {"release_url": arguments["url"], "tracking_uri": arguments["url"]}
+    judged = {name: Path(arguments["candidate"]) / name for name in ("verdict", "exported")}
     if command == "promote":
-        judged = {name: Path(arguments["candidate"]) / name for name in ("verdict", "exported")}
         promote(settings, **judged, **paths, **urls, run_id=arguments["run_id"])
+    elif command == "advance":
+        alone = {"approval": None, "experiments_url": None, "actor": "tester"}
+        digest, verdict = exported_digest(judged["exported"]), judged["verdict"]
+        advance(settings.registered_model, settings, digest, "champion", verdict, **alone, **paths, **urls)
     else:
         roll_back(settings.registered_model, None, actor="tester", reason="it draws ghosts", **paths, **urls)
 

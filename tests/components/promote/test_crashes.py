@@ -133,6 +133,9 @@ def scene(place: Place, request: pytest.FixtureRequest) -> Scene:
     second = place.candidate("run-2").judged(champion=first.int8)
     if request.param == "promote":
         made = Scene(place, "promote", second, first.int8, second.int8, rows=2)
+    elif request.param == "advance":
+        second.promoted(to="candidate")
+        made = Scene(place, "advance", second, first.int8, second.int8, rows=2)
     else:
         second.promoted()
         made = Scene(place, "rollback", second, second.int8, first.int8, rows=3)
@@ -146,7 +149,7 @@ def victims() -> Iterator[Victims]:
         yield running
 
 
-@pytest.mark.parametrize("scene", ["promote", "rollback"], indirect=True)
+@pytest.mark.parametrize("scene", ["promote", "advance", "rollback"], indirect=True)
 def test_fault_20_killed_at_any_write_the_same_command_again_brings_all_to_agree(scene: Scene, victims: Victims):
     with serving(scene.place, SELDOM_S):
         scene.begin()
@@ -177,7 +180,7 @@ def test_fault_20_killed_at_any_write_the_server_comes_to_what_was_decided_by_it
         scene.begin()
         _, writes = victims.run(scene.command, scene.arguments())
         commits = [number for number, name in enumerate(writes) if "emuflow_audit_head" in name]
-        decision = commits[-1] if scene.command == "promote" else commits[0]
+        decision = commits[0] if scene.command == "rollback" else commits[-1]
         for number in range(decision, len(writes)):
             scene.begin()
             victims.run(scene.command, scene.arguments(), number)

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from common.errors import SettingsError, TrainingError
+from common.files import read_json
 from components.train.hosts import HostsLauncher, launcher_of
 from components.train.job import Job
 from components.train.launcher import LocalLauncher, Node, RankCommand, node_environment, torchrun_command
@@ -106,6 +107,7 @@ def test_a_worker_that_is_killed_on_one_of_two_hosts_changes_no_loss(
     train(changed, MODEL, shards, tokenizers, None, work, tmp_path / "checkpoint", launcher)
     killer.join()
     assert killed
+    assert read_json(tmp_path / "checkpoint" / "training.json")["first_step"] >= 5
     assert curve(tmp_path / "checkpoint") == pytest.approx(curve(uninterrupted), rel=1e-6)
 
 

@@ -64,6 +64,21 @@ def test_what_fails_after_the_last_step_costs_no_step(data, uninterrupted, tmp_p
     assert curve(tmp_path / "checkpoint") == curve(uninterrupted)
 
 
+def test_a_training_that_ended_early_does_not_go_on_where_what_follows_fails(data, tmp_path):
+    tokenizers, shards = data
+    diverging = {"optimizer": "adamw", "learning_rate": 0.5, "warmup_steps": 0, "processes": 1}
+    changed = settings(**diverging, evaluate_every_steps=1, early_stop_after=1)
+    work, checkpoint = tmp_path / "work", tmp_path / "checkpoint"
+    train(changed, MODEL, shards, tokenizers, None, work, checkpoint)
+    before = curve(checkpoint)
+    assert len(before) < 40
+    for name in ("final.safetensors", "training.json"):  # the scoring never ended
+        (work / name).unlink()
+    train(changed, MODEL, shards, tokenizers, None, work, tmp_path / "again")
+    training = read_json(tmp_path / "again" / "training.json")
+    assert training["first_step"] == training["steps"] == len(before) and curve(tmp_path / "again") == before
+
+
 def signal_a_rank_once_saved(work: Path, which: signal.Signals) -> None:
     """Send a signal to the last rank of this test's own training when its first state has been written."""
     wait_for_a_state(work)

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from common.errors import UsageError
+from components.train.layouts import check_layout
 from components.train.settings import ParallelSettings, TrainingSettings
-from components.train.train import check_layout
 from model.parallel.plan.engines import EMUFLOW, MEGATRON
 from model.parallel.plan.hardware import GPUS
 from model.parallel.plan.layout import Layout
@@ -70,6 +70,8 @@ def test_transfers_are_those_of_rings():
     # This project's engine: what goes backward is fp32, as weights and their gradients are.
     own = step_time(EMU, replace(layout, engine=EMUFLOW), H100).link_bytes
     assert own["tensor"] == pytest.approx(1.5 * sent["tensor"]) and own["data"] == pytest.approx(2 * sent["data"])
+    split = step_time(EMU, replace(layout, zero=2), H100).link_bytes["data"]  # gradients for each of 3 micro-batches
+    assert split == pytest.approx(sent["data"] * (2 + 3 * 2) / 4)
     staged = replace(layout, pipeline=4)
     sent, own = (step_time(EMU, replace(staged, engine=each), H100).link_bytes for each in (MEGATRON, EMUFLOW))
     assert sent["pipeline"] == pytest.approx(3 * 2 * tokens * EMU.hidden * 2 / 8)
@@ -86,11 +88,26 @@ def test_what_is_computed_again_costs_time_and_saves_memory():
 
 
 def test_sharding_splits_what_its_stage_says():
-    whole, one, three = (memory(EMU, Layout(1, 1, 64, 1, 1, zero=stage, engine=MEGATRON)) for stage in (0, 1, 3))
+    whole, one, two, three = (
+        memory(EMU, Layout(1, 1, 64, 1, 1, zero=stage, engine=MEGATRON)) for stage in (0, 1, 2, 3)
+    )
     gib = EMU.parameters / 2**30
     assert (whole.optimizer, whole.weights, whole.gradients) == pytest.approx((12 * gib, 2 * gib, 2 * gib))
     assert one.optimizer == pytest.approx(whole.optimizer / 64) and one.weights == whole.weights
+    assert (two.weights, two.gradients) == pytest.approx((whole.weights, 2 * gib / 64))
     assert three.gradients == pytest.approx(2 * gib / 64) and three.weights < 0.1 * whole.weights
+
+
+def test_the_stage_with_the_head_is_the_fullest_where_its_logits_are_large():
+    shape = ModelShape.of("qwen3-8b", PRESETS["qwen3-8b"], 4096)
+    layout = Layout(1, 4, 16, 8, 16, recompute="full")
+    held = memory(shape, layout)
+    assert held.logits == pytest.approx(8 * 8 * 4096 * shape.vocabulary / 2**30)
+    assert held.total > 70 and not plan(shape, layout, H100).fits
+    small = memory(shape, replace(layout, micro_batch=1, accumulation=128, recompute="none"))
+    assert small.logits == 0  # the first stage: its activations of four micro-batches are more
+    chunks = replace(layout, engine=MEGATRON, virtual=3, micro_batch=1, accumulation=128, recompute="none")
+    assert memory(replace(shape, vocabulary=10_000_000), chunks).activations < memory(shape, chunks).activations
 
 
 def test_this_engine_keeps_fp32_and_copies_of_what_is_multiplied_with():
@@ -99,8 +116,9 @@ def test_this_engine_keeps_fp32_and_copies_of_what_is_multiplied_with():
     assert (whole.weights, whole.gradients, whole.optimizer) == pytest.approx((4 * gib + copies, 4 * gib, 8 * gib))
     assert one.optimizer == pytest.approx(12 * gib / 64) and one.weights == whole.weights
     assert three.gradients == pytest.approx(4 * gib / 64) and three.weights > copies
-    # Each micro-batch in flight has its copies; where blocks are computed again, one has.
-    in_flight, again = (memory(EMU, Layout(1, 4, 1, 1, 8, recompute=what)).weights for what in ("none", "full"))
+    # Each micro-batch in flight has its copies; where blocks are computed again, one has. (Few logits: the first stage's.)
+    few = replace(EMU, vocabulary=32_000)
+    in_flight, again = (memory(few, Layout(1, 4, 1, 1, 8, recompute=what)).weights for what in ("none", "full"))
     stage = (EMU.layers * EMU.block_parameters / 4) / 2**30
     assert in_flight - again == pytest.approx(2 * 3 * stage)
 
