@@ -27,6 +27,7 @@ _SERVER: dict["ServerState", str] = {
     "not running": "No server runs here; `emuflow serve` will serve it.",
     "updated": "The running server serves it.",
     "left as it was": "The server that runs follows by itself, unless it was started for a package of its own.",
+    "another champion": "Another package has become the champion since, and the running server serves that one.",
     "failed": "The running server does not serve it yet, and tries again by itself: see its log.",
 }
 

@@ -21,11 +21,12 @@ _KEEPALIVE_MS = 330_000
 
 
 class LoadTimeout(ServerError):
-    """The server did not say in time what became of a load. It goes on with it: nobody knows yet what will serve."""
+    """The server did not say in time what became of a load, or of an unload that waits for one. It goes on with it: nobody
+    knows yet what will serve."""
 
 
 class Load:
-    """One load that the server was asked for, whose end can be waited for more than once.
+    """One load, or unload, that the server was asked for, whose end can be waited for more than once.
 
     Giving up a call ends nothing in Triton (2.51), which still does it later; several that wait for one another come in any
     order, and where files moved meanwhile one of them can wait for ever. So a late load is not asked for again.
@@ -70,6 +71,12 @@ class ModelControl:
         """`load` for those who would wait for its end again after a `LoadTimeout`."""
         late = f"model '{name}' was not loaded within {{:g}} s, and is loaded still"
         return Load(lambda: self._call("load", name, timeout_s=None), late, self.endpoint)
+
+    def begin_unload(self, name: str) -> "Load":
+        """Unload `name`, whether it is loaded or not, once a load of it that is under way has ended: a way to wait for that
+        where the files must not be loaded again. To be waited for as a load is."""
+        late = f"what was being loaded as '{name}' has not ended within {{:g}} s"
+        return Load(lambda: self._call("unload", name, timeout_s=None), late, self.endpoint)
 
     def unload(self, name: str) -> None:
         self._call("unload", name, timeout_s=self.timeout_s)

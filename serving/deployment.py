@@ -7,7 +7,7 @@ promotion) reconcile it too.
 
 import fcntl
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 import psutil
 
-from common.errors import ServerError
+from common.errors import ServerError, SignatureError
 from common.files import read_json, write_json
 from serving.control import LoadTimeout, ModelControl
 from serving.control_key import key_of
@@ -122,6 +122,11 @@ class EmbeddedDeployment:
 
         Raises `LoadTimeout` where the load has not ended in time: the state then says so, and the server is started again.
         """
+        return self.follow(lambda: desired_digest)
+
+    def follow(self, desired: Callable[[], str]) -> bool:
+        """As `reconcile`, to the digest that `desired` gives once no other process changes what is served: one that was
+        asked for before may have been overtaken by a later decision, which serves already."""
         with locked(self._folder):
             state = self._compared(read_state(self._folder))
             if state is None or not state.reachable:
@@ -132,9 +137,10 @@ class EmbeddedDeployment:
                     where=str(self._folder),
                     fix="'emuflow serve' starts it again within seconds, and follows the champion by itself then",
                 )
-            if state.digest == desired_digest:
+            digest = desired()
+            if state.digest == digest:
                 return False
-            self._replace(state, desired_digest)
+            self._replace(state, digest)
             return True
 
     def state(self) -> ServingState | None:
@@ -161,13 +167,19 @@ class EmbeddedDeployment:
         write_state(self._folder, replace(state, digest=digest))
 
     def _settle(self, repository: ModelRepository, control: ModelControl) -> str | None:
-        """Load what stands in the repository; its digest, or `None` where that is nothing, or nothing that can be loaded.
+        """Load what stands in the repository; its digest, or `None` where that is nothing, nothing that can be loaded, or
+        not what was signed.
 
         A process that was ended may have left a load under way, whose files must not be moved before it is over: Triton
-        takes another load of the same model after it alone.
+        takes another load of the same model after it alone, and an unload, too.
         """
-        standing = repository.digest(PRODUCTION_NAME)
-        if standing is None:
+        try:
+            manifest = repository.verified(PRODUCTION_NAME)
+        except SignatureError as error:
+            log.error("what stands in the repository is not loaded, and what was loaded from it is unloaded: %s", error)
+            control.begin_unload(PRODUCTION_NAME).wait(control.timeout_s)
+            return None
+        if manifest is None:
             return None
         try:
             control.load(PRODUCTION_NAME)
@@ -175,7 +187,7 @@ class EmbeddedDeployment:
             raise
         except ServerError:
             return None
-        return standing
+        return manifest.digest
 
     def _compared(self, state: ServingState | None) -> ServingState | None:
         """`state` after a look at the server: a model that was unloaded, by whomever, is served no more."""
@@ -193,18 +205,24 @@ class EmbeddedDeployment:
 
 
 def reconcile_if_running(folder: Path, package_store: Path, champion: str) -> Reconciled:
-    """Make the server of `folder` serve the new champion, if one runs and follows the champion.
+    """`follow_if_running` where nobody else decides meanwhile which package is the champion."""
+    return follow_if_running(folder, package_store, lambda: champion)
+
+
+def follow_if_running(folder: Path, package_store: Path, champion: Callable[[], str]) -> Reconciled:
+    """Make the server of `folder` serve the champion, if one runs and follows it; which one that is is asked once no other
+    process changes what is served.
 
     Returns `left as it was` where it was started for a package of its own, or runs in another container: it asks for
-    the champion itself then. Raises `SignatureError` or `ServerError`
-    where the champion cannot be loaded; the old package then still serves.
+    the champion itself then. Raises `SignatureError` or `ServerError` where the champion cannot be loaded; the old package
+    then still serves.
     """
     state = read_state(folder)
     if state is None:
         return "not running"
     if not (state.follows_champion and state.reachable):
         return "left as it was"
-    EmbeddedDeployment(folder, package_store).reconcile(champion)
+    EmbeddedDeployment(folder, package_store).follow(champion)
     return "updated"
 
 

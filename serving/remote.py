@@ -1,8 +1,9 @@
 """A Triton server that others run, and whose model repository this process can write to.
 
-It is started with `--model-repository DIR/models --model-control-mode=explicit`, on any machine that sees DIR. What it
-loads was verified in DIR, as for the embedded server; a `RemoteDeployment` never starts or stops it. Where it has a GPU,
-the graphs of a package can be models of their own (`serving/gpu`).
+It is started with `--model-repository DIR/models --model-control-mode=explicit`, on any machine that sees DIR, and loads
+nothing but what it is asked for here: that was verified in DIR right before, as for the embedded server. A
+`RemoteDeployment` never starts or stops it. Where it has a GPU, the graphs of a package can be models of their own
+(`serving/gpu`).
 """
 
 import logging
@@ -11,7 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from common.errors import ServerError
+from common.errors import RepositoryError, ServerError, SignatureError
 from common.files import write_text
 from common.redaction import redact_text
 from serving.backoff import Backoff, Refusals
@@ -21,6 +22,8 @@ from serving.deployment import PRODUCTION_NAME, locked
 from serving.desire import Desire
 from serving.gpu.layout import GraphLayout
 from serving.gpu.models import GraphModels
+from serving.package.manifest import Manifest
+from serving.package.runtime.graphs import GRAPHS_NAME
 from serving.repository import ModelRepository
 
 log = logging.getLogger(__name__)
@@ -63,8 +66,8 @@ class RemoteDeployment:
         self._control.check()
 
     def reconcile(self, desired_digest: str) -> bool:
-        """Serve the package `desired_digest`; a server that was started again meanwhile gets it anew. Returns whether
-        anything changed.
+        """Serve the package `desired_digest`; a server that was started again meanwhile gets it anew, from the repository
+        where it still verifies there, else from the package store. Returns whether anything changed.
 
         Raises `SignatureError`, `RepositoryError` or `ServerError` where it cannot; what served before then still serves.
         Raises `LoadTimeout` where a load has not ended in time; nothing is moved before it has.
@@ -73,15 +76,22 @@ class RemoteDeployment:
             self._graphs.settle()
             settled = self._loading.exists() and self._settle()
             serves = self._control.is_ready(self._name)
-            if self._repository.digest(self._name) == desired_digest and self._graphs.stand():
-                changed = self._graphs.restore() or settled or not serves
-                if not serves:
-                    self._load()
-            else:
+            stands = self._repository.digest(self._name) == desired_digest and self._graphs.stand()
+            complete = stands and serves and self._graphs.complete()
+            if not (complete or (stands and self._restore(desired_digest))):
                 self._replace(desired_digest)
-                changed = True
             self._graphs.retire()
-            return changed
+            return settled or not complete
+
+    def _restore(self, digest: str) -> bool:
+        """Load what the server lacks of the package that stands in the repository. Returns whether that is what was signed."""
+        manifest = self._verified(digest)
+        if manifest is None:
+            return False
+        self._graphs.restore(manifest)
+        if not self._control.is_ready(self._name):
+            self._load(digest)
+        return True
 
     def _replace(self, digest: str) -> None:
         """The graphs' models are loaded and tried first: a package that begins to serve finds them there."""
@@ -90,31 +100,55 @@ class RemoteDeployment:
             self._graphs.changing() as prepare,
             self._repository.replacing(package, self._name, expected_digest=digest, prepare=prepare),
         ):
-            self._load()
+            self._load(digest)
 
-    def _load(self) -> None:
+    def _load(self, digest: str) -> None:
         """Load what stands in the repository. The load has an id of its own, by which the process that began it knows it
         again."""
+        if self._verified(digest) is None:  # graphs may have been tried for minutes since it was put there
+            raise SignatureError(
+                f"package {digest} was altered there before it was loaded",
+                where=str(self._folder),
+                fix="it is put there anew at the next try; nobody else may write to this folder",
+            )
         load_id = secrets.token_hex(8)
         write_text(self._loading, load_id)
         self._wait(load_id, self._control.begin_load(self._name))
 
+    def _verified(self, digest: str | None = None) -> Manifest | None:
+        """The manifest of what stands in the repository, or `None` where that is nothing or not what was signed: it is not
+        to be loaded then."""
+        try:
+            manifest = self._repository.verified(self._name, expected_digest=digest, besides={GRAPHS_NAME})
+            if manifest is not None:
+                self._graphs.check(manifest)
+        except (SignatureError, RepositoryError) as error:
+            log.error("what stands in the repository is not loaded: %s", error)
+            return None
+        return manifest
+
     def _settle(self) -> bool:
         """Find out what became of a load that nobody has waited for to its end. One of another process cannot be asked, but
-        Triton takes another one of the same files after it alone. Where it failed, the files are removed, as they do not
-        serve. Returns whether they do."""
+        Triton takes another one of the same files after it alone, and an unload, too: that one where the files are not what
+        was signed. What does not serve then is removed. Returns whether it serves."""
         self._control.is_ready(self._name)  # a server that is out of reach says nothing about them
         load_id = self._loading.read_text(encoding="utf-8")
-        ours = self._late.get(load_id)
+        load = self._late.get(load_id)
+        if load is None:
+            begin = self._control.begin_load if self._verified() else self._control.begin_unload
+            load = begin(self._name)
+        serves = False
         try:
-            self._wait(load_id, ours or self._control.begin_load(self._name))
+            self._wait(load_id, load)
         except LoadTimeout:
             raise
         except ServerError as error:
             log.warning("what was still being loaded is not served: %s", error)
+        else:
+            serves = self._control.is_ready(self._name)
+        if not serves:
             self._repository.remove(self._name)
-            return False
-        return True
+        return serves
 
     def _wait(self, load_id: str, load: Load) -> None:
         """Raises `ServerError` where it failed, and `LoadTimeout` where it has not ended in time: it is kept then."""

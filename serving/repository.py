@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,7 +55,11 @@ class ModelRepository:
         live, copy, old = self.models / name, work / "new", work / "old"
         try:
             if not package.is_dir():
-                raise SignatureError("there is no such package", where=str(package))
+                raise SignatureError(
+                    "there is no such package",
+                    where=str(package),
+                    fix="put it back there, or run the pipeline again: emuflow run",
+                )
             shutil.copytree(package, copy, symlinks=True)
             manifest = verify(copy, self._key_folder, expected_digest=expected_digest)
             if prepare is not None:
@@ -75,10 +79,30 @@ class ModelRepository:
         finally:
             remove(work)
 
+    def verified(
+        self, name: str, *, expected_digest: str | None = None, besides: Set[str] = frozenset()
+    ) -> Manifest | None:
+        """Verify what stands under `name`, which may have lain there for long: to be called right before it is loaded from
+        there. Returns its manifest, `None` where nothing stands there. `besides` are unsigned files that may be there.
+
+        Raises `SignatureError` where it is not what was signed.
+        """
+        live = self.models / name
+        if not live.exists():
+            return None
+        # Whoever loaded it has left these; nobody signed them, and Python would run them in the place of the source.
+        for bytecode in list(live.rglob("__pycache__")):
+            remove(bytecode)
+        return verify(live, self._key_folder, expected_digest=expected_digest, besides=besides)
+
     def digest(self, name: str) -> str | None:
-        """Digest of the package that stands under `name`, or `None`."""
-        model = self.models / name
-        return read_manifest(model).digest if model.is_dir() else None
+        """Digest of the package that stands under `name`, by its own unverified manifest: to be told and compared, never to
+        load by. `None` where nothing stands there that has one.
+        """
+        try:
+            return read_manifest(self.models / name).digest
+        except SignatureError:
+            return None
 
     def remove(self, name: str) -> None:
         remove(self.models / name)

@@ -90,11 +90,11 @@ def advance(
             raise
         follow.aliases(lambda: registry, store)
         follow.canary(experiments_url, store, actor)
+        server: ServerState = "left as it was"
+        if to == CHAMPION_STAGE:
+            server = follow.server(serving, package_store, store, digest)
     finally:
         store.close()
-    server: ServerState = "left as it was"
-    if to == CHAMPION_STAGE:
-        server = follow.server(serving, package_store, digest)
     _log.info("version %s, package %s, came to %s", version, digest, to)
     return AdvanceResult(release, version, server, already=release == before)
 

@@ -20,7 +20,7 @@ from serving.release.rows import CHAMPION_STAGE, STAGING_STAGE
 from serving.release.store import ReleaseStore
 
 _log = logging.getLogger(__name__)
-ServerState = Literal["not running", "updated", "left as it was", "failed"]
+ServerState = Literal["not running", "updated", "left as it was", "another champion", "failed"]
 _PAUSE_S = 0.05
 _PROMPT = "a"
 
@@ -37,18 +37,30 @@ def aliases(registry: Callable[[], Registry], store: ReleaseStore) -> bool:
         return False
 
 
-def server(serving: Path, package_store: Path, digest: str) -> ServerState:
-    """Make the running server of the folder `serving` serve the champion.
+def server(serving: Path, package_store: Path, store: ReleaseStore, digest: str) -> ServerState:
+    """Make the running server of the folder `serving` serve the champion, which the package `digest` was made.
 
-    One that cannot keeps serving the old package and tries again by itself, so this does not undo the decision.
+    Somebody may have decided otherwise since: what is loaded is the champion of that moment, and `another champion` is
+    returned where it is not that package. A server that cannot load it keeps serving the old package and tries again by
+    itself, so this does not undo the decision.
     """
-    from serving.deployment import reconcile_if_running
+    from serving.deployment import follow_if_running
+
+    followed = digest
+
+    def champion() -> str:
+        nonlocal followed
+        release = store.current(CHAMPION_STAGE)
+        assert release is not None, "a package was made the champion, so there is one"
+        followed = release.digest
+        return followed
 
     try:
-        return reconcile_if_running(serving, package_store, digest)
-    except EmuflowError as error:
-        _log.error("the running server does not serve the champion yet: %s", error)
+        state = follow_if_running(serving, package_store, champion)
+    except (EmuflowError, SQLAlchemyError) as error:
+        _log.error("the running server does not serve the champion yet: %s", redact_text(str(error)))
         return "failed"
+    return state if followed == digest else "another champion"
 
 
 def canary(experiments_url: str | None, store: ReleaseStore, actor: str) -> None:

@@ -27,15 +27,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PromotionResult:
-    """What became of the candidate. `champion` is the champion's digest afterwards, `None` where there is none."""
+    """What became of the candidate."""
 
     promoted: bool
-    """Whether it is the champion."""
+    """Whether it became the champion, or was it already."""
     stage: str
     """How far it came: candidate, staging or champion."""
     verdict: str
     version: str
     champion: str | None
+    """The champion's digest afterwards, `None` where there is none: another package's where somebody decided otherwise since."""
     server: ServerState
     reasons: tuple[str, ...]
 
@@ -100,12 +101,12 @@ def promote(
                 registry.tag_refused(version, str(conflict))
                 raise
         follow.aliases(lambda: registry, store)
-        champion = store.current(CHAMPION_STAGE)
         follow.canary(experiments_url, store, actor)
+        promoted = stage == CHAMPION_STAGE
+        server = follow.server(serving, package_store, store, digest) if promoted else _untouched(serving)
+        champion = store.current(CHAMPION_STAGE)
     finally:
         store.close()
-    promoted = stage == CHAMPION_STAGE
-    server = follow.server(serving, package_store, digest) if promoted else _untouched(serving)
     _log.info("version %s, package %s: %s (%s)", version, digest, stage, reason)
     reasons = tuple(decided.reasons)
     held = champion.digest if champion else None

@@ -80,7 +80,7 @@ def roll_back(
         except UsageError:  # it is the champion already: the aliases may not have followed then
             follow.aliases(registry, store)
             raise
-        server = follow.server(serving, package_store, release.digest)
+        server = follow.server(serving, package_store, store, release.digest)
         answered = server == "updated" and follow.answers(serving, release.digest)
         result = RollbackResult(release, server, answered, time.time() - started, resumed)
         tell(result)

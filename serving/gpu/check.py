@@ -31,7 +31,7 @@ def check_repository(models: Path, name: str, *, package: Path | None = None) ->
     if found is None:
         raise RepositoryError("it computes its graphs itself: this file is missing", where=str(package / GRAPHS_NAME))
     accelerator, by_graph = found
-    _check_names(package, name, manifest, accelerator, by_graph)
+    check_names(package, name, manifest, accelerator, by_graph)
     known: dict[tuple[int, int], str] = {}
     for graph, model in by_graph.items():
         folder = models / model
@@ -43,10 +43,10 @@ def check_repository(models: Path, name: str, *, package: Path | None = None) ->
             check_for_tensorrt(file, folder / "1" / MODEL_FILE)
 
 
-def _check_names(
+def check_names(
     package: Path, name: str, manifest: Manifest, accelerator: Accelerator, by_graph: Mapping[str, str]
 ) -> None:
-    """Every graph of the package has a model, and it is of this very package."""
+    """Every graph of the package has a model, and it is of this very package. Raises `RepositoryError` where not."""
     where = str(package / GRAPHS_NAME)
     graphs = {Path(file).stem for file in manifest.files if file.startswith(f"{ENGINE}/") and file.endswith(".onnx")}
     if missing := sorted(graphs - by_graph.keys()):

@@ -9,6 +9,7 @@ from pathlib import Path
 from common.errors import RepositoryError, ServerError
 from common.files import remove
 from serving.control import Load, LoadTimeout, ModelControl
+from serving.gpu.check import check_names
 from serving.gpu.config import MODEL_FILE
 from serving.gpu.layout import GraphLayout
 from serving.gpu.names import generation_of, generations, read_graphs
@@ -48,9 +49,9 @@ class GraphModels:
         self._marks = models.parent / _LOADING_FOLDER
 
     def settle(self) -> None:
-        """Wait for loads that nobody has waited for to their end: until then no file of theirs may be moved. One of this
-        process is not asked for again; one of another process cannot be asked, but Triton takes another one of the same files
-        after it alone.
+        """Wait for loads that nobody has waited for to their end: until then no file of theirs may be moved. Nothing is asked
+        for again, as the files are not verified here. A load of another process cannot be asked, but Triton unloads its
+        model after it alone; who wants that loads it anew.
 
         Raises `LoadTimeout` where one has not ended yet. One that failed is forgotten: who wants the model loads it anew.
         """
@@ -58,7 +59,7 @@ class GraphModels:
             if not (self._models / model).is_dir():
                 self._forget(model)
                 continue
-            load = self._late.get(model) or self._control.begin_load(model)
+            load = self._late.get(model) or self._control.begin_unload(model)
             try:
                 self._wait(model, load)
             except LoadTimeout:
@@ -84,17 +85,29 @@ class GraphModels:
         there = all((self._models / model).is_dir() for model in models.values())
         return there and accelerator == self._layout.options.accelerator
 
-    def restore(self) -> bool:
-        """Load and try those of the standing package that the server does not have. Returns whether there were any."""
+    def check(self, manifest: Manifest) -> None:
+        """Raise `RepositoryError` where the standing package, whose verified `manifest` this is, would ask other graphs than
+        its own: nobody has signed its `graphs.json`."""
         package = self._models / self._name
-        missing = {
-            graph: model
-            for graph, model in self._standing().items()
-            if model in self._late or not self._control.is_ready(model)
-        }
-        for graph, model in missing.items():
-            self._load(package, graph, model)
-        return bool(missing)
+        if (found := read_graphs(package)) is not None:
+            check_names(package, self._name, manifest, *found)
+
+    def complete(self) -> bool:
+        """Whether the server has every graph of the standing package, tried."""
+        return not any(self._lacks(model) for model in self._standing().values())
+
+    def restore(self, manifest: Manifest) -> None:
+        """Load and try those of the standing package that the server does not have. They are laid out anew before that, as
+        nobody has signed what is derived; the package has just been verified, and this is its `manifest`.
+
+        Raises as what `changing` gives.
+        """
+        if self._layout is None:
+            return
+        package = self._models / self._name
+        for graph, model in self._layout.write(package, manifest, self._name, self._models).items():
+            if self._lacks(model):
+                self._load(package, graph, model)
 
     @contextmanager
     def changing(self) -> Iterator[Prepare]:
@@ -154,6 +167,9 @@ class GraphModels:
 
     def _laid_out(self, generation: str) -> list[str]:
         return generations(self._name, self._models).get(generation, [])
+
+    def _lacks(self, model: str) -> bool:
+        return model in self._late or not self._control.is_ready(model)
 
     def _standing(self) -> dict[str, str]:
         found = read_graphs(self._models / self._name)

@@ -21,15 +21,30 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from common.errors import SignatureError
-from common.files import write_bytes
 
 _PRIVATE_NAME = "signing.key"
 _PUBLIC_NAME = "signing.pub"
 
 
 def sign(content: bytes, key_folder: Path) -> bytes:
-    """The 64-byte signature of `content` by the folder's private key, which is made if there is none."""
+    """The 64-byte signature of `content` by the folder's private key. A pair is made where the folder has neither key.
+
+    Raises `SignatureError` where it has the public key alone.
+    """
     return _private_key(key_folder).sign(content)
+
+
+def check_can_sign(key_folder: Path) -> None:
+    """Raise `SignatureError` where `sign` would: for whoever must know before anything is written."""
+    # In this order: a pair that another process makes has its private key before its public one.
+    if (key_folder / _PUBLIC_NAME).exists() and not (key_folder / _PRIVATE_NAME).exists():
+        raise SignatureError(
+            f"nothing can be signed here: of the key pair only {_PUBLIC_NAME}, the public key, is there",
+            where=str(key_folder / _PRIVATE_NAME),
+            fix="do this on the machine that has the private key, or put that key back. To sign with a key of this "
+            f"machine's own, rename {_PUBLIC_NAME} (pipeline.pub, say: what it signed stays trusted), and give the new "
+            f"{_PUBLIC_NAME} to whoever is to trust it",
+        )
 
 
 def check_signature(content: bytes, signature: bytes, key_folder: Path) -> None:
@@ -46,10 +61,17 @@ def check_signature(content: bytes, signature: bytes, key_folder: Path) -> None:
 
 
 def _private_key(folder: Path) -> Ed25519PrivateKey:
-    path = folder / _PRIVATE_NAME
-    if not (path.exists() and (folder / _PUBLIC_NAME).exists()):
-        _make_key_pair(folder)
-    return _load_private_key(path)
+    """Made with its public key where there is neither; a public key that is missing is derived from it."""
+    check_can_sign(folder)
+    private, public = folder / _PRIVATE_NAME, folder / _PUBLIC_NAME
+    if not private.exists():
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        new = Ed25519PrivateKey.generate()
+        _create(private, new.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), mode=0o600)
+    key = _load_private_key(private)
+    if not public.exists():
+        _create(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), mode=0o644)
+    return key
 
 
 def _load_private_key(path: Path) -> Ed25519PrivateKey:
@@ -59,22 +81,30 @@ def _load_private_key(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def _make_key_pair(folder: Path) -> None:
-    """Make what is missing of the key pair; where two processes do this at once, the first one's key stays."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    key = Ed25519PrivateKey.generate()
-    temporary = folder / f".{_PRIVATE_NAME}.{uuid.uuid4().hex[:8]}"
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+def _create(path: Path, content: bytes, *, mode: int) -> None:
+    """Whole or absent, and never in the place of a file that is there: of two processes at once the first one's stays.
+
+    It is on the disk when this returns, so that no end of the machine leaves a public key without its private one.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
-        os.write(handle, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        os.write(handle, content)
         os.fsync(handle)
         with contextlib.suppress(FileExistsError):
-            os.link(temporary, folder / _PRIVATE_NAME)
+            os.link(temporary, path)
     finally:
         os.close(handle)
         temporary.unlink()
-    public = _load_private_key(folder / _PRIVATE_NAME).public_key()
-    write_bytes(folder / _PUBLIC_NAME, public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _trusted_keys(folder: Path) -> list[Ed25519PublicKey]:

@@ -1,5 +1,6 @@
 """The check before every load: the manifest is signed, and the files are exactly the ones that it lists."""
 
+from collections.abc import Set
 from pathlib import Path
 
 from common.errors import SignatureError
@@ -10,8 +11,10 @@ from serving.package.signing import check_signature
 _FIX = "export the package again"
 
 
-def verify(package: Path, key_folder: Path, *, expected_digest: str | None = None) -> Manifest:
-    """Verify a package folder and return its manifest.
+def verify(
+    package: Path, key_folder: Path, *, expected_digest: str | None = None, besides: Set[str] = frozenset()
+) -> Manifest:
+    """Verify a package folder and return its manifest. `besides` are files that may stand there unsigned.
 
     Raises `SignatureError` where the signature is missing or by an untrusted key, a file is altered, missing or
     not listed, a link stands among the files, or the digest is not `expected_digest`.
@@ -25,11 +28,11 @@ def verify(package: Path, key_folder: Path, *, expected_digest: str | None = Non
     manifest = parse_manifest(encoded)
     if expected_digest is not None and manifest.digest != expected_digest:
         raise SignatureError(f"this is package {manifest.digest}, not {expected_digest}", where=str(package), fix=_FIX)
-    _check_files(package, manifest)
+    _check_files(package, manifest, besides)
     return manifest
 
 
-def _check_files(package: Path, manifest: Manifest) -> None:
+def _check_files(package: Path, manifest: Manifest, besides: Set[str]) -> None:
     entries = [path for path in package.rglob("*") if path.is_symlink() or not path.is_dir()]
     odd = [path for path in entries if path.is_symlink() or not path.is_file()]
     if odd:
@@ -37,7 +40,7 @@ def _check_files(package: Path, manifest: Manifest) -> None:
     present = {path.relative_to(package).as_posix() for path in entries} - {MANIFEST_NAME, SIGNATURE_NAME}
     for name in sorted(manifest.files.keys() - present):
         raise SignatureError("a file of the manifest is missing", where=str(package / name), fix=_FIX)
-    for name in sorted(present - manifest.files.keys()):
+    for name in sorted(present - manifest.files.keys() - besides):
         raise SignatureError("a file that the manifest does not list", where=str(package / name), fix=_FIX)
     for name, digest in sorted(manifest.files.items()):
         if sha256_file(package / name) != digest:

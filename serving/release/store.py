@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from common.errors import PromotionConflictError, UsageError
+from serving.package.signing import check_can_sign
 from serving.release import audit, rules
 from serving.release.database import writing
 from serving.release.registrations import noted_of, package_of
@@ -37,10 +38,13 @@ __all__ = ["CHAMPION_STAGE", "TABLE_NAME", "Release", "ReleaseStore"]
 class ReleaseStore:
     """Reads and appends releases at an SQLAlchemy `url`; the tables are made on first use.
 
-    Whoever writes gives the `key_folder`, whose key signs the audit log's head.
+    Whoever writes gives the `key_folder`, whose key signs the audit log's head. Raises `SignatureError` where it cannot sign:
+    then, and not when the first of several things has been written.
     """
 
     def __init__(self, url: str, key_folder: Path | None = None):
+        if key_folder is not None:
+            check_can_sign(key_folder)
         self._engine = open_database(url)
         self._key_folder = key_folder
 

@@ -25,13 +25,6 @@ from tests.serving.served import Served, eventually
 from tests.serving.slow import slow_copy
 
 
-@pytest.fixture
-def own_store(tmp_path: Path, package_store: Path, packages: dict[str, Path]) -> Path:
-    """A copy of the package store that a test may damage."""
-    assert packages
-    return Path(shutil.copytree(package_store, tmp_path / "store"))
-
-
 def test_the_server_follows_the_desired_package(served: Served, packages: dict[str, Path]) -> None:
     served.desired = packages["fp32"].name
     eventually(lambda: served.version() == packages["fp32"].name)
