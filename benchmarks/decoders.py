@@ -141,6 +141,7 @@ class NextCellSession:
     reads the prompts.
     """
 
+    positions = None
     prefix: Prefix | None = None
     """Of the prompts that were read last; without a cache none is kept."""
 

@@ -87,6 +87,8 @@ def _observe(generator: Generator, prompts: Sequence[np.ndarray], next_token: bo
 class _RecordedCells:
     """A `NextTokenSession` on torch that keeps the inputs of the graph `next`."""
 
+    positions = None
+
     def __init__(self, generator: Generator, feeds: Feeds):
         self._generator, self._feeds = generator, feeds
 
