@@ -52,9 +52,8 @@ def export(
             else:
                 folder.rmdir()
                 quantize_engine(_SETTINGS, Path(fp32), folder, feeds, graphs)
-    if config.fine_layers and not next_token:
-        fuse_graphs(folder, config.grids, config.visual_vocabulary)
     if not next_token:
+        fuse_graphs(folder, config.grids, config.visual_vocabulary)
         split_prefill(folder)
 
 
