@@ -4,7 +4,9 @@
     python -m benchmarks.checkpoints --retrain  make all of them anew (about an hour on two cores)
 
 All are trained by the pipeline's own step on the quickstart's data, with its recipe; they differ in what they predict
-and on which grid. They are kept in 16 bits, and computed in 32.
+and on which grid. They are kept in 16 bits, and computed in 32. The tokenizers stay those that are kept: whatever was
+trained with them would be lost with them, the checkpoints of `story_checkpoints` too. Where there are none, `--retrain`
+trains them first.
 """
 
 import argparse
@@ -137,22 +139,36 @@ def _index(store: Path) -> dict[str, Any]:
 
 
 def retrain(work: Path, store: Path = STORE, only: list[str] | None = None) -> None:
-    """Make the named checkpoints (all, if none is named) and their data anew; `work` may hold the data of an earlier
-    call, which is then used."""
+    """Make the named checkpoints (all, if none is named) and their data anew, for the tokenizers that are kept; `work` may
+    hold the data of an earlier call, which is then used. Raises `UsageError` for a name that nobody knows, and
+    `DigestMismatchError` where that data is the tokens of other tokenizers."""
     from benchmarks.report import commit
 
     names = only or list(RECIPES)
     unknown = sorted(set(names) - RECIPES.keys())
     if unknown:
         raise UsageError(f"there is no checkpoint {', '.join(unknown)}", fix=f"name some of {', '.join(RECIPES)}")
-    if not (work / "data" / "shards").exists():
-        # Some alone must fit the others, which know only the codes of the tokenizers that are kept.
-        make_data(work / "data", store / _TOKENIZERS if only else None)
-    shards, tokenizers = work / "data" / "shards", work / "data" / _TOKENIZERS
+    shards, tokenizers, kept = work / "data" / "shards", work / "data" / _TOKENIZERS, store / _TOKENIZERS
+    if not shards.exists():
+        make_data(work / "data", kept if kept.exists() else None)
+    if kept.exists():
+        _require_same(tokenizers, kept)
     source = commit()  # before the first new weights make the checkout differ from it
     for name in names:
         _train(name, shards, tokenizers, work, store)
         _keep(name, work / name, tokenizers, store, source)
+
+
+def _require_same(tokenizers: Path, kept: Path) -> None:
+    from model.tokenizers.bundle import TokenizerBundle
+
+    found, expected = (TokenizerBundle.load(folder).digest for folder in (tokenizers, kept))
+    if found != expected:
+        raise DigestMismatchError(
+            f"these are the tokenizers {found[:12]}, kept are {expected[:12]}",
+            where=str(tokenizers),
+            fix="name another --work, or remove its data",
+        )
 
 
 def make_data(folder: Path, parent_tokenizers: Path | None = None) -> None:

@@ -2,9 +2,10 @@
 
     emuflow bench decode --json FILE
 
-Every decoder runs on onnxruntime, on one thread, in this process; the headline is about INT8, which is what packages serve
-and the fastest of either, and the other decoders are compared in fp32. Quality is measured first, on held-out captions
-that all decoders answer with the same seeds; then all are timed in turn, some images each a round.
+Every decoder runs on onnxruntime, on one thread, in this process; the headline is about INT8, which is what packages serve,
+and the other decoders are compared in fp32. INT8 need not be what next tokens are fastest in:
+`speedup_vs_best_ar_any_precision` compares both in the precision that each is fastest in. Quality is measured first, on
+held-out captions that all decoders answer with the same seeds; then all are timed in turn, some images each a round.
 """
 
 from contextlib import ExitStack

@@ -1,6 +1,7 @@
 """What `benchmarks.decode` promises, from what it measured: speed at equal quality, quality kept, variety, cost.
 
-Pure functions of the measured rows, by the rows' names.
+Pure functions of the measured rows, by the rows' names. Where a baseline can be computed in several ways, ours is compared
+with the fastest of them.
 """
 
 from collections.abc import Mapping
@@ -66,9 +67,12 @@ def speed_checks(rows: Rows) -> list[Check]:
     ours, ours_int8 = rows[OURS], rows[OURS_INT8]
     best_int8, best = (rows[fastest_form(rows, name)] for name in (BEST_AR_INT8, BEST_AR))
     first_int8 = rows[fastest_form(rows, BEST_AR_INT8, first=True)]
+    # INT8 need not be the faster precision: onnxruntime's next tokens are not on a processor without VNNI.
+    any_best, any_ours = (min(precisions, key=_median_ms) for precisions in ((best_int8, best), (ours_int8, ours)))
     return [
         speedup(best_int8, ours_int8, "speedup_vs_best_ar", 5, 20),
         speedup(best, ours, "speedup_vs_best_ar_fp32", None, 20),
+        speedup(any_best, any_ours, "speedup_vs_best_ar_any_precision", None, 20),
         speedup(first_int8, ours_int8, "speedup_vs_best_ar_first_image", None, 20, first=True),
         speedup(rows[RASTER], ours, "speedup_vs_ar_cached", 15, 40),
         speedup(rows[NAIVE], ours, "speedup_vs_ar", 20, 200),
@@ -77,10 +81,13 @@ def speed_checks(rows: Rows) -> list[Check]:
 
 
 def fastest_form(rows: Rows, name: str, *, first: bool = False) -> str:
-    """A next-token decoder cell by cell, or in one graph: whichever takes less time here, or with `first` for a first
-    image."""
+    """A decoder in several calls, or in one graph: whichever takes less time here, or with `first` for a first image."""
     forms = [name, *(other for other, calls in ONE_GRAPH.items() if calls == name and other in rows)]
-    return min(forms, key=lambda form: float(np.median(rows[form].first_ms if first else rows[form].times_ms)))
+    return min(forms, key=lambda form: _median_ms(rows[form], first=first))
+
+
+def _median_ms(row: Measured, *, first: bool = False) -> float:
+    return float(np.median(row.first_ms if first else row.times_ms))
 
 
 @dataclass(frozen=True)
@@ -88,24 +95,27 @@ class ComparedOneScale:
     """The one-scale decoder whose time is set against ours, and in which sense it is as good."""
 
     name: str
+    """In its fastest form."""
     as_varied_as: str | None
-    """The row that it equals in variety, while it is as accurate as ours; None where no number of steps is: it is the one
-    with the most then."""
+    """The row that it equals in variety, while it is as accurate as ours; None where no number of steps is: it is the
+    fastest then, the least that ours could be credited with."""
 
-    def describe(self) -> dict[str, str | None]:
-        return {"name": self.name, "as_varied_as": self.as_varied_as}
+    def describe(self) -> dict[str, str | bool | None]:
+        reached = self.as_varied_as is not None
+        return {"name": self.name, "as_varied_as": self.as_varied_as, "reaches_equal_quality": reached}
 
 
 def compared_one_scale(rows: Rows) -> ComparedOneScale:
     """The fewest steps that are as accurate as ours and as varied. Where none are, those as varied as the best next-token
-    decoder, which everything else is compared with."""
+    decoder, which everything else is compared with. Where none are that either, the fastest."""
     measured = [name for name in ONE_SCALE.values() if name in rows]
     accurate = [name for name in measured if _as_accurate(rows[name], rows[OURS])]
     for varied in (OURS, BEST_AR):
         for name in accurate:
             if rows[name].variety >= _VARIETY_KEPT * rows[varied].variety:
-                return ComparedOneScale(name, varied)
-    return ComparedOneScale(measured[-1], None)
+                return ComparedOneScale(fastest_form(rows, name), varied)
+    forms = [fastest_form(rows, name) for name in measured]
+    return ComparedOneScale(min(forms, key=lambda form: _median_ms(rows[form])), None)
 
 
 def _as_accurate(row: Measured, ours: Measured) -> bool:
@@ -146,8 +156,24 @@ def quality_checks(rows: Rows, spread: float, frechet_images: int) -> list[Check
         Check("adapted_variety_kept", adapted.variety / rows[OURS].variety, None, _VARIETY_KEPT, n),
         Check("adapted_frechet", adapted.frechet, None, rows[OURS].frechet, frechet_images, at_least=False),
         # Steps that do not keep the quality buy nothing, however few they are: all of the training is still to pay.
-        Check("adapt_cost_share", steps if adapted_keeps >= _QUALITY_KEPT else 1.0, 0.3, 0.1, n, at_least=False),
+        Check(
+            "adapt_cost_share",
+            steps if adapted_keeps >= _QUALITY_KEPT else 1.0,
+            0.3,
+            0.1,
+            n,
+            at_least=False,
+            aim_withheld=_lost_by_adapting(adapted, rows[OURS]),
+        ),
     ]
+
+
+def _lost_by_adapting(adapted: Measured, ours: Measured) -> str | None:
+    """What few steps cost beside accuracy; None where the variety is kept."""
+    kept = adapted.variety / ours.variety
+    if kept >= _VARIETY_KEPT:
+        return None
+    return f"its variety is {kept:.2f} of ours, its Fréchet distance {adapted.frechet:.2f} where ours is {ours.frechet:.2f}"
 
 
 def speedup(

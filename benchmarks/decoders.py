@@ -4,6 +4,7 @@ The graphs are exported from the checkpoints as the pipeline does it, and decode
 what is served, and the baselines run the same samplers on the same engine.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -89,12 +90,17 @@ class Engine:
     says_nothing: np.ndarray
     """The unconditional prompt, for guidance: int64 [text_length]."""
 
-    def parallel(self, name: str, options: DecodingOptions) -> Decoder:
-        """Every pass predicts all cells at once; coarse to fine where the model has details. No previews."""
+    def parallel(self, name: str, options: DecodingOptions, *, at_once: bool = True) -> Decoder:
+        """Every pass predicts all cells at once; coarse to fine where the model has details. No previews. What takes noise
+        alone is one call, or without `at_once` a call for each of its graphs."""
         options = replace(options, previews=False)
+        session = self.session
+        if not at_once:
+            session = copy.copy(session)
+            session.draw_image = None
 
         def draw(text_ids: np.ndarray, seeds: list[int]) -> np.ndarray:
-            *_, final = generate(self.session, text_ids, options, seeds, self.says_nothing)
+            *_, final = generate(session, text_ids, options, seeds, self.says_nothing)
             return final.pixels
 
         return Decoder(name, self.parameters, draw)
@@ -141,6 +147,7 @@ class NextCellSession:
     reads the prompts.
     """
 
+    positions = None
     prefix: Prefix | None = None
     """Of the prompts that were read last; without a cache none is kept."""
 

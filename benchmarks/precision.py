@@ -52,9 +52,8 @@ def export(
             else:
                 folder.rmdir()
                 quantize_engine(_SETTINGS, Path(fp32), folder, feeds, graphs)
-    if config.fine_layers and not next_token:
-        fuse_graphs(folder, config.grids, config.visual_vocabulary)
     if not next_token:
+        fuse_graphs(folder, config.grids, config.visual_vocabulary)
         split_prefill(folder)
 
 
@@ -86,6 +85,8 @@ def _observe(generator: Generator, prompts: Sequence[np.ndarray], next_token: bo
 
 class _RecordedCells:
     """A `NextTokenSession` on torch that keeps the inputs of the graph `next`."""
+
+    positions = None
 
     def __init__(self, generator: Generator, feeds: Feeds):
         self._generator, self._feeds = generator, feeds

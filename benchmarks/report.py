@@ -53,6 +53,8 @@ class Check:
     low: float | None = None
     high: float | None = None
     """The 95% interval of the value, where one was computed."""
+    aim_withheld: str | None = None
+    """What else the aim takes and is not there, so that no value reaches it; None: nothing."""
 
     @property
     def ok(self) -> bool:
@@ -61,14 +63,15 @@ class Check:
     @property
     def reached(self) -> bool:
         """Whether the aim is reached, too."""
-        return self._holds(self.aim)
+        return self.aim_withheld is None and self._holds(self.aim)
 
     def _holds(self, limit: float) -> bool:
         return self.value >= limit if self.at_least else self.value <= limit
 
     def describe(self) -> dict[str, Any]:
         own = {"name": self.name, "value": self.value, "bound": self.bound, "aim": self.aim}
-        return own | {"ok": self.ok, "n": self.n, "at_least": self.at_least, "low": self.low, "high": self.high}
+        own |= {"ok": self.ok, "n": self.n, "at_least": self.at_least, "low": self.low, "high": self.high}
+        return own | ({"aim_withheld": self.aim_withheld} if self.aim_withheld else {})
 
 
 @dataclass
@@ -189,9 +192,10 @@ def _warning(share: float | None) -> str:
 def _verdict(check: Check) -> str:
     if check.reached:
         return "[green]aim reached[/]"
-    if check.bound is None:
-        return ""
-    return "[green]ok[/]" if check.ok else "[bold red]missed[/]"
+    said = [] if check.bound is None else ["[green]ok[/]" if check.ok else "[bold red]missed[/]"]
+    if check.aim_withheld:
+        said.append(f"not the aim: {check.aim_withheld}")
+    return ", ".join(said)
 
 
 def _shown(value: Any) -> str:

@@ -6,7 +6,8 @@ The quickstart's shape on larger grids, with random weights: times alone, no qua
 with a sketch whose cells see all others and with one whose cells see a window, by next tokens with a cache and the
 details in one pass, and on one scale, all tokens of the image in a single pass; the window and next tokens also from a
 sketch of 8x8 cells whatever the size, in as many stages of details as that takes. On onnxruntime, fp32, one thread, batch
-1, in turn.
+1, in turn. One scale is timed call by call and in one graph, as the progressive ones are, and the faster of the two is
+compared.
 """
 
 import argparse
@@ -31,7 +32,7 @@ SIDES = (8, 16, 24, 32)
 _WINDOW = 2
 _ROUNDS = 20
 _ALL, _LOCAL, _NEXT = "progressive", "progressive, window", "next token + details, KV cache"
-_ONE_SCALE = "one scale, 1 parallel step"
+_ONE_SCALE, _ONE_SCALE_GRAPH = "one scale, 1 parallel step", "one scale, 1 parallel step, one graph"
 _SMALL_SKETCH, _NEXT_SMALL_SKETCH = "progressive, sketch of 8x8", "next token + details, KV cache, sketch of 8x8"
 
 
@@ -50,11 +51,13 @@ def open_decoders(stack: ExitStack, side: int) -> dict[str, Decoder]:
 
     local = shape.model_copy(update={"sketch_window": _WINDOW})
     whole = shape.model_copy(update={"coarse_grid": (2 * side, 2 * side), "fine_layers": 0, "plan_tokens": 0})
+    one_scale = opened(whole, next_token=False)
     decoders = {
         _ALL: opened(shape, next_token=False).parallel(_ALL, DecodingOptions()),
         _LOCAL: opened(local, next_token=False).parallel(_LOCAL, DecodingOptions()),
         _NEXT: opened(shape, next_token=True).autoregressive(_NEXT, NextTokenOptions(), cache=True),
-        _ONE_SCALE: opened(whole, next_token=False).parallel(_ONE_SCALE, DecodingOptions()),
+        _ONE_SCALE: one_scale.parallel(_ONE_SCALE, DecodingOptions(), at_once=False),
+        _ONE_SCALE_GRAPH: one_scale.parallel(_ONE_SCALE_GRAPH, DecodingOptions()),
     }
     if side > SIDES[0] and side in (SIDES[0] << stage for stage in range(1, 8)):
         small = local.model_copy(
@@ -95,7 +98,8 @@ def run(console: Console, file: Path | None, rounds: int = _ROUNDS, sides: tuple
         report.checks.append(Check(f"speedup_vs_next_token_{8 * side}", behind, before, before, rounds))
         window = float(np.median(np.array(measured[_ALL]) / np.array(measured[_LOCAL])))
         report.checks.append(Check(f"window_speedup_{8 * side}", window, None, 1.5, rounds))
-        one_scale = float(np.median(np.array(measured[_ONE_SCALE]) / np.array(measured[_LOCAL])))
+        fastest = min((measured[_ONE_SCALE], measured[_ONE_SCALE_GRAPH]), key=lambda times: float(np.median(times)))
+        one_scale = float(np.median(np.array(fastest) / np.array(measured[_LOCAL])))
         report.checks.append(Check(f"speedup_vs_one_scale_step_{8 * side}", one_scale, None, 4, rounds))
         if _SMALL_SKETCH in measured:
             stages = np.array(measured[_LOCAL]) / np.array(measured[_SMALL_SKETCH])

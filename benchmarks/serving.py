@@ -259,6 +259,8 @@ def _median(name: str, values: np.ndarray, bound: float, aim: float, *, at_least
 class _EagerSequence:
     """A `NextTokenSession` on eager torch that computes every token from all before it."""
 
+    positions = None
+
     def __init__(self, generator: TorchGenerator):
         self._generator, config = generator.eval(), generator.config
         self._text, self._start = config.text_length, config.visual_vocabulary

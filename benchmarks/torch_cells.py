@@ -41,6 +41,7 @@ def torch_decoder(engine: Engine, name: str, options: NextTokenOptions, *, compi
 class TorchCells:
     """A `NextTokenSession` for the cells of an image's sketch, with the cache of keys and values."""
 
+    positions = None
     prefix: Prefix | None = None
     """Of the prompts that were read last."""
 

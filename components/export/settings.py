@@ -26,7 +26,10 @@ class DecodingSettings(Section):
     top_k: int = Field(default=0, ge=0, description="only the k most likely tokens are drawn; 0 is all")
     top_p: float = Field(default=1.0, gt=0, le=1, description="only the nucleus of this probability is drawn; 1 is all")
     confidence_weight: float = Field(
-        default=0.0, ge=0, le=100, description="0 fixes tokens in random order, large values the surest first"
+        default=0.0,
+        ge=0,
+        le=100,
+        description="0 fixes tokens in random order, large values the surest first; without effect at coarse_steps 1",
     )
     redraw_below: float = Field(
         default=0.0, ge=0, lt=1, description="cells drawn with less than this probability are drawn again, once"

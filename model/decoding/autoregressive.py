@@ -16,6 +16,11 @@ _NOISE_AT_ONCE = 2**16
 class NextTokenSession(Protocol):
     """A causal model that can be asked for the next token."""
 
+    @property
+    def positions(self) -> int | None:
+        """Tokens of a sequence that it can read; None: it does not say."""
+        ...
+
     def next_logits(self, ids: np.ndarray, past: Any | None) -> tuple[np.ndarray, Any]:
         """Logits after the last of the new tokens, and what a call with the following ones needs.
 
@@ -52,16 +57,19 @@ def continue_tokens(
 ) -> np.ndarray:
     """Draw `count` tokens after each prompt: int64 [batch, tokens] -> int64 [batch, count].
 
-    `unconditional` int64 [batch, other tokens] is the prompt without what guidance is to strengthen. `allowed(position)`
-    says which tokens may stand at a place (bool [vocabulary]; None: all): visual codes inside an image, a line's end at
-    its end. Without `cache` every token is computed from all tokens before it; the drawn tokens are the same. A row
-    depends on its prompt, its seed and the options alone. Raises `OptionsError` for guidance without `unconditional`, and
-    for a place at which no token is allowed.
+    `seeds` are one for each prompt: a row depends on its prompt, its seed and the options alone. `unconditional` int64
+    [batch, other tokens] is the prompt without what guidance is to strengthen. `allowed(position)` says which tokens may
+    stand at a place (bool [vocabulary]; None: all): visual codes inside an image, a line's end at its end. Without `cache`
+    every token is computed from all tokens before it; the drawn tokens are the same.
+
+    Raises `OptionsError`, before anything is drawn, for guidance without `unconditional`, prompts without tokens or of more
+    than the session can read, and seeds that are not one for each; and for a place at which no token is allowed.
     """
     if options.guidance != 1 and unconditional is None:
         raise OptionsError(
             f"guidance {options.guidance} needs an unconditional prompt: give unconditional, or ask for guidance 1"
         )
+    _check(session, prompt, unconditional, count, seeds)
     generators = streams(seeds)
     guided = _Stream(session, unconditional, cache) if unconditional is not None and options.guidance != 1 else None
     plain = _Stream(session, prompt, cache)
@@ -79,6 +87,26 @@ def continue_tokens(
             if stream is not None:
                 stream.add(token)
     return drawn
+
+
+def _check(
+    session: NextTokenSession, prompt: np.ndarray, unconditional: np.ndarray | None, count: int, seeds: list[int]
+) -> None:
+    if len(seeds) != len(prompt):
+        raise OptionsError(f"{len(seeds)} seeds for {len(prompt)} prompts: give one for each")
+    for name, ids in (("prompt", prompt), ("unconditional", unconditional)):
+        if ids is None:
+            continue
+        if len(ids) != len(prompt):
+            raise OptionsError(f"{name} is {list(ids.shape)} for {len(prompt)} prompts: give a row for each")
+        if not ids.size:
+            raise OptionsError(f"{name} is {list(ids.shape)}: give each prompt one token at least")
+        read = ids.shape[1] + count - 1  # the last one that is drawn is not
+        if session.positions is not None and read > session.positions:
+            raise OptionsError(
+                f"{name} is {list(ids.shape)} and {count} tokens are to be drawn, but this model reads"
+                f" {session.positions}: shorten it, or ask for {max(session.positions + 1 - ids.shape[1], 0)} at most"
+            )
 
 
 class _TokenNoise:

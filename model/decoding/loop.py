@@ -31,7 +31,8 @@ class DecodingOptions:
     confidence_weight: float = 0.0
     """How much the surest tokens come first: 0 fixes tokens in random order, large values strictly by confidence.
 
-    Confidence first draws the empty background first and leaves little to chance; random order keeps variety.
+    Confidence first draws the empty background first and leaves little to chance; random order keeps variety. One pass
+    fixes all at once, and has no order.
     """
     redraw_below: float = 0.0
     """Cells of the finished sketch that were drawn with less than this probability are drawn again, once, given all

@@ -1,11 +1,14 @@
 """The shape of a generator."""
 
 from math import prod
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
 from common.settings import Section
+
+VisualLevels = Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)]
+"""Levels of each FSQ channel, as a visual tokenizer can have them."""
 
 
 class ModelSettings(Section):
@@ -57,7 +60,7 @@ class GeneratorConfig(ModelSettings):
     )
     text_vocabulary: int = Field(default=512, ge=8, description="size of the text tokenizer's vocabulary")
     text_length: int = Field(default=16, ge=4, description="tokens of a prompt, padding included")
-    visual_levels: tuple[int, ...] = Field(
+    visual_levels: VisualLevels = Field(
         default=(8, 6, 5), description="levels of each FSQ channel; their product is the vocabulary"
     )
     coarse_grid: tuple[PositiveInt, PositiveInt] = Field(default=(8, 8), description="rows and columns of the sketch")

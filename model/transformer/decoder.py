@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.errors import UsageError
 from model.transformer.config import DecoderConfig
 from model.transformer.embeddings import CodeLoss
 from model.transformer.layers import Block, RMSNorm
@@ -38,12 +39,15 @@ class Decoder(nn.Module):
 
         `ids` int64 [batch, tokens]; `past` [layers, 2, batch, kv_heads, past, head_dim] of the tokens before them.
         Returns [batch, tokens, vocab_size] and the keys and values of all tokens so far, shaped as `past`. Raises
-        `ValueError` beyond `max_position_embeddings`.
+        `UsageError` for no tokens, and beyond `max_position_embeddings`.
         """
         known, tokens = 0 if past is None else past.shape[-2], ids.shape[1]
-        if known + tokens > self.config.max_position_embeddings:
-            raise ValueError(
-                f"{known + tokens} tokens, more than max_position_embeddings {self.config.max_position_embeddings}"
+        positions = self.config.max_position_embeddings
+        if not ids.numel():
+            raise UsageError(f"ids are {list(ids.shape)}: no token", fix="give each prompt one token at least")
+        if known + tokens > positions:
+            raise UsageError(
+                f"{known + tokens} tokens, more than max_position_embeddings {positions}", fix="ask for fewer"
             )
         turn = self._turn(known, tokens, ids.device)
         bias = None if tokens == 1 else causal_bias(tokens, known, ids.device)

@@ -96,6 +96,7 @@ class TorchNextTokenSession:
 
     def __init__(self, decoder: Decoder):
         self.decoder = decoder.eval()
+        self.positions = decoder.config.max_position_embeddings
         self._device = next(decoder.parameters()).device
 
     @torch.inference_mode()

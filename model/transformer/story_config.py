@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import Field, PositiveInt, model_validator
 
 from common.settings import Section
+from model.transformer.config import VisualLevels
 
 
 class StoryConfig(Section):
@@ -17,7 +18,7 @@ class StoryConfig(Section):
     rms_norm_eps: float = Field(default=1e-6, gt=0)
     text_vocabulary: int = Field(ge=8)
     text_length: int = Field(default=16, ge=4)
-    visual_levels: tuple[int, ...] = (8, 6, 5)
+    visual_levels: VisualLevels = (8, 6, 5)
     coarse_grid: tuple[PositiveInt, PositiveInt] = (8, 8)
     gated: bool = Field(default=True, description="false: the same model, looking at everything")
     query_blocks: int = Field(default=2, ge=1, description="blocks of a sketch's cells that decide for themselves")

@@ -71,7 +71,11 @@ def test_where_none_is_as_varied_as_ours_it_is_enough_to_be_as_varied_as_next_to
     assert compared_one_scale(one_scale([0.04], variety=0.73)).as_varied_as == decode_rows.OURS
     compared = compared_one_scale(one_scale([0.30, 0.04, 0.04, 0.04], variety=0.64) | next_token)
     assert (compared.name, compared.as_varied_as) == (ONE_SCALE[1], decode_rows.BEST_AR)
-    assert compared.describe() == {"name": ONE_SCALE[1], "as_varied_as": decode_rows.BEST_AR}
+    assert compared.describe() == {
+        "name": ONE_SCALE[1],
+        "as_varied_as": decode_rows.BEST_AR,
+        "reaches_equal_quality": True,
+    }
 
 
 def test_steps_that_are_as_varied_as_ours_come_before_fewer_that_are_not():
@@ -80,11 +84,33 @@ def test_steps_that_are_as_varied_as_ours_come_before_fewer_that_are_not():
     assert compared_one_scale(rows).name == ONE_SCALE[1]
 
 
-def test_where_no_number_of_steps_is_as_good_the_most_are_compared():
+def test_where_no_number_of_steps_is_as_good_the_fastest_are_compared():
     next_token = {decode_rows.BEST_AR: measured(variety=0.7)}
     for rows in (one_scale([0.30, 0.10]), one_scale([0.04, 0.04], variety=0.62)):
         compared = compared_one_scale(rows | next_token)
+        assert (compared.name, compared.as_varied_as) == (ONE_SCALE[0], None)
+        assert compared.describe()["reaches_equal_quality"] is False
+        rows[ONE_SCALE[1]].times_ms = [1.0, 1.0, 1.0]
+        compared = compared_one_scale(rows | next_token)
         assert (compared.name, compared.as_varied_as) == (ONE_SCALE[1], None)
+    failed = values(speed_checks(all_rows() | one_scale([0.30, 0.20, 0.20, 0.10])))
+    assert failed["speedup_vs_one_scale"] == pytest.approx(4 / 2)
+
+
+@pytest.mark.parametrize("wrong", [0.04, 0.30], ids=["as good as ours", "not as good"])
+def test_one_scale_is_compared_in_its_faster_form(wrong):
+    *_, graph = decode_rows.ONE_GRAPH
+    assert decode_rows.ONE_GRAPH[graph] == ONE_SCALE[0]
+    for ms, compared, expected in ((3.0, graph, 3 / 2), (5.0, ONE_SCALE[0], 4 / 2)):
+        rows = all_rows() | one_scale([wrong] * 4) | {graph: measured(wrong, ms=ms)}
+        assert compared_one_scale(rows).name == compared
+        assert values(speed_checks(rows))["speedup_vs_one_scale"] == pytest.approx(expected)
+
+
+def test_several_steps_of_one_scale_have_no_other_form():
+    *_, graph = decode_rows.ONE_GRAPH
+    rows = all_rows() | one_scale([0.30, 0.04, 0.04, 0.04]) | {graph: measured(0.30, ms=1.0)}
+    assert compared_one_scale(rows).name == ONE_SCALE[1]
 
 
 def test_a_speedup_is_the_median_of_the_rounds_own_ratios():
@@ -107,10 +133,29 @@ def test_each_speedup_is_against_ours_of_the_same_precision():
 
 
 def test_next_tokens_in_one_graph_are_what_ours_is_compared_with_where_that_is_faster():
-    in_fp32, in_int8 = decode_rows.ONE_GRAPH
+    in_fp32, in_int8, _ = decode_rows.ONE_GRAPH
     found = values(speed_checks(all_rows() | {in_fp32: measured(ms=9.0), in_int8: measured(ms=11.0)}))
     assert found["speedup_vs_best_ar_fp32"] == pytest.approx(9 / 2)
     assert found["speedup_vs_best_ar"] == pytest.approx(10)  # its calls are faster than its graph
+
+
+def test_both_are_compared_in_the_precision_that_each_is_fastest_in_too():
+    in_fp32, *_ = decode_rows.ONE_GRAPH
+    rows = all_rows(BEST_AR=measured(ms=8.0), BEST_AR_INT8=measured(ms=9.0))
+    found = values(speed_checks(rows))
+    assert found["speedup_vs_best_ar_any_precision"] == pytest.approx(8 / 1)
+    assert found["speedup_vs_best_ar"] == pytest.approx(9 / 1)  # one precision for both
+    assert found["speedup_vs_best_ar_fp32"] == pytest.approx(8 / 2)
+    found = values(speed_checks(rows | {in_fp32: measured(ms=6.0)}))  # and in the form
+    assert found["speedup_vs_best_ar_any_precision"] == pytest.approx(6 / 1)
+    ours_in_fp32 = all_rows(OURS=measured(ms=0.5), BEST_AR=measured(ms=8.0), BEST_AR_INT8=measured(ms=7.0))
+    assert values(speed_checks(ours_in_fp32))["speedup_vs_best_ar_any_precision"] == pytest.approx(7 / 0.5)
+
+
+def test_what_any_precision_gives_is_reported_with_its_interval():
+    checks = {check.name: check for check in speed_checks(all_rows())}
+    found = checks["speedup_vs_best_ar_any_precision"]
+    assert (found.bound, found.aim, found.low, found.high) == (None, 20, 10, 10)
 
 
 def test_equality_is_how_far_the_interval_reaches_to_either_side():
@@ -156,6 +201,18 @@ def test_an_adapted_model_is_reported_with_its_variety_and_distance():
     variety, frechet = checks["adapted_variety_kept"], checks["adapted_frechet"]
     assert variety.value == pytest.approx(0.75) and variety.bound is None and not variety.reached
     assert (frechet.value, frechet.aim, frechet.bound) == (0.44, 0.17, None) and not frechet.reached
+
+
+@pytest.mark.parametrize(("variety", "reached"), [(0.80, True), (0.73, True), (0.71, False), (0.60, False)])
+def test_few_steps_reach_their_aim_only_where_the_variety_is_kept(variety, reached):
+    rows = all_rows(OURS=measured(variety=0.8, frechet=0.17), ADAPTED=measured(variety=variety, frechet=0.44))
+    (check,) = (check for check in quality_checks(rows, 0.02, 1234) if check.name == "adapt_cost_share")
+    assert check.value <= check.aim and check.ok and check.reached == reached
+    assert (check.bound, check.aim) == (0.3, 0.1)
+    told = check.aim_withheld or ""
+    assert (not told) == reached
+    if not reached:
+        assert f"{variety / 0.8:.2f} of ours" in told and "0.44 where ours is 0.17" in told
 
 
 def test_steps_that_do_not_keep_the_accuracy_buy_nothing():

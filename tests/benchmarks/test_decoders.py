@@ -113,6 +113,37 @@ def test_all_cells_in_one_graph_are_those_of_as_many_calls(tokenizers, exported,
     assert not (at_once.draw(PROMPTS, [1, 2, 3]) == at_once.draw(PROMPTS, [4, 5, 6])).all()
 
 
+@pytest.fixture(scope="module")
+def one_scale(tokenizers) -> Iterator[Engine]:
+    with engine(generator(fine_layers=0, plan_tokens=0), tokenizers, next_token=False, threads=1) as made:
+        yield made
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_one_scale_in_one_graph_draws_what_its_graphs_one_by_one_draw(one_scale, temperature):
+    options = DecodingOptions(temperature=temperature)
+    calls, at_once = one_scale.parallel("", options, at_once=False), one_scale.parallel("", options)
+    for prompts, seeds in ((PROMPTS, [1, 2, 3]), (PROMPTS[:1], [6])):
+        images = at_once.draw(prompts, seeds)
+        assert images.shape == (len(prompts), 8, 16, 3)
+        assert (images == calls.draw(prompts, seeds)).mean() > 0.98
+    assert not (at_once.draw(PROMPTS, [1, 2, 3]) == at_once.draw(PROMPTS, [4, 5, 6])).all()
+
+
+@pytest.mark.parametrize(
+    ("steps", "at_once", "runs"),
+    [
+        (1, True, {"draw.onnx": 1}),
+        (1, False, {"prefill.onnx": 1, "coarse.onnx": 1, "image_decoder.onnx": 1}),
+        (2, True, {"prefill.onnx": 1, "coarse.onnx": 2, "image_decoder.onnx": 1}),
+    ],
+)
+def test_what_takes_noise_alone_is_one_call_where_that_is_asked_for(tokenizers, graph_runs, steps, at_once, runs):
+    with engine(generator(fine_layers=0, plan_tokens=0), tokenizers, next_token=False, threads=1) as made:
+        made.parallel("", DecodingOptions(coarse_steps=steps), at_once=at_once).draw(PROMPTS, [1, 2, 3])
+    assert graph_runs == runs
+
+
 def test_reading_a_prompt_once_gives_the_image_that_reading_it_twice_gives(tokenizers, exported):
     options = NextTokenOptions(temperature=1.0)
     made = open_engine(exported, generator(), tokenizers, next_token=True, threads=1)

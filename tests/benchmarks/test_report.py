@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -25,6 +26,18 @@ def test_what_is_only_reported_misses_nothing():
     check = Check("variety_vs_real", 0.1, None, 0.9, 25)
     assert check.ok and not check.reached
     assert check.describe()["bound"] is None
+
+
+def test_an_aim_that_takes_more_than_the_value_is_not_reached_by_it():
+    aims = Check("cost", 0.1, 0.3, 0.1, 25, at_least=False)
+    withheld = replace(aims, aim_withheld="variety is lost")
+    assert aims.reached and "aim_withheld" not in aims.describe()
+    assert not withheld.reached and withheld.ok and withheld.describe()["aim_withheld"] == "variety is lost"
+    shown = io.StringIO()
+    report = Report("decode", "", checks=[withheld, replace(withheld, bound=None), replace(withheld, value=0.5)])
+    report.finish(Console(file=shown, width=200), None)
+    for told in (" ok, not the aim: variety is lost", " not the aim: variety", "missed, not the aim: variety"):
+        assert told in shown.getvalue()
 
 
 def test_the_json_form_and_the_tables(tmp_path):

@@ -19,10 +19,12 @@ def test_every_way_is_timed(tmp_path):
         "64x64, progressive, window",
         "64x64, next token + details, KV cache",
         "64x64, one scale, 1 parallel step",
+        "64x64, one scale, 1 parallel step, one graph",
         "128x128, progressive",
         "128x128, progressive, window",
         "128x128, next token + details, KV cache",
         "128x128, one scale, 1 parallel step",
+        "128x128, one scale, 1 parallel step, one graph",
         "128x128, progressive, sketch of 8x8",
         "128x128, next token + details, KV cache, sketch of 8x8",
     ]

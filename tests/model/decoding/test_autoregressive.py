@@ -1,11 +1,14 @@
 """Tokens one after another, on a real small decoder."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
 from model.decoding import autoregressive
 from model.decoding.autoregressive import NextTokenOptions, continue_tokens
+from model.decoding.errors import OptionsError
 from model.transformer.config import DecoderConfig
 from model.transformer.decoder import Decoder
 from model.transformer.session import TorchNextTokenSession
@@ -14,6 +17,7 @@ VOCABULARY = 24
 PROMPTS = np.random.default_rng(0).integers(0, VOCABULARY, (3, 5))
 FREE = np.zeros((3, 2), dtype=np.int64)
 HOT = NextTokenOptions(temperature=1.0)
+POSITIONS = 32
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +25,11 @@ def session() -> TorchNextTokenSession:
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     return TorchNextTokenSession(
-        Decoder(DecoderConfig(vocab_size=VOCABULARY, num_key_value_heads=2, head_dim=8, **shape))
+        Decoder(
+            DecoderConfig(
+                vocab_size=VOCABULARY, num_key_value_heads=2, head_dim=8, max_position_embeddings=POSITIONS, **shape
+            )
+        )
     )
 
 
@@ -86,3 +94,68 @@ def test_what_cannot_be_drawn_is_an_error(session):
         continue_tokens(session, PROMPTS, 1, NextTokenOptions(guidance=2.0), [1, 2, 3])
     with pytest.raises(ValueError, match="no token is allowed at position 0"):
         continue_tokens(session, PROMPTS, 1, HOT, [1, 2, 3], allowed=lambda _: np.zeros(VOCABULARY, bool))
+
+
+class Asked:
+    """A session that notes whether it was asked for anything."""
+
+    def __init__(self, session: TorchNextTokenSession):
+        self._session, self.positions, self.calls = session, session.positions, 0
+
+    def next_logits(self, ids: np.ndarray, past: torch.Tensor | None) -> tuple[np.ndarray, torch.Tensor]:
+        self.calls += 1
+        return self._session.next_logits(ids, past)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "count", "seeds", "words"),
+    [
+        (
+            PROMPTS[:1],
+            POSITIONS - 3,
+            [1],
+            f"prompt is [1, 5] and 29 tokens are to be drawn, but this model reads {POSITIONS}",
+        ),
+        (PROMPTS[:1], POSITIONS - 3, [1], "ask for 28 at most"),
+        (np.zeros((1, POSITIONS + 3), dtype=np.int64), 1, [1], "ask for 0 at most"),
+        (np.zeros((1, 0), dtype=np.int64), 3, [1], "prompt is [1, 0]: give each prompt one token at least"),
+        (np.zeros((0, 5), dtype=np.int64), 3, [], "prompt is [0, 5]"),
+        (PROMPTS, 3, [1], "1 seeds for 3 prompts"),
+        (PROMPTS[:1], 3, [1, 2, 3], "3 seeds for 1 prompts"),
+    ],
+)
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_prompt_that_cannot_be_continued_is_named_before_anything_is_drawn(
+    session, prompt, count, seeds, words, cache
+):
+    asked = Asked(session)
+    with pytest.raises(OptionsError, match=re.escape(words)):
+        continue_tokens(asked, prompt, count, HOT, seeds, cache=cache)
+    assert asked.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("unconditional", "words"),
+    [
+        (FREE[:, :0], "unconditional is [3, 0]: give each prompt one token at least"),
+        (FREE[:1], "unconditional is [1, 2] for 3 prompts"),
+        (np.zeros((3, POSITIONS - 1), dtype=np.int64), f"unconditional is [3, {POSITIONS - 1}] and 4 tokens"),
+    ],
+)
+def test_an_unconditional_prompt_that_cannot_be_continued_likewise(session, unconditional, words):
+    asked = Asked(session)
+    with pytest.raises(OptionsError, match=re.escape(words)):
+        continue_tokens(asked, PROMPTS, 4, NextTokenOptions(guidance=2.0), [1, 2, 3], unconditional=unconditional)
+    assert asked.calls == 0
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_as_many_tokens_are_drawn_as_can_be_read(session, cache):
+    """The last one that is drawn is not read."""
+    drawn = continue_tokens(session, PROMPTS, POSITIONS - 4, HOT, [1, 2, 3], cache=cache)
+    assert drawn.shape == (3, POSITIONS - 4)
+
+
+def test_prompts_of_equal_words_and_other_seeds_are_continued_otherwise(session):
+    drawn = continue_tokens(session, np.repeat(PROMPTS[:1], 3, 0), 12, HOT, [1, 2, 3])
+    assert len({row.tobytes() for row in drawn}) == 3

@@ -1,6 +1,7 @@
 """The plain decoder against the reference implementation, its cache, its presets, and checkpoints that do not fit."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from typer.testing import CliRunner
 
-from common.errors import DataError, SettingsError, UntrustedFileError
+from common.errors import DataError, SettingsError, UntrustedFileError, UsageError
 from model.transformer.config import DecoderConfig
 from model.transformer.decoder import Decoder
 from model.transformer.huggingface import import_checkpoint, load_decoder
@@ -114,8 +115,16 @@ def test_a_token_sees_none_that_follow_it():
 
 
 def test_more_tokens_than_positions_are_refused():
-    with pytest.raises(ValueError, match="65 tokens, more than max_position_embeddings 64"):
+    with pytest.raises(UsageError, match="65 tokens, more than max_position_embeddings 64"):
         Decoder(DecoderConfig(**SHAPE))(torch.zeros(1, 65, dtype=torch.long))
+
+
+@pytest.mark.parametrize("shape", [(1, 0), (0, 5)])
+def test_no_token_at_all_is_refused(shape):
+    decoder = Decoder(DecoderConfig(**SHAPE))
+    for past in (None, torch.zeros(3, 2, shape[0], 2, 4, 16)):
+        with pytest.raises(UsageError, match=re.escape(f"ids are {list(shape)}: no token")):
+            decoder(torch.zeros(shape, dtype=torch.long), past)
 
 
 def test_scores_of_rotated_heads_depend_on_the_distance_alone():

@@ -1,5 +1,7 @@
 """The transformer's two forms agree, and information flows only where it may."""
 
+import json
+
 import pytest
 import torch
 
@@ -161,6 +163,25 @@ def test_an_impossible_shape_is_refused():
 def test_a_grid_without_cells_is_refused(shape, rest, grid):
     with pytest.raises(SettingsError, match=r"coarse_grid\.[01]'.*greater than 0"):
         shape.parse({"coarse_grid": grid, **rest})
+
+
+@pytest.mark.parametrize(
+    ("levels", "words"),
+    [([8, -6, 5], r"visual_levels\.1'.*2"), ([8, 6, 1], r"visual_levels\.2'.*2"), ([], "visual_levels'.*at least 1")],
+)
+@pytest.mark.parametrize(("shape", "rest"), [(GeneratorConfig, {}), (StoryConfig, {"text_vocabulary": 512})])
+def test_levels_that_no_tokenizer_has_are_refused(shape, rest, levels, words):
+    with pytest.raises(SettingsError, match=words):
+        shape.parse({"visual_levels": levels, **rest})
+
+
+def test_a_checkpoint_names_the_levels_that_it_cannot_have(model, tmp_path):
+    (tmp_path / "tokenizers").mkdir()
+    save_checkpoint(tmp_path / "checkpoint", model, tmp_path / "tokenizers", {})
+    config = tmp_path / "checkpoint" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"visual_levels": [8, -6, 5]}))
+    with pytest.raises(SettingsError, match=r"config\.json: 'visual_levels\.1'"):
+        load_checkpoint(tmp_path / "checkpoint")
 
 
 @pytest.mark.parametrize(
