@@ -14,7 +14,7 @@ from time import perf_counter
 
 import numpy as np
 
-from benchmarks.next_token_graph import draw_next, fuse_next_tokens
+from benchmarks.next_token_graph import FILE, draw_next, fuse_next_tokens
 from benchmarks.precision import export
 from components.calibrate.engine import generator_description
 from model.decoding.autoregressive import NextTokenOptions, continue_tokens
@@ -39,6 +39,17 @@ class Decoder:
     name: str
     parameters: int
     draw: Draw
+
+    def batch_ms(self, text_ids: np.ndarray, count: int, now: Callable[[], float] = perf_counter) -> list[float]:
+        """Milliseconds of each of `count` calls with all prompts, int64 [batch, text_length], after one that is not counted;
+        `now` gives seconds."""
+        batch, times = len(text_ids), []
+        self.draw(text_ids, list(range(batch)))
+        for number in range(count):
+            start = now()
+            self.draw(text_ids, list(range(number, number + batch)))
+            times.append(1000 * (now() - start))
+        return times
 
 
 def first_and_warm_ms(decoder: Decoder, prompt: np.ndarray, seed: int) -> tuple[float, list[float]]:
@@ -123,9 +134,12 @@ class Engine:
         return Decoder(name, self.parameters, draw)
 
     def next_at_once(self, name: str, options: NextTokenOptions) -> Decoder:
-        """`autoregressive` with a cache, all cells in one call."""
+        """`autoregressive` with a cache, all cells in one call. Its graph is made once, and lies beside those that it is made
+        of."""
         config = self.generator.config
-        graph = load_graph(fuse_next_tokens(self.folder, config.grids, config.visual_vocabulary), self.threads)
+        if not (self.folder / FILE).exists():
+            fuse_next_tokens(self.folder, config.grids, config.visual_vocabulary)
+        graph = load_graph(self.folder / FILE, self.threads)
 
         def draw(text_ids: np.ndarray, seeds: list[int]) -> np.ndarray:
             return draw_next(graph, text_ids, seeds, options, config.coarse_tokens, config.visual_vocabulary)

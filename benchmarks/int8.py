@@ -22,7 +22,7 @@ from benchmarks import checkpoints
 from benchmarks.decoders import Decoder, warm_ms
 from benchmarks.image_quality import BOOTSTRAP, Questions, paired_difference
 from benchmarks.int8_graphs import file_bytes, operators, output_errors, part_bytes
-from benchmarks.report import Announcer, Check, Report, Row, command_line
+from benchmarks.report import Announcer, Check, Report, Row, command_line, family_cpu_s
 from benchmarks.served_package import build
 from common.files import read_json
 from components.calibrate.engine import block_sizes
@@ -110,7 +110,8 @@ def run(cache: Path, console: Console, file: Path | None, amount: Amount | None 
         announce("compiling in torch")
         decoders = _decoders(engines, options)
         announce(f"timing {amount.rounds} rounds")
-        times = _times(decoders, questions.text_ids, amount)
+        with report.timed(family_cpu_s):  # torch compiles in processes of its own
+            times = _times(decoders, questions.text_ids, amount)
         announce("the graphs")
         report.rows += _rows(times, correct)
         report.checks += [*_speed_checks(times), *_size_checks(engines), _accuracy_check(correct)]

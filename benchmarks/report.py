@@ -4,12 +4,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -92,10 +93,11 @@ class Report:
     """Who had the processors in each stretch of `timed` rounds; None where the system does not tell."""
 
     @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Around rounds that this process times by itself: what other processes had of the processors meanwhile is in the
-        result, and `finish` warns where that was so much that ours waited."""
-        neighbours = Neighbours(time.process_time)
+    def timed(self, own_cpu_s: Callable[[], float] = time.process_time) -> Iterator[None]:
+        """Around rounds that are timed: what other processes had of the processors meanwhile is in the result, and `finish`
+        warns where that was so much that ours waited. Ours are those whose processor time `own_cpu_s` gives: this one alone,
+        or by `family_cpu_s` those that it started, too."""
+        neighbours = Neighbours(own_cpu_s)
         yield
         self.timings.append(neighbours.shares())
 
@@ -139,6 +141,16 @@ class Announcer:
     def __call__(self, what: str) -> None:
         minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
         self._console.print(f"[{minutes}:{seconds:02}] {what}", markup=False, highlight=False)
+
+
+def family_cpu_s() -> float:
+    """Processor time that this process, those that it started and theirs had so far, also of those that have ended."""
+    total, own = 0.0, psutil.Process()
+    for process in (own, *own.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
 
 
 def commit() -> str:

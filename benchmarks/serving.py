@@ -6,7 +6,8 @@ The kept progressive checkpoint in INT8, packaged with the pipeline's default se
 this machine; the load comes from a process of its own, with another caption in every request. An image is asked for alone
 where its own latency and throughput are meant, and with its preview where that one's is. Beside it, in turn in every round:
 the same engine in process, and the best autoregressive decoder (next token + details, KV cache, fp32) in the fastest way of
-many to run it: onnxruntime on one thread or on as many as there are cores, torch eager or compiled, 1 to 64 images at once.
+many to run it: onnxruntime, a call for each token or one graph for the whole image, on one thread, on as many as there are
+cores, or in a process for each core; torch, eager or compiled; 1 to 64 images at once.
 Then the naive one (raster, no cache, fp32, eager torch, batch 1), and what a judge reads in the images of the stack and of
 the best autoregressive decoder.
 """
@@ -28,7 +29,7 @@ from benchmarks import checkpoints
 from benchmarks.decode_rows import AUTOREGRESSIVE, BEST_AR, NAIVE
 from benchmarks.image_quality import BOOTSTRAP, Questions
 from benchmarks.load import Load, run_load
-from benchmarks.report import Announcer, Check, Report, Row, command_line
+from benchmarks.report import Announcer, Check, Report, Row, command_line, family_cpu_s
 from benchmarks.served_package import build
 from benchmarks.serving_baseline import BATCHES, Baseline, open_ways
 from benchmarks.serving_quality import drawn_correct, quality_check, served_correct
@@ -128,11 +129,14 @@ def run(cache: Path, console: Console, file: Path | None, amount: Amount | None 
         bench.baseline.try_all()
         for number in range(amount.rounds):
             announce(f"round {number + 1} of {amount.rounds}")
-            bench.round(number)
+            with report.timed(family_cpu_s):
+                bench.round(number)
         announce("at a part of the capacity")
-        bench.part_loads()
+        with report.timed(family_cpu_s):
+            bench.part_loads()
         announce("the naive decoder")
-        bench.naive()
+        with report.timed(family_cpu_s):
+            bench.naive()
         announce("what the judge reads")
         bench.judge(judge)
         report.rows += [samples.row(name) for name, samples in bench.rows.items()]

@@ -1,4 +1,5 @@
-"""The best autoregressive decoder in every way that is tried to run it: the engine of its cells, threads, images at once.
+"""The best autoregressive decoder in every way that is tried to run it: the engine of its cells, a call for each or one for
+all, threads, a process for each core, images at once.
 
 All ways are tried once. Those that came near the fastest are measured again in every round, and the fastest of them is what
 counts: no time goes to a way that lost by more than chance gives.
@@ -8,19 +9,25 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks import checkpoints
-from benchmarks.decode_rows import AUTOREGRESSIVE, BEST_AR, open_engines
-from benchmarks.decoders import Decoder, open_engine
+from benchmarks.decode_rows import AUTOREGRESSIVE, BEST_AR, ENGINES, open_engines
+from benchmarks.decoders import Decoder, Engine, open_engine
+from benchmarks.side_by_side import Copies
 from benchmarks.torch_cells import torch_decoder
 from model.decoding.autoregressive import NextTokenOptions
 
 BATCHES = (1, 4, 16, 32, 64)
-ONNX, EAGER, COMPILED = "onnxruntime", "torch, eager", "torch, compiled"
+ONNX, ONE_GRAPH, EAGER, COMPILED = "onnxruntime", "onnxruntime, one graph", "torch, eager", "torch, compiled"
+COPIES = {engine: f"{engine}, a process for each core" for engine in (ONNX, ONE_GRAPH)}
+"""Several of them side by side, each on one thread, that share the images of a batch."""
 _NEAR = 1.4
 """Ways that take up to so many times as long as the fastest are measured in every round."""
 _TRIES = 2
@@ -36,9 +43,9 @@ class Way:
 
 
 def open_ways(stack: ExitStack) -> dict[tuple[str, int], Decoder]:
-    """The decoder by engine and threads, until `stack` closes: onnxruntime on one thread and on as many as there are cores,
-    torch on all of them, where compiling twice takes most of a minute already."""
-    kept, options, cache = AUTOREGRESSIVE[BEST_AR]
+    """The decoder by engine and threads, until `stack` closes: onnxruntime on one thread and on as many as there are cores, and
+    with one thread in a process for each core; torch on all cores, where compiling twice takes most of a minute already."""
+    kept, options, _ = AUTOREGRESSIVE[BEST_AR]
     assert isinstance(options, NextTokenOptions)
     first, tokenizers, cores = open_engines(stack, [kept], 1)[kept], checkpoints.load_tokenizers(), os.cpu_count() or 1
     engines = {
@@ -46,13 +53,32 @@ def open_ways(stack: ExitStack) -> dict[tuple[str, int], Decoder]:
         for threads in sorted({1, cores})
     }
     by_onnx = {
-        (ONNX, threads): engine.autoregressive(BEST_AR, options, cache=cache) for threads, engine in engines.items()
+        (name, threads): decoder for threads, engine in engines.items() for name, decoder in _by_onnx(engine).items()
     }
+    copies = Copies(stack, partial(_open_copy, first.folder), cores)  # the one graph was made, and lies in the folder
+    by_copies = {(COPIES[name], 1): copies.decoder(by_onnx[name, 1]) for name in COPIES}
     by_torch = {
-        (name, cores): torch_decoder(engines[cores], BEST_AR, options, compiled=name == COMPILED, threads=cores)
+        (name, cores): torch_decoder(engines[cores], name, options, compiled=name == COMPILED, threads=cores)
         for name in (EAGER, COMPILED)
     }
-    return by_onnx | by_torch
+    return by_onnx | by_copies | by_torch
+
+
+def _by_onnx(engine: Engine) -> dict[str, Decoder]:
+    _, options, cache = AUTOREGRESSIVE[BEST_AR]
+    assert isinstance(options, NextTokenOptions)
+    return {
+        ONNX: engine.autoregressive(ONNX, options, cache=cache),
+        ONE_GRAPH: engine.next_at_once(ONE_GRAPH, options),
+    }
+
+
+def _open_copy(folder: Path) -> dict[str, Decoder]:
+    """The decoders of the graphs in `folder`, on one thread."""
+    torch.set_num_threads(1)
+    kept, _, _ = AUTOREGRESSIVE[BEST_AR]
+    generator = checkpoints.load(ENGINES[kept][0])
+    return _by_onnx(open_engine(folder, generator, checkpoints.load_tokenizers(), next_token=True, threads=1))
 
 
 class Baseline:
@@ -126,10 +152,4 @@ class Baseline:
 
     def _times(self, way: Way, count: int) -> list[float]:
         """Milliseconds of each of `count` batches, after one that is not counted."""
-        decoder, prompts, times = self.decoder(way), self._prompts[: way.batch], []
-        decoder.draw(prompts, list(range(way.batch)))
-        for number in range(count):
-            start = self._now()
-            decoder.draw(prompts, list(range(number, number + way.batch)))
-            times.append(1000 * (self._now() - start))
-        return times
+        return self.decoder(way).batch_ms(self._prompts[: way.batch], count, self._now)

@@ -21,7 +21,7 @@ import psutil
 from rich.console import Console
 
 from benchmarks.load import Load, run_load
-from benchmarks.report import Announcer, Check, Report, Row, command_line
+from benchmarks.report import Announcer, Check, Report, Row, command_line, family_cpu_s
 from benchmarks.served_package import build
 from benchmarks.serving import Samples
 from common.errors import ServerError
@@ -97,15 +97,16 @@ def run(
         before = measure_capacity(server.grpc_endpoint, amount)
         rate = _SHARE * float(np.median(before))
         announce(f"warming up with {rate:.0f} requests a second")
-        run_load(server.grpc_endpoint, _MODEL, rate=rate, seconds=amount.warmup_seconds)
+        warmup = run_load(server.grpc_endpoint, _MODEL, rate=rate, seconds=amount.warmup_seconds)
         announce(f"{amount.minutes:g} minutes with {rate:.0f} requests a second")
-        load, memory = _soak(server, rate, 60 * amount.minutes)
+        with report.timed(family_cpu_s):
+            load, memory = _soak(server, rate, 60 * amount.minutes)
         announce("measuring the capacity again")
         after: list[float] = []
         with suppress(RuntimeError, ServerError):  # what was soaked is told all the same
             after = measure_capacity(server.grpc_endpoint, amount)
     report.rows += rows(load, memory)
-    report.checks += checks(load, memory)
+    report.checks += checks(load, memory, warmup)
     report.notes |= {
         "minutes": amount.minutes,
         "capacity_images_per_s": float(np.median(before)),
@@ -114,7 +115,8 @@ def run(
         # Of all rounds: a neighbour that was busy while the capacity was measured would make the load a smaller part.
         "offered_share_of_capacity": rate / float(np.median(before + after)),
         "memory_mb": {"first": memory.megabytes[0], "last": memory.megabytes[-1], "largest": max(memory.megabytes)},
-        "errors": load.errors[:20],
+        "warmup_requests": _asked(warmup),
+        "errors": [*warmup.errors, *load.errors][:20],
     }
     return report.finish(console, file)
 
@@ -139,14 +141,19 @@ def _row(name: str, times: np.ndarray, megabytes: np.ndarray) -> Row:
     return Row(name, float(np.median(times)), float(np.quantile(times, 0.95)), n=len(times), more=more)
 
 
-def checks(load: Load, memory: Memory) -> list[Check]:
-    asked = len(load.image_ms) + len(load.errors)
+def checks(load: Load, memory: Memory, warmup: Load) -> list[Check]:
+    """No request may be lost, also of the `warmup`, which nothing else counts."""
+    asked, lost = _asked(warmup) + _asked(load), len(warmup.errors) + len(load.errors)
     samples = len(memory.megabytes)
     return [
-        Check("soak_errors", len(load.errors), 0, 0, asked, at_least=False),
+        Check("soak_errors", lost, 0, 0, asked, at_least=False),
         Check("soak_processes_lost", len(memory.lost), 0, 0, samples, at_least=False),
         Check("soak_memory_growth", memory.growth, 0.05, 0.01, samples, at_least=False),
     ]
+
+
+def _asked(load: Load) -> int:
+    return len(load.image_ms) + len(load.errors)
 
 
 def _default_package(work: Path) -> Path:

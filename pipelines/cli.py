@@ -171,7 +171,8 @@ def serve(
         typer.Option(help="0.0.0.0 inside a container: whoever reaches its ports may ask."),
     ] = "127.0.0.1",
     stalled_after: Annotated[
-        float, typer.Option(min=1, metavar="SECONDS", help="Start a server again that answers nobody for so long.")
+        float,
+        typer.Option(min=1, metavar="SECONDS", help="Start a server again of which a copy stands still for so long."),
     ] = 60.0,
     remote: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="gRPC of a Triton that runs already, in the place of ours.")

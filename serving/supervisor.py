@@ -56,8 +56,8 @@ def serve(
     retry: Backoff | None = None,
     on_change: Callable[[ServingState], None] | None = None,
 ) -> None:
-    """Serve what `desired()` names until `stop` is set: load it, follow its changes, restart a server that died, or that
-    answered nobody for `stalled_after_s` seconds.
+    """Serve what `desired()` names until `stop` is set: load it, follow its changes, restart a server that died, or
+    of which a copy of the model has not answered, or not moved, for `stalled_after_s` seconds.
 
     The first package must be named and load: whatever `desired` raises, `SignatureError` and `ServerError` reach the
     caller. After that, a failure of `desired` is logged, and a package that cannot be loaded is tried again after
@@ -133,7 +133,7 @@ class _Supervisor:
                 self._refusals.ban(package)
             self._restart(f"has not ended the load of package {package}")
         elif (still_s := self._health.still_s()) is not None:
-            self._restart(f"has answered nobody for {still_s:.0f} s")
+            self._restart(f"has stood still for {still_s:.0f} s, or a copy of its model has")
         self._ask()
         self._follow()
         self.tell()

@@ -80,7 +80,7 @@ def generate(
     last, (rows, columns) = _last_stage(session, options), session.coarse_grid
     generators = streams(seeds)
     noise = plan_noise(session, options.plan_temperature, generators)
-    if session.draw_image is not None and last == session.detail_stages and _takes_noise_alone(options):
+    if session.draw_image is not None and last == session.detail_stages and takes_noise_alone(options):
         of_sketch = _noise(options.temperature, generators, (rows * columns, session.visual_vocabulary))
         yield Stage("final", session.draw_image(text_ids, noise, of_sketch), time.perf_counter() - start)
         return
@@ -176,7 +176,7 @@ def _noise(temperature: float, generators: list[np.random.Generator], shape: tup
     return gumbel_noise(generators, shape) * np.float32(temperature)
 
 
-def _takes_noise_alone(options: DecodingOptions) -> bool:
+def takes_noise_alone(options: DecodingOptions) -> bool:
     """Whether nothing between the prompt and the pixels is to be looked at or decided."""
     one_pass = options.coarse_steps == 1 and not options.redraw_below and options.guidance == 1
     whole_distribution = options.top_k == 0 and options.top_p >= 1

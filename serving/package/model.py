@@ -77,7 +77,9 @@ class _Caller:
             except Exception as error:  # noqa: BLE001 - the others are to get theirs
                 self.waits, self._answered = False, True
                 _fail(self._sender, _internal(error), pb_utils.TritonError.INTERNAL)
-            (self._progress.end if self._answered else self._progress.move)()
+            self._progress.move()
+            if self._answered:
+                self._progress.end()
 
     def _give_up(self, message: str, code: Any) -> None:
         self.waits = False
@@ -101,6 +103,7 @@ class TritonPythonModel:
         """
         package = Path(args["model_repository"])
         self._digest = hashlib.sha256((package / "manifest.json").read_bytes()).hexdigest()
+        self._copy, self._copies = args["model_instance_name"], _copies(json.loads(args["model_config"]))
         models = graph_models(package)
         self._generator = Generator(package / args["model_version"], None if models is None else asking(models))
         if models is None:
@@ -155,17 +158,10 @@ class TritonPythonModel:
         self._outbox.close()
 
     def _answer(self, group: list[_Caller]) -> None:
-        """Draw a group and send every stage to those who still wait for it."""
+        """Draw a group, and tell those who still wait for it where that fails."""
         try:
-            wanted = _waiting(group)
-            stages = self._generator.draw([caller.prepared for caller in wanted]) if wanted else ()
-            for images in stages:
-                self._progress.move()
-                if not _waiting(wanted):
-                    return
-                for caller, image in zip(wanted, images, strict=True):
-                    if caller.waits:
-                        caller.send(self._response(caller.request, image), final=image.stage == "final")
+            with self._progress.drawing():
+                self._draw(_waiting(group))
         except Exception as error:  # noqa: BLE001 - as in `execute`, and the thread must go on
             for caller in group:
                 caller.fail(_internal(error))
@@ -173,8 +169,25 @@ class TritonPythonModel:
             for caller in group:
                 self._watch.remove(caller)
 
+    def _draw(self, wanted: list[_Caller]) -> None:
+        """Send every stage to those who still wait for it."""
+        stages = self._generator.draw([caller.prepared for caller in wanted]) if wanted else ()
+        for images in stages:
+            self._progress.move()
+            if not _waiting(wanted):
+                return
+            for caller, image in zip(wanted, images, strict=True):
+                if caller.waits:
+                    caller.send(self._response(caller.request, image), final=image.stage == "final")
+
     def _health(self) -> Any:
-        state = {"under_way": self._progress.under_way, "still_s": self._progress.still_s()}
+        """What this copy has to do, and which of how many it is: Triton chooses the one that it asks."""
+        state = {
+            "under_way": self._progress.under_way,
+            "still_s": self._progress.still_s(),
+            "copy": self._copy,
+            "copies": self._copies,
+        }
         digest, told = (np.array([text.encode()], dtype=object) for text in (self._digest, json.dumps(state)))
         return pb_utils.InferenceResponse([pb_utils.Tensor("package_digest", digest), pb_utils.Tensor("timings", told)])
 
@@ -200,6 +213,11 @@ def _unseen(_caller: _Caller, error: Exception) -> None:
 def _waiting(group: list[_Caller]) -> list[_Caller]:
     """Those who still want an answer; the others are told that they have gone."""
     return [caller for caller in group if caller.still_waits()]
+
+
+def _copies(config: dict[str, Any]) -> int:
+    """How many processes Triton starts of a model, one of which this is."""
+    return sum(group["count"] for group in config["instance_group"])
 
 
 def _tensor(request: Any, name: str) -> np.ndarray | None:

@@ -35,6 +35,7 @@ def test_every_row_and_every_promise_is_in_the_result(judges, tmp_path):
     checks = {check["name"]: check for check in result["checks"]}
     assert {name: (check["bound"], check["aim"]) for name, check in checks.items()} == PROMISED
     assert held == all(check["ok"] for check in result["checks"])
+    assert 0 <= result["neighbours_share"] <= 1
     assert checks["block_bytes_ratio"]["ok"] and checks["package_bytes_ratio"]["ok"]
     for part, full in result["bytes"]["fp32"].items():
         assert result["bytes"]["int8"][part] > 0 and (full > 10_000 or part == "scales, masks and constants")

@@ -2,13 +2,15 @@
 
 import io
 import json
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from benchmarks.report import Check, Report, Row
+from benchmarks.report import Check, Report, Row, family_cpu_s
 from components.benchmark.measurements import ProcessorShares
 from tests.components.benchmark.test_neighbours import busy_cores
 
@@ -88,3 +90,14 @@ def test_the_worst_stretch_of_timed_rounds_counts(tmp_path, timings, share, said
 def test_where_nothing_is_timed_nothing_is_told_of_neighbours(tmp_path):
     shown, content = finished(Report("soak", ""), tmp_path)
     assert "neighbours_share" not in content and "warning" not in shown
+
+
+def test_processes_that_a_benchmark_started_are_its_own_also_where_they_have_ended():
+    works = "import time\nwhile time.process_time() < 0.6: pass\nprint(flush=True)\ninput()"
+    before = family_cpu_s()
+    with subprocess.Popen([sys.executable, "-c", works], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert family_cpu_s() - before > 0.5
+        process.communicate(b"\n")
+    assert family_cpu_s() - before > 0.5

@@ -35,7 +35,9 @@ def test_every_row_and_every_promise_is_in_the_result(tmp_path):
         "soak_memory_growth": 0.05,
     }
     assert checks["soak_errors"]["value"] == checks["soak_processes_lost"]["value"] == 0
-    assert checks["soak_errors"]["n"] == result["rows"][0]["n"]
+    assert result["warmup_requests"] > 0 and result["errors"] == []
+    assert checks["soak_errors"]["n"] == result["warmup_requests"] + result["rows"][0]["n"]
+    assert 0 <= result["neighbours_share"] <= 1
     assert checks["soak_memory_growth"]["n"] >= 25
     assert result["offered_per_s"] == pytest.approx(0.8 * result["capacity_images_per_s"])
     rounds = result["capacity_rounds_per_s"]
@@ -46,8 +48,8 @@ def test_every_row_and_every_promise_is_in_the_result(tmp_path):
     assert held == all(check["ok"] for check in checks.values())
 
 
-def ok(load: Load, memory: soak.Memory) -> dict[str, bool]:
-    return {check.name: check.ok for check in soak.checks(load, memory)}
+def ok(load: Load, memory: soak.Memory, warmup: Load | None = None) -> dict[str, bool]:
+    return {check.name: check.ok for check in soak.checks(load, memory, warmup or Load())}
 
 
 def test_an_error_a_lost_process_and_a_leak_are_missed_bounds():
@@ -60,6 +62,7 @@ def test_an_error_a_lost_process_and_a_leak_are_missed_bounds():
     assert not ok(fine, soak.Memory(os.getpid(), 1.0, megabytes=[100.0], lost={7}))["soak_processes_lost"]
     broken = Load(image_ms=[5.0] * 99, due_s=[0.0] * 99, errors=["INTERNAL: once"])
     assert not ok(broken, steady)["soak_errors"]
+    assert not ok(fine, steady, warmup=broken)["soak_errors"]
 
 
 def test_a_latency_belongs_to_the_minute_in_which_its_request_was_due():

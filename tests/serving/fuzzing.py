@@ -148,6 +148,10 @@ def requests(draw: st.DrawFn, model: str) -> bytes:
         _misplace(draw, made)
     for name in draw(st.sets(st.sampled_from(["previews", "wish", 'a"b', ""]), max_size=2)):
         _add_parameter(draw, made.parameters[name])
+    if rarely(draw, 3):
+        made.parameters["health"].bool_param = True
+        if rarely(draw, 4):
+            _add_parameter(draw, made.parameters["health"])
     if draw(st.booleans()):
         made.outputs.extend(messages.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in OUTPUTS)
         if rarely(draw, 16):

@@ -1,6 +1,7 @@
 """Fault 23, by the thousand: whatever is sent, each request gets an image or a typed error, and the server stays as it is."""
 
 import io
+import json
 import re
 import time
 from collections import Counter
@@ -81,14 +82,17 @@ class Fuzzer:
     def _answer(self, call: Any, sent: Fuzzed) -> str:
         if sent.hangs_up_after == 0:
             call.cancel()
-        asked, stages = _parsed(sent.content), []
-        kinds = []
+        asked, stages, kinds = _parsed(sent.content), [], []
         for reply in call:
             if reply.error_message:
                 kinds.append(_kind_of_error(REQUEST_ID.sub("", reply.error_message, count=1)))
                 continue  # to the stream's end: one that is cut off costs Triton memory
             if not _asks_for_everything(asked):
                 kinds.append("a part of an image")
+                continue
+            if _asks_for_health(asked):
+                _check_health(reply.infer_response)
+                kinds.append("health")
                 continue
             stages.append(decode(reply.infer_response))
             _check_image(stages[-1])
@@ -118,6 +122,13 @@ def _check_image(stage: Result) -> None:
     assert stage.seed >= 0 and len(stage.version) == 64 and stage.stage in stage.timings
 
 
+def _check_health(response: Any) -> None:
+    contents = dict(zip((output.name for output in response.outputs), response.raw_output_contents, strict=True))
+    assert contents.keys() == {"package_digest", "timings"}
+    told = json.loads(contents["timings"][4:])
+    assert told["under_way"] >= 0 and told["still_s"] >= 0 and told["copies"] == 1
+
+
 def _parsed(content: bytes) -> Any:
     """The request, or None for bytes that are none."""
     try:
@@ -130,6 +141,11 @@ def _asks_for_everything(asked: Any) -> bool:
     """By name, or by naming nothing. A damaged request may name less."""
     named = {output.name for output in asked.outputs}
     return not named or named >= set(OUTPUTS)
+
+
+def _asks_for_health(asked: Any) -> bool:
+    """Only true itself does: another value is a parameter like any that the model does not know."""
+    return "health" in asked.parameters and asked.parameters["health"].bool_param
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +174,7 @@ def test_fault_23_hundreds_of_fuzzed_requests_harm_nothing(fuzzer: Fuzzer, serve
     fuzzer.run(400, always_the_same=True)
     assert processes(server).keys() == before
     assert fuzzer.answers.total() - counted == 400
+    assert fuzzer.answers["health"] >= 5, fuzzer.answers
     assert min(fuzzer.answers[kind] for kind in ("image", "INVALID_ARGUMENT", "refused by Triton")) >= 20, (
         fuzzer.answers
     )

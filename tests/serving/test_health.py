@@ -11,17 +11,8 @@ from emuflow_client import GeneratorClient
 from serving.health import Health, Movement, ask
 from serving.package.runtime.progress import Progress
 from serving.server import TritonServer
+from tests.clock import Clock
 from tests.serving.served import eventually
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.seconds = 100.0
-
-    def __call__(self) -> float:
-        return self.seconds
 
 
 def test_nothing_stands_still_where_nothing_is_to_be_done() -> None:
@@ -87,6 +78,8 @@ def test_who_takes_the_question_and_says_nothing_is_silent() -> None:
         clock, before = Clock(), time.monotonic()
         health = Health(lambda: endpoint, "generator", stalled_after_s=0.5, every_s=0.1, now=clock)
         assert health.still_s() is None  # just begun
+        clock.seconds += 0.3
+        assert health.still_s() is None  # not answered for the first time
         clock.seconds += 0.3
         assert health.still_s() is None  # silent, but not for long
         clock.seconds += 0.3

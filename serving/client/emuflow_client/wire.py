@@ -39,7 +39,7 @@ class Options(TypedDict, total=False):
     guidance: float | None
     size: tuple[int, int] | None
     """Height and width, one of those that the model draws; without it, the largest."""
-    format: Format
+    format: Format | None
     """`png` gives the bytes of a file (`Result.png`) in place of pixels."""
     deadline_ms: int | None
     """The server itself gives the request up so long after it came, however many others wait."""
@@ -84,7 +84,8 @@ def encode(model: str, prompt: str, options: Options) -> Any:
     unknown = options.keys() - Options.__annotations__.keys()
     if unknown:
         raise TypeError(f"a request has no {', '.join(sorted(unknown))}; it has {', '.join(Options.__annotations__)}")
-    format, size = options.get("format", "raw"), options.get("size")
+    format, size = options.get("format"), options.get("size")
+    format = "raw" if format is None else format
     if format not in _IMAGES:
         raise InvalidRequest(f"format cannot be {format!r}, only {' or '.join(_IMAGES)}")
     request = _messages.ModelInferRequest(model_name=model)

@@ -79,6 +79,11 @@ class EngineSession:
         """Loaded when it is first asked: who scores or calibrates never asks."""
         return self._load(self._draw_path)
 
+    def load_draw(self) -> None:
+        """Load now what is otherwise loaded when it is first asked, for a folder in whose place another one may stand then."""
+        if self.draw_image is not None:
+            _ = self._draw
+
     def _draw_at_once(
         self, text_ids: np.ndarray, plan_noise: np.ndarray | None, sketch_noise: np.ndarray
     ) -> np.ndarray:

@@ -5,15 +5,19 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .decoding.loop import DecodingOptions, generate
+from .decoding.loop import DecodingOptions, generate, takes_noise_alone
 from .engine import EngineSession
 from .graphs import Load
 from .requests import Limits, Request, RequestError
 from .shape import sizes
 from .text import TextTokenizer
+
+_ONE_PASS: dict[str, Any] = {"coarse_steps": 1, "guidance": 1.0, "previews": False}
+"""What a request asks for that is to be drawn in one call."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,9 @@ class Generator:
             prefix_cache_bytes=runtime["prefix_cache_bytes"],
             load=load,
         )
+        # A swap puts another package in this one's place while this one still answers.
+        if takes_noise_alone(replace(self.options, **_ONE_PASS)):
+            self._session.load_draw()
 
     def prompt_ids(self, prompt: str) -> np.ndarray:
         """`PAD... BOS text BOI`, int64 [1, text_length]. Raises `RequestError` for a prompt that does not fit."""
@@ -129,10 +136,12 @@ class Generator:
             yield [Image(stage.name, pixels, dict(own)) for pixels, own in zip(stage.pixels, timings, strict=True)]
 
     def check(self) -> None:
-        """Draw an image with previews and one without. Raises `ValueError` where it is not what `generator.json` says."""
+        """Draw an image with previews, and one that is drawn at once where the package can do so. Raises `ValueError` where
+        one is not what `generator.json` says."""
         expected = (*next(iter(self._sizes)), 3)
-        for previews in (True, False):
-            *_, final = self.images(Request("a", seed=0, coarse_steps=None, temperature=None, previews=previews))
+        default = Request("a", seed=0, coarse_steps=None, temperature=None, previews=True)
+        for request in (default, replace(default, **_ONE_PASS)):
+            *_, final = self.images(request)
             _check(final, expected)
 
 
