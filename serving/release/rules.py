@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 
 from common.errors import GateError, PromotionConflictError
-from serving.release.audit import name_of
 from serving.release.champions import line_of_champions
+from serving.release.fingerprints import name_of
 from serving.release.rows import CHAMPION_STAGE, STAGING_STAGE, Release, history, newest
 
 
