@@ -22,7 +22,7 @@ from pipelines.connection import (
     reaching_release_store,
     release_store,
 )
-from pipelines.record import measurements_of
+from pipelines.record import measurements_of, verdict_folders
 from pipelines.run_folder import SETTINGS_FILE
 from pipelines.settings import PlatformSettings
 from pipelines.versions import is_digest, is_number
@@ -71,6 +71,7 @@ def promote_version(
             experiments_url=None if no_experiments(home, connection) else connection.experiments_url,
             serving=home.serving,
             tracking_uri=connection.tracking_uri,
+            other_verdicts=verdict_folders(home),
         )
 
 
