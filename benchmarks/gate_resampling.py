@@ -2,15 +2,16 @@
 
 What differs from launch to launch (where a process lies in memory, which core it got) is the same for all rounds of one
 launch, so a launch stays whole: its arms are drawn together, and never one launch's candidate against another one's
-champion.
+champion. So is how many of its rounds other processes disturbed, which decides whether its latencies tell anything: those
+rounds are kept as they are, marked, and the quiet ones are drawn among themselves.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
-from components.benchmark.measurements import CANDIDATE, CHAMPION, Arm, LatencyBlock, Measurements, by_round
+from components.benchmark.measurements import CANDIDATE, CHAMPION, Arm, LatencyBlock, Measurements
 from components.gate.gate import judge
 from components.gate.quality import quality_vs_champion
 from components.gate.settings import GateSettings
@@ -42,18 +43,26 @@ def alike_in_quality(launches: Sequence[Measurements], policy: GateSettings) -> 
 
 def _redrawn(launch: Measurements, random: np.random.Generator) -> Measurements:
     captions = random.integers(len(launch.captions), size=len(launch.captions))
-    timed = list(by_round(launch.arms[CANDIDATE].latency_blocks))
-    order = random.choice(timed, size=len(timed))
+    order = _redrawn_rounds(launch.arms[CANDIDATE].latency_blocks, random)
     arms = {name: _redrawn_arm(arm, captions, order, launch.seeds_per_caption) for name, arm in launch.arms.items()}
     return launch.model_copy(update={"arms": arms})
 
 
-def _redrawn_arm(arm: Arm, captions: np.ndarray, order: np.ndarray, seeds: int) -> Arm:
-    images, previews = by_round(arm.latency_blocks), by_round(arm.latency_blocks, "preview_ms")
+def _redrawn_rounds(timed: Sequence[LatencyBlock], random: np.random.Generator) -> list[int]:
+    """Numbers of rounds: as many quiet ones as there were, drawn with replacement, then the disturbed ones."""
+    disturbed = {block.round: block.disturbed for block in timed}
+    quiet = sorted(number for number, of_others in disturbed.items() if not of_others)
+    return [*random.choice(quiet, size=len(quiet)).tolist(), *sorted(disturbed.keys() - set(quiet))]
+
+
+def _redrawn_arm(arm: Arm, captions: np.ndarray, order: Sequence[int], seeds: int) -> Arm:
+    timed: defaultdict[int, list[LatencyBlock]] = defaultdict(list)
+    for block in arm.latency_blocks:
+        timed[block.round].append(block)
     blocks = [
-        LatencyBlock(round=place, samples_ms=images[number], preview_ms=previews[number])
+        block.model_copy(update={"round": place})
         for place, number in enumerate(order)
-        if number in images  # not every arm is timed in every round
+        for block in timed[number]  # not every arm is timed in every round
     ]
     update: dict[str, object] = {"latency_blocks": blocks}
     if arm.correctness is not None:

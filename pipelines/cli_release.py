@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from common.errors import UsageError
 from common.home import Home
@@ -116,7 +117,7 @@ def verify(
         if found.older:
             _say(f"Older than the audit log, and as they were when it was opened: {', '.join(found.older)}.")
         for finding in found.findings:
-            console.print(f"{finding.where}: {finding.what}", style="red", markup=False, soft_wrap=True)
+            console.print(_shown(f"{finding.where}: {finding.what}"), style="red", markup=False, soft_wrap=True)
         if not found.findings:
             _say("The audit log is whole.")
     if found.findings:
@@ -129,17 +130,18 @@ def log(home: HomeOption = DEFAULT_HOME) -> None:
     from pipelines.releasing import read_log
 
     table = Table("#", "when", "what", "stage", "package", "by", "why", title="Audit log", title_justify="left")
-    for content in read_log(Home(home)):
-        about = content.get("release") or content
-        table.add_row(
-            str(content["sequence"]),
-            content["time"][:19].replace("T", " "),
-            content["action"],
+    for entry in read_log(Home(home)):
+        content = entry.parsed()
+        about = entry.part("release") or content
+        told = (
+            str(content.get("time", ""))[:19].replace("T", " "),
+            content.get("action", "cannot be read"),
             about.get("stage", ""),
-            about.get("digest", "")[:12],
+            str(about.get("digest", ""))[:12],
             about.get("actor", ""),
             about.get("reason", ""),
         )
+        table.add_row(*(Text(_shown(cell)) for cell in (entry.sequence, *told)))
     console.print(table)
 
 
@@ -152,6 +154,11 @@ def _tell_rollback(done: "RollbackResult") -> None:
         _say(f"It answers, {done.seconds:.1f} s after the command.")
     else:
         _say(_SERVER[done.server])
+
+
+def _shown(value: object) -> str:
+    """In the log may stand what no terminal can show: somebody else may have written it."""
+    return str(value).encode(errors="replace").decode()
 
 
 def _say(text: str) -> None:

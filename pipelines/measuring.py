@@ -12,14 +12,14 @@ from common.errors import GateError, UsageError
 from common.files import write_json
 from common.home import Home
 from common.redaction import redact
-from components.gate.verdict import FILE_NAME, Result, evidence_digest, read_verdict
+from components.gate.verdict import Result, evidence_digest, read_verdict
 from pipelines.connection import Connection, release_store, remembered
 from pipelines.execution import execute, in_own_name, new_run_id, now, open_tracking, prepare_platform
 from pipelines.exported import ARTIFACTS, Exported, find_exported
 from pipelines.lock import only_run
 from pipelines.parent import current_champion
 from pipelines.provenance import code_digest, git_commit, image_digests
-from pipelines.record import RunRecord
+from pipelines.record import RunRecord, verdict_folders
 from pipelines.releasing import connect_released, package_of
 from pipelines.run_folder import ARGUMENTS_FILE, SETTINGS_FILE
 from pipelines.settings import MEASURED_BY, MeasurementSettings, PlatformSettings, override_sections
@@ -75,16 +75,14 @@ def _verdicts_before(home: Home, digest: str, champion: str | None, connection: 
         rows = store.history(CANDIDATE_STAGE)
     of_pair = (row for row in rows if (row.digest, row.measured_against) == (digest, champion))
     found = {row.evidence_digest for row in of_pair if not row.reason.startswith(Result.INVALID)}
-    for file in home.last_run_file.parent.glob(f"*/verdict/{FILE_NAME}"):
+    for folder in verdict_folders(home):
         try:
-            verdict = read_verdict(file.parent)
+            verdict = read_verdict(folder)
         except GateError:
             continue
-        if (verdict.candidate_digest, verdict.champion_digest) == (
-            digest,
-            champion,
-        ) and verdict.result != Result.INVALID:
-            found.add(evidence_digest(file.parent))
+        same = (verdict.candidate_digest, verdict.champion_digest) == (digest, champion)
+        if same and verdict.result != Result.INVALID:
+            found.add(evidence_digest(folder))
     return len(found)
 
 

@@ -9,6 +9,7 @@ from common.errors import UsageError
 from common.files import read_json, write_json
 from common.home import Home
 from common.redaction import redact
+from components.gate.verdict import FILE_NAME as VERDICT_FILE
 from pipelines.steps import steps_of
 
 Status = Literal["running", "succeeded", "failed", "interrupted"]
@@ -80,6 +81,11 @@ def measurements_of(home: Home, digest: str) -> list[str]:
     """The ids of the runs that measured the package `digest` once more, the newest first."""
     files = sorted(home.last_run_file.parent.glob(f"*/{FILE_NAME}"), reverse=True)
     return [file.parent.name for file in files if read_json(file).get("measures") == digest]
+
+
+def verdict_folders(home: Home) -> list[Path]:
+    """Of every run that came to a verdict, whatever became of it; the oldest first."""
+    return sorted(file.parent for file in home.last_run_file.parent.glob(f"*/verdict/{VERDICT_FILE}"))
 
 
 def resumable_run(home: Home) -> RunRecord:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 
@@ -22,7 +22,7 @@ from pipelines.connection import (
     reaching_release_store,
     release_store,
 )
-from pipelines.record import measurements_of
+from pipelines.record import measurements_of, verdict_folders
 from pipelines.run_folder import SETTINGS_FILE
 from pipelines.settings import PlatformSettings
 from pipelines.versions import is_digest, is_number
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from components.promote.advance import AdvanceResult
     from components.promote.registry import Registry
     from components.promote.rollback import RollbackResult
+    from serving.release.audit import Entry
     from serving.release.rows import Approval
     from serving.release.verification import Verification
 
@@ -70,6 +71,7 @@ def promote_version(
             experiments_url=None if no_experiments(home, connection) else connection.experiments_url,
             serving=home.serving,
             tracking_uri=connection.tracking_uri,
+            other_verdicts=verdict_folders(home),
         )
 
 
@@ -114,10 +116,10 @@ def verify_log(home: Home) -> "Verification":
         return verify_audit_log(connection.release_url, home.keys)
 
 
-def read_log(home: Home) -> list[dict[str, Any]]:
-    """The content of every entry of the audit log, the newest first."""
+def read_log(home: Home) -> list["Entry"]:
+    """Every entry of the audit log, the newest first."""
     with release_store(connect_released(home).release_url) as store:
-        return [entry.parsed() for entry in reversed(store.audit_log())]
+        return store.audit_log()[::-1]
 
 
 def connect_released(home: Home, platform: PlatformSettings | None = None) -> Connection:

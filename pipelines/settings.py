@@ -124,6 +124,11 @@ class Settings(SettingsTree):
             )
         return self
 
+    @model_validator(mode="after")
+    def _bounds_are_measured(self) -> Self:
+        _refuse_unmeasured(self.benchmark, self.gate)
+        return self
+
     def section_parameters(self) -> dict[str, str]:
         """The sections as parameters of the pipeline: `training_settings` and so on, each as JSON."""
         names = [name for name in type(self).model_fields if name != "platform"]
@@ -139,6 +144,11 @@ class MeasurementSettings(Section):
     promotion: PromotionSettings = PromotionSettings()
     platform: PlatformSettings = PlatformSettings()
 
+    @model_validator(mode="after")
+    def _bounds_are_measured(self) -> Self:
+        _refuse_unmeasured(self.benchmark, self.gate)
+        return self
+
     def section_parameters(self) -> dict[str, str]:
         """The sections as parameters of the pipeline, likewise."""
         return {f"{name}_settings": getattr(self, name).model_dump_json() for name in MEASURED_BY}
@@ -146,6 +156,27 @@ class MeasurementSettings(Section):
 
 MEASURED_BY = ("benchmark", "gate", "promotion")
 """The sections that a measurement takes over from the run that made the package."""
+
+
+def _refuse_unmeasured(benchmark: BenchmarkSettings, gate: GateSettings) -> None:
+    """A bound on what is not measured would fail every candidate, after hours of training. Raises `ValueError` that names
+    both settings."""
+    absolute, champion = gate.absolute, gate.champion
+    open_load = {"absolute.max_open_load_error_share": absolute.max_open_load_error_share}
+    previews = {
+        "absolute.max_first_preview_p95_ms": absolute.max_first_preview_p95_ms,
+        "champion.max_first_preview_ratio": champion.max_first_preview_ratio,
+    }
+    for name, amount, bounds in (
+        ("open_load.chunks", benchmark.open_load.chunks, open_load),
+        ("latency.block_previews", benchmark.latency.block_previews, previews),
+    ):
+        bound = next((key for key, value in bounds.items() if value is not None), None)
+        if amount == 0 and bound is not None:
+            raise ValueError(
+                f"benchmark.{name} 0 measures nothing that gate.{bound} could be held against: set that bound to null, or "
+                f"benchmark.{name} to 1 or more"
+            )
 
 
 def load(preset: str, overrides: Sequence[str] = (), data: Path | None = None) -> Settings:

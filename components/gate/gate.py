@@ -63,7 +63,7 @@ def judge(settings: GateSettings, measured: Measurements, measurements_digest: s
         measurements_digest=measurements_digest,
         policy=settings.model_dump(),
         machine=measured.machine.model_dump(),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from common.files import write_text
 from components.benchmark.measurements import Example, Measurements
 from components.gate import plots
+from components.gate.settings import GateSettings
 from components.gate.verdict import Result, Verdict
 
 FILE_NAME = "report.html"
@@ -26,6 +27,8 @@ _QUANTITY_TITLES = {
     "server_p50_ms": "median latency as the package sees it, ms",
     "triton_queue_ms": "in Triton's queue, ms",
     "triton_compute_ms": "in Triton's call of the package, ms",
+    "open_load_per_s": "open load: requests asked, /s",
+    "open_load_answered_per_s": "open load: images answered, /s",
     "open_load_p95_ms": "p95 under open load, ms",
     "images_per_s": "throughput, images/s",
     "images_per_s_low": "throughput, lower end of its interval",
@@ -57,7 +60,7 @@ def render(verdict: Verdict, measured: Measurements, measurements: Path) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = _number
     arms = [name for name in plots.TITLES if name in measured.arms]
-    bounds = verdict.policy
+    policy = GateSettings.parse(verdict.policy, where=FILE_NAME)
     drawing = [name for name in arms if any(example.arm == name for example in measured.examples)]
     own = {metric: f"{metric}, mean score" for metric in measured.metrics}
     return environment.from_string(_TEMPLATE.read_text()).render(
@@ -70,25 +73,28 @@ def render(verdict: Verdict, measured: Measurements, measurements: Path) -> str:
             (title, [verdict.reported.get(f"{arm}_{key}") for arm in arms])
             for key, title in (_QUANTITY_TITLES | own).items()
         ],
-        figures=_figures(measured, bounds),
+        figures=_figures(measured, policy),
+        policy=policy,
+        # They travel with the packages, so that measuring again is no second chance.
+        kept_confidence=measured.quality_metric != "judge" and policy.confidence_now != policy.confidence,
         drawing=drawing,
         examples=_examples(measured.examples, drawing, measurements),
     )
 
 
-def _figures(measured: Measurements, policy: dict) -> list[tuple[str, str]]:
+def _figures(measured: Measurements, policy: GateSettings) -> list[tuple[str, str]]:
     """Title and SVG of each plot that has data."""
-    absolute = policy["absolute"]
+    absolute = policy.absolute
     drawn = [
         (
             "Latency over gRPC, one client",
-            plots.latency_distributions(measured, "samples_ms", "final image", absolute["max_image_p95_ms"]),
+            plots.latency_distributions(measured, "samples_ms", "final image", absolute.max_image_p95_ms),
         ),
-        ("Latency round by round", plots.paired_ratios(measured, policy["champion"]["max_p50_ratio"])),
+        ("Latency round by round", plots.paired_ratios(measured, policy.champion.max_p50_ratio)),
         ("Accuracy by attribute", plots.accuracy_by_attribute(measured)),
         (
             "First preview over gRPC, one client",
-            plots.latency_distributions(measured, "preview_ms", "first stage", absolute["max_first_preview_p95_ms"]),
+            plots.latency_distributions(measured, "preview_ms", "first stage", absolute.max_first_preview_p95_ms),
         ),
         ("Latency under open load", plots.open_load(measured)),
         ("Warm-up", plots.warm_up(measured)),

@@ -69,10 +69,15 @@ def _throughput(settings: GateSettings, measured: Measurements, arm: Arm) -> Num
 
 
 def _open_load(arm: Arm) -> Numbers:
+    """Beside the offered rate the achieved one, until the last answer: a server that cannot keep up gives less."""
     load = arm.open_load
-    if load is None or not load.image_ms:
-        return {"open_load_per_s": load.offered_per_s if load else None, "open_load_p95_ms": None}
-    return {"open_load_per_s": load.offered_per_s, "open_load_p95_ms": float(np.percentile(load.image_ms, 95))}
+    if load is None:
+        return dict.fromkeys(("open_load_per_s", "open_load_answered_per_s", "open_load_p95_ms"))
+    return {
+        "open_load_per_s": load.offered_per_s,
+        "open_load_answered_per_s": len(load.image_ms) / load.seconds if load.seconds > 0 else None,
+        "open_load_p95_ms": float(np.percentile(load.image_ms, 95)) if load.image_ms else None,
+    }
 
 
 def _detectable(settings: GateSettings, measured: Measurements) -> float | None:

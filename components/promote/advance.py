@@ -1,6 +1,7 @@
 """Promote a registered version by hand, to staging or to champion, on the evidence that it was registered with."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,9 +10,9 @@ from common.errors import GateError, PromotionConflictError
 from components.gate.verdict import Result, Verdict, evidence_digest, read_verdict
 from components.promote import follow
 from components.promote.canary import passed_canary
-from components.promote.evidence import verified
+from components.promote.evidence import unregistered_since, verified
 from components.promote.follow import ServerState
-from components.promote.policy import registered_policy
+from components.promote.policy import registered_policy, version_to_note
 from components.promote.refusals import refusals_recorded
 from components.promote.registry import Registry
 from components.promote.settings import PromotionSettings
@@ -47,14 +48,17 @@ def advance(
     experiments_url: str | None,
     serving: Path,
     tracking_uri: str | None = None,
+    other_verdicts: Sequence[Path] = (),
 ) -> AdvanceResult:
     """Promote package `digest` to the stage `to` on the verdict of the folder `verdict`, by the policy that was registered
-    with it, else by `of_run` (`registered_policy`). `experiments_url` is None where there was never a canary.
+    with it, else by `of_run` (`registered_policy`). `experiments_url` is None where there was never a canary; `other_verdicts`
+    are folders of those that are here, of whatever package.
 
-    Raises `GateError` where the verdict is not a PASS about this package that was registered, its policy is not known, or
-    a person's approval or a canary that passed is wanted and missing; `SignatureError` or `DigestMismatchError` where the
-    package does not verify; `TrackingError` where MLflow does not answer; `PromotionConflictError` where the evidence was measured against another
-    champion, or another package came to staging meanwhile. Every refusal goes into the audit log.
+    Raises `GateError` where the verdict is not a PASS about this package that was registered, or not the last one, where its
+    policy is not known, or a person's approval or a canary that passed is wanted and missing; `SignatureError` or
+    `DigestMismatchError` where the package does not verify; `TrackingError` where MLflow does not answer;
+    `PromotionConflictError` where the evidence was measured against another champion, or another package came to staging
+    meanwhile. Every refusal goes into the audit log.
     """
     store = ReleaseStore(release_url, key_folder)
     registry = Registry(registered_model, tracking_uri)
@@ -65,6 +69,7 @@ def advance(
             _check_verdict(decided, digest, verdict)
             evidence = evidence_digest(verdict)
             version = _registered_version(store, registry, digest, evidence, verdict)
+            _check_last(store, decided, evidence, other_verdicts)
             verified(decided, package_store / digest, key_folder)
             reason, before = f"{decided.result.value}: {'; '.join(decided.reasons)}", store.current(to)
             stands = before is not None and (before.digest, before.evidence_digest) == (digest, evidence)
@@ -84,6 +89,7 @@ def advance(
                 reason=reason,
                 approval=approval,
                 staged_before=staged.sequence if staged else 0,
+                noted=version_to_note(registered_model, version),
             )
         except PromotionConflictError as conflict:
             registry.tag_refused(version, str(conflict))
@@ -134,11 +140,17 @@ def _registered_version(store: ReleaseStore, registry: Registry, digest: str, ev
     the candidate: one from before the stages it does not. Of several measurements the last one counts."""
     version = registry.version_with(digest, evidence)
     known = [row.evidence_digest for row in store.history(CANDIDATE_STAGE) if row.digest == digest]
-    if version is not None and evidence in known[1:] and evidence != known[0]:
+    if evidence in known[1:]:
         raise GateError(
             f"package {digest} was measured again after this verdict (sha256 {evidence}), and registered with another",
             where=str(verdict),
             fix=f"put that one's folder back, or measure once more: emuflow measure {digest[:12]}",
+        )
+    if version is None and evidence in known:
+        raise GateError(
+            f"MLflow has no version of package {digest} with this verdict (sha256 {evidence}): it did not take the record",
+            where=str(verdict),
+            fix=_measure(digest),
         )
     if version is None or (known and evidence not in known):
         raise GateError(
@@ -147,6 +159,19 @@ def _registered_version(store: ReleaseStore, registry: Registry, digest: str, ev
             fix=_measure(digest),
         )
     return version
+
+
+def _check_last(store: ReleaseStore, decided: Verdict, evidence: str, others: Sequence[Path]) -> None:
+    """A measurement whose promotion was killed left a verdict, and nothing in the release store."""
+    digest = decided.candidate_digest
+    known = {row.evidence_digest for row in store.history(CANDIDATE_STAGE) if row.digest == digest}
+    newer = unregistered_since(decided, {*known, evidence}, others)
+    if newer is not None:
+        raise GateError(
+            f"package {digest} was measured again after this verdict, and what came of that was never registered",
+            where=str(newer),
+            fix=_measure(digest),
+        )
 
 
 def _measure(digest: str) -> str:

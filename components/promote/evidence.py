@@ -1,12 +1,14 @@
 """What a promotion demands as evidence: a verdict about this very package, and a package that is what it says."""
 
+import datetime
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from common.errors import DigestMismatchError, GateError
 from common.files import read_json
 from components.gate import report
 from components.gate import verdict as verdict_module
-from components.gate.verdict import Verdict
+from components.gate.verdict import Verdict, read_verdict
 from components.promote.registry import EVIDENCE_FOLDER, Evidence
 from serving.package.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest
 from serving.package.verify import verify
@@ -44,6 +46,26 @@ def verified(decided: Verdict, package: Path, key_folder: Path) -> Manifest:
             fix=f"measure it on the evaluation set of its own run: emuflow measure {manifest.digest[:12]}",
         )
     return manifest
+
+
+def unregistered_since(decided: Verdict, registered: Collection[str | None], folders: Iterable[Path]) -> Path | None:
+    """Of `folders`, the first whose verdict is about the same package and champion as `decided`, is not older, and is none
+    of the `registered` ones (their sha256); `None` where there is none. What cannot be read is no verdict."""
+    pair, since = (decided.candidate_digest, decided.champion_digest), _time(decided)
+    for folder in folders:
+        try:
+            other = read_verdict(folder)
+            newer = _time(other) >= since
+        except (GateError, ValueError):
+            continue
+        same = (other.candidate_digest, other.champion_digest) == pair
+        if same and newer and verdict_module.evidence_digest(folder) not in registered:
+            return folder
+    return None
+
+
+def _time(verdict: Verdict) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(verdict.created)
 
 
 def to_register(decided: Verdict, manifest: Manifest, package: Path, verdict: Path, evidence_digest: str) -> Evidence:

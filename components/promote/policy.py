@@ -9,10 +9,14 @@ from serving.release.store import ReleaseStore
 _NOTED = {"approval", "canary", "canary_policy"}
 
 
-def to_note(settings: PromotionSettings, version: str) -> dict[str, Any]:
-    """What the audit log keeps of a candidate beside its row: its policy, and which version it is in the registry."""
-    policy = settings.model_dump(mode="json", include=_NOTED)
-    return {"policy": policy, "model": settings.registered_model, "version": version}
+def policy_to_note(settings: PromotionSettings) -> dict[str, Any]:
+    """What the audit log keeps of a candidate beside its row."""
+    return {"policy": settings.model_dump(mode="json", include=_NOTED)}
+
+
+def version_to_note(model: str, version: str) -> dict[str, Any]:
+    """What the audit log keeps of a promotion beside its row: a rollback to this number then needs no registry."""
+    return {"model": model, "version": version}
 
 
 def registered_policy(

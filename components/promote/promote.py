@@ -1,6 +1,7 @@
 """Promote a candidate on the strength of its verdict, or record why not: what the pipeline does at its end.
 
-The order is what makes a crash harmless: the candidate is registered first, so that no champion lacks a record; then
+The order is what makes a crash harmless: the verdict comes into the release store first, also while MLflow is away, so that
+no older PASS is taken for the last word; then the candidate is registered in MLflow, so that no champion lacks a record; then
 the release store is swapped, which is the promotion; the aliases and the running server only follow, and are made to
 follow again by the next promotion and by the server itself.
 """
@@ -15,7 +16,7 @@ from components.gate.verdict import Result, evidence_digest, read_verdict
 from components.promote import follow
 from components.promote.evidence import check_exported, exported_digest, to_register, verified
 from components.promote.follow import ServerState
-from components.promote.policy import to_note
+from components.promote.policy import policy_to_note, version_to_note
 from components.promote.refusals import refusals_recorded
 from components.promote.registry import Registry
 from components.promote.settings import PromotionSettings
@@ -57,9 +58,10 @@ def promote(
 
     `serving` is the folder of the running server, if any, which is then made to serve a new champion. Raises `GateError`
     without a verdict or with one that is not about the exported packages, `SignatureError` where the package does not
-    verify, `TrackingError` where MLflow cannot record it (nothing is promoted then), and `PromotionConflictError` where
-    the champion is no longer the one that the verdict was measured against, or another package came to staging
-    meanwhile. A canary of `experiments_url`, if there is one, ends with the champion that it was compared with.
+    verify, `TrackingError` where MLflow cannot record it (nothing is promoted then; the release store has the verdict), and
+    `PromotionConflictError` where the champion is no longer the one that the verdict was measured against, another package
+    came to staging meanwhile, or this one was measured again since. A canary of `experiments_url`, if there is one, ends
+    with the champion that it was compared with.
     """
     store, actor = ReleaseStore(release_url, key_folder), settings.actor or getpass.getuser()
     digest, goal = exported_digest(exported), settings.pipeline_stage
@@ -71,16 +73,16 @@ def promote(
             package = package_store / digest
             manifest = verified(decided, package, key_folder)
         evidence, reason = evidence_digest(verdict), f"{decided.result.value}: {'; '.join(decided.reasons)}"
-        registry = Registry(settings.registered_model, tracking_uri)
-        version = registry.register(to_register(decided, manifest, package, verdict, evidence), run_id)
         store.register(
             digest,
             evidence_digest=evidence,
             measured_against=decided.champion_digest,
             actor=actor,
             reason=reason,
-            noted=to_note(settings, version),
+            noted=policy_to_note(settings),
         )
+        registry = Registry(settings.registered_model, tracking_uri)
+        version = registry.register(to_register(decided, manifest, package, verdict, evidence), run_id)
         stage = CANDIDATE_STAGE
         if goal == CANDIDATE_STAGE:
             _log.info("nothing more than its registration was asked for (promotion.to)")
@@ -96,6 +98,7 @@ def promote(
                     actor=actor,
                     reason=reason,
                     staged_before=staged.sequence if staged else 0,
+                    noted=version_to_note(settings.registered_model, version),
                 ).stage
             except PromotionConflictError as conflict:
                 registry.tag_refused(version, str(conflict))

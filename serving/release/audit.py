@@ -9,17 +9,18 @@ keeps a copy of the newest head that it wrote beside its keys (`Witness`). `veri
 import datetime
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import sqlalchemy as sa
 
 from common.errors import DiskFullError, SignatureError
 from common.files import read_json, sha256_bytes, write_json
 from serving.package.signing import check_signature, sign
-from serving.release.tables import AUDIT, EMPTY_LOG_HASH, HEAD, HEAD_ID, RELEASES
+from serving.release.fingerprints import EMPTY_LOG_HASH, older_than_the_log, origin
+from serving.release.tables import AUDIT, HEAD, HEAD_ID, RELEASES
 
 _log = logging.getLogger(__name__)
 Action = Literal["opened", "registration", "approval", "promotion", "refusal", "rollback", "rollback completed"]
@@ -38,8 +39,13 @@ class Entry:
         """The content; empty where it is no JSON, which the hash tells, too."""
         try:
             found = json.loads(self.content)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
+        return found if isinstance(found, dict) else {}
+
+    def part(self, name: str) -> dict[str, Any]:
+        """What the content holds under a name; empty where nothing does, or not what belongs there."""
+        found = self.parsed().get(name)
         return found if isinstance(found, dict) else {}
 
 
@@ -51,14 +57,22 @@ class Head:
     hash: str
     signature: str | None
 
+    @classmethod
+    def read(cls, fields: Any) -> Self:
+        """From what a database or an entry holds. Raises `ValueError` where that is no head."""
+        match fields:
+            case {"entries": int() as entries, "hash": str() as digest, "signature": None | str() as signature}:
+                return cls(entries, digest, signature)
+        raise ValueError("not the head of an audit log")
+
     def statement(self) -> bytes:
         """What is signed."""
         return f"emuflow audit head\n{self.entries}\n{self.hash}\n".encode()
 
     def trouble(self, key_folder: Path) -> str | None:
         """Why this head cannot be trusted, or `None`."""
-        if not self.entries and self.hash == EMPTY_LOG_HASH:
-            return None
+        if not self.entries:
+            return None  # what it names then is held against the rows: see `origin`
         if self.signature is None:
             return "the head is not signed"
         try:
@@ -81,10 +95,12 @@ class Writer:
         last = next(read_log(connection, newest_first=True, limit=1), None)
         # What this machine wrote and is gone is said before newer heads take the witness's place.
         gone = witness.missing(connection)
-        self._found = {"found": gone} if gone else _what_was_found(signed, last, key_folder)
+        older = _releases(connection) if last is None else []
+        self._found = {"found": gone} if gone else _what_was_found(signed, last, older, key_folder)
         self.head = Head(max(signed.entries, last.sequence if last else 0), last.hash if last else EMPTY_LOG_HASH, None)
         if self.head.entries == 0:
-            self.write("opened", releases_before=_fingerprints(connection))
+            taken_over = signed.hash == origin(older)
+            self.write("opened", releases_before=older_than_the_log(older) if taken_over else {})
 
     def write(self, action: Action, **content: Any) -> None:
         """Append an entry about `content`, which must have a JSON form."""
@@ -153,16 +169,6 @@ def read_head(connection: sa.Connection) -> Head:
     return _read_head(connection, lock=False)
 
 
-def fingerprint(row: dict[str, Any]) -> str:
-    """sha256 over every column of a release row."""
-    return sha256_bytes(json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
-
-
-def name_of(stage: str, sequence: int) -> str:
-    """How a release row is named in messages: `champion #3`."""
-    return f"{stage} #{sequence}"
-
-
 def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
@@ -170,21 +176,27 @@ def now() -> str:
 def _read_head(connection: sa.Connection, *, lock: bool) -> Head:
     query = sa.select(HEAD.c.entries, HEAD.c.hash, HEAD.c.signature).where(HEAD.c.id == HEAD_ID)
     row = connection.execute(query.with_for_update() if lock else query).mappings().one_or_none()
-    return Head(**row) if row else Head(-1, "", None)
+    try:
+        return Head.read(row)
+    except ValueError:
+        return Head(-1, "", None)
 
 
-def _what_was_found(head: Head, last: Entry | None, key_folder: Path) -> dict[str, Any]:
-    """What the next entry says of the log that it is added to; nothing where that is whole.
+def _what_was_found(
+    head: Head, last: Entry | None, releases: Sequence[Mapping[str, Any]], key_folder: Path
+) -> dict[str, Any]:
+    """What the next entry says of the log that it is added to; nothing where that is whole. `releases` are all rows, where
+    there is no entry.
 
     A head that is only not trusted here is kept as it is: whoever has its signer's key can tell.
     """
-    found = (last.sequence, last.hash) if last else (0, EMPTY_LOG_HASH)
-    if found != (head.entries, head.hash):
-        return {"found": f"the head named {head.entries} entries, but the last one was {found[0]}"}
-    return {"found_head": vars(head)} if head.trouble(key_folder) else {}
+    found = (last.sequence, last.hash) if last else (0, origin(releases))
+    if found == (head.entries, head.hash):
+        return {"found_head": vars(head)} if head.trouble(key_folder) else {}
+    if last is None and head.entries <= 0:
+        return {"found": f"it had no entry, and did not begin with the {len(releases)} releases that were there"}
+    return {"found": f"the head named {head.entries} entries, but the last one was {found[0]}"}
 
 
-def _fingerprints(connection: sa.Connection) -> dict[str, str]:
-    """Of every release that is older than the log, by its name."""
-    rows = connection.execute(sa.select(RELEASES)).mappings()
-    return {name_of(row["stage"], row["sequence"]): fingerprint(dict(row)) for row in rows}
+def _releases(connection: sa.Connection) -> list[Mapping[str, Any]]:
+    return [dict(row) for row in connection.execute(sa.select(RELEASES)).mappings()]

@@ -1,4 +1,5 @@
-"""What was noted in the audit log when a candidate was registered: under which policy, and as which version."""
+"""What was noted in the audit log beside a release row: under which policy a candidate was registered, and which version of
+the registry a package is."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,11 +11,12 @@ from serving.release import audit
 
 
 def noted_of(connection: sa.Connection, digest: str, evidence_digest: str) -> dict[str, Any]:
-    """What was noted of the candidate and this evidence; empty where nothing was.
+    """What was noted when the candidate was registered with this evidence; empty where nothing was.
 
     Raises `GateError` where that entry of the audit log was altered.
     """
-    for entry, release, noted in _registrations(connection):
+    for entry in _noting(connection, "registration"):
+        release = entry.part("release")
         if (release.get("digest"), release.get("evidence_digest")) == (digest, evidence_digest):
             if entry.hash != audit.entry_hash(entry.previous_hash, entry.content):
                 raise GateError(
@@ -22,21 +24,22 @@ def noted_of(connection: sa.Connection, digest: str, evidence_digest: str) -> di
                     where=f"audit log, entry {entry.sequence}",
                     fix=f"see `emuflow audit verify`; emuflow measure {digest[:12]} registers it with new evidence",
                 )
-            return noted
+            return entry.part("noted")
     return {}
 
 
 def package_of(connection: sa.Connection, model: str, version: str) -> str | None:
-    """The digest of the package that was registered last as this version of a registered model, if that is known."""
-    for _, release, noted in _registrations(connection):
+    """The digest of the package that came last as this version of a registered model, if that was noted: at its promotion,
+    or, in older logs, at its registration."""
+    for entry in _noting(connection, "promotion", "registration"):
+        noted = entry.part("noted")
         if (noted.get("model"), noted.get("version")) == (model, version):
-            return release.get("digest")
+            return entry.part("release").get("digest")
     return None
 
 
-def _registrations(connection: sa.Connection) -> Iterator[tuple[audit.Entry, dict[str, Any], dict[str, Any]]]:
-    """Each registration, the newest first: its entry, its row and what was noted."""
+def _noting(connection: sa.Connection, *actions: audit.Action) -> Iterator[audit.Entry]:
+    """The entries of these actions, the newest first."""
     for entry in audit.read_log(connection, newest_first=True):
-        content = entry.parsed()
-        if content.get("action") == "registration":
-            yield entry, content.get("release") or {}, content.get("noted") or {}
+        if entry.parsed().get("action") in actions:
+            yield entry

@@ -3,9 +3,9 @@
 import sqlalchemy as sa
 
 from common.errors import GateError, PromotionConflictError
-from serving.release.audit import name_of
 from serving.release.champions import line_of_champions
-from serving.release.rows import CHAMPION_STAGE, STAGING_STAGE, Release, history, newest
+from serving.release.fingerprints import name_of
+from serving.release.rows import CANDIDATE_STAGE, CHAMPION_STAGE, STAGING_STAGE, Release, history, newest
 
 
 def stages_to(connection: sa.Connection, stage: str, digest: str, evidence_digest: str | None) -> list[str]:
@@ -34,7 +34,21 @@ def conflict(
                 where=f"stage '{stage}'",
                 fix=f"measure the candidate again: emuflow measure {digest[:12]}",
             )
-    return None
+    return _measured_since(connection, stage, digest, evidence_digest)
+
+
+def _measured_since(
+    connection: sa.Connection, stage: str, digest: str, evidence_digest: str | None
+) -> PromotionConflictError | None:
+    """Why this evidence does not count: the package was registered with other evidence after it; or `None`."""
+    registered = [row.evidence_digest for row in history(connection, CANDIDATE_STAGE) if row.digest == digest]
+    if evidence_digest not in registered[1:]:
+        return None
+    return PromotionConflictError(
+        f"package {digest} was measured again after this evidence, and the last measurement counts",
+        where=f"stage '{stage}'",
+        fix=f"see `emuflow history`; to measure it once more: emuflow measure {digest[:12]}",
+    )
 
 
 def another_champion(digest: str, expected: str | None, found: str | None) -> PromotionConflictError:

@@ -75,8 +75,7 @@ class ReleaseStore:
     ) -> Release:
         """Record a candidate with its evidence, whatever the verdict; the same evidence again gives the same row.
 
-        `noted` stands in the audit log with it: the `policy` that its promotion goes by, the `model` and the `version`
-        that it is in the registry. It must have a JSON form.
+        `noted` stands in the audit log with it: the `policy` that its promotion goes by. It must have a JSON form.
         """
         with self._writing() as desk:
             for known in history(desk.connection, CANDIDATE_STAGE):
@@ -102,7 +101,7 @@ class ReleaseStore:
             return noted_of(connection, digest, evidence_digest)
 
     def package_of(self, model: str, version: str) -> str | None:
-        """The digest of the package that is this version of the registered model, `None` where that was not noted."""
+        """The digest of the package that came last as this version of the registered model, `None` where that was not noted."""
         with self._engine.connect() as connection:
             return package_of(connection, model, version)
 
@@ -117,15 +116,17 @@ class ReleaseStore:
         reason: str,
         approval: Approval | None = None,
         staged_before: int | None = None,
+        noted: Mapping[str, Any] | None = None,
     ) -> Release:
         """Make `digest` the wanted package of `stage`, if the champion still is `expected_current` (`None`: there is none),
         which the evidence was measured against. On its way to champion a package passes staging: both rows go in, or none.
         `staged_before` is the sequence of staging's row that the caller saw (0: none): a promotion to staging replaces
-        only that one; `None`: whatever stands there.
+        only that one; `None`: whatever stands there. `noted` stands in the audit log with it: the `model` and the `version`
+        that the package is in the registry.
 
         A promotion that is done already stands, and is returned. Raises `PromotionConflictError`, with the refusal in the
-        audit log, where another promotion came first, to champion or to staging, or this evidence has made it the champion
-        once before.
+        audit log, where another promotion came first, to champion or to staging, this evidence has made it the champion once
+        before, or the package was registered with other evidence since.
         """
         row: dict[str, Any] = {"evidence_digest": evidence_digest, "actor": actor, "reason": reason}
         row |= {"action": "promotion", "measured_against": expected_current}
@@ -146,7 +147,7 @@ class ReleaseStore:
                             "approval", stage=stage, digest=digest, actor=approval.by, reason=approval.reason
                         )
                     return [
-                        desk.append(each, digest, **row)
+                        desk.append(each, digest, noted=noted, **row)
                         for each in rules.stages_to(desk.connection, stage, digest, evidence_digest)
                     ][-1]
                 desk.refuse(stage, digest, evidence_digest, actor, str(conflict))

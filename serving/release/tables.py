@@ -1,16 +1,16 @@
 """The tables of the release store, and the database that they are in.
 
-A database from before the audit log is taken over: its tables get what they lack, and its rows stay as they are.
+A database from before the audit log is taken over: its tables get what they lack, its rows stay as they are, and the
+head of the empty log names them, so that a log that was emptied does not pass for one that has not begun.
 """
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from serving.release.database import connect, writing
+from serving.release.fingerprints import origin
 
 TABLE_NAME = "emuflow_releases"
-EMPTY_LOG_HASH = "0" * 64
-"""What the first entry of the audit log follows."""
 _PREPARING_TRIES = 3
 
 _metadata = sa.MetaData()
@@ -76,12 +76,20 @@ def _is_ready(engine: sa.Engine) -> bool:
 
 def _prepare(engine: sa.Engine) -> None:
     with writing(engine) as connection:
+        from_before = _is_from_before(sa.inspect(connection))
         _metadata.create_all(connection, checkfirst=True)
         for column in _missing_columns(sa.inspect(connection)):
             kind = column.type.compile(engine.dialect)
             connection.exec_driver_sql(f"ALTER TABLE {TABLE_NAME} ADD COLUMN {column.name} {kind}")
         if connection.execute(sa.select(HEAD.c.id)).first() is None:
-            connection.execute(HEAD.insert().values(id=HEAD_ID, entries=0, hash=EMPTY_LOG_HASH))
+            rows = [dict(row) for row in connection.execute(sa.select(RELEASES)).mappings()] if from_before else []
+            connection.execute(HEAD.insert().values(id=HEAD_ID, entries=0, hash=origin(rows)))
+
+
+def _is_from_before(inspector: sa.Inspector) -> bool:
+    """Whether a version wrote it that had no audit log."""
+    has_log = inspector.has_table(AUDIT.name) or inspector.has_table(HEAD.name)
+    return inspector.has_table(TABLE_NAME) and not has_log and bool(_missing_columns(inspector))
 
 
 def _missing_columns(inspector: sa.Inspector) -> list[sa.Column]:

@@ -9,8 +9,12 @@ import sqlalchemy as sa
 
 from serving.release import audit
 from serving.release.audit import Entry, Head
+from serving.release.fingerprints import EMPTY_LOG_HASH, fingerprint, name_of, older_than_the_log, origin
 from serving.release.rows import Release
-from serving.release.tables import EMPTY_LOG_HASH, RELEASES, open_database
+from serving.release.tables import RELEASES, open_database
+
+_NAMED_ONE_BY_ONE = 100
+"""Missing entries; of more than that, the first and the last."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,10 @@ def verify_audit_log(url: str, key_folder: Path) -> Verification:
         witnessed = audit.Witness(key_folder, engine.url).read()
     finally:
         engine.dispose()
-    releases = {audit.name_of(row.stage, row.sequence): asdict(row) for row in rows}
-    older = _older_releases(entries) if entries else _fingerprints(releases)
+    releases = {name_of(row.stage, row.sequence): asdict(row) for row in rows}
+    older = _older_releases(entries, head, releases)
     findings = [
+        *_beginning(entries, head, releases),
         *_chain(entries, head),
         *_head(entries, head, key_folder),
         *_witness(entries, witnessed),
@@ -54,23 +59,35 @@ def verify_audit_log(url: str, key_folder: Path) -> Verification:
     return Verification(len(entries), len(releases), tuple(sorted(older.keys() & releases.keys())), tuple(findings))
 
 
+def _beginning(entries: Sequence[Entry], head: Head, releases: Mapping[str, dict[str, Any]]) -> list[Finding]:
+    """A log without an entry has not begun: there is no release yet, or those that were taken over from before it."""
+    if entries or head.entries > 0 or head.hash == origin(releases.values()):
+        return []
+    what = f"it has no entry, and does not begin with the {len(releases)} releases that are there: it was emptied"
+    return [Finding("the log", what)]
+
+
 def _chain(entries: Sequence[Entry], head: Head) -> list[Finding]:
     found, expected, previous_hash = [], 1, EMPTY_LOG_HASH
     for entry in entries:
-        missing = [f"entry {number}" for number in range(expected, entry.sequence)]
-        found += [Finding(name, "it was removed") for name in missing]
+        missing = _removed(expected, entry.sequence - 1)
+        found += missing
         if entry.hash != audit.entry_hash(entry.previous_hash, entry.content):
-            found.append(Finding(f"entry {entry.sequence}", "it was altered: its hash is not that of its content"))
+            found.append(Finding(_name(entry), "it was altered: its hash is not that of its content"))
         if entry.previous_hash != previous_hash and not missing:
-            found.append(
-                Finding(
-                    f"entry {entry.sequence}", "it does not follow the entry before it: one was altered or inserted"
-                )
-            )
+            found.append(Finding(_name(entry), "it does not follow the entry before it: one was altered or inserted"))
         if entry.sequence > head.entries >= 0:
-            found.append(Finding(f"entry {entry.sequence}", "it was inserted: the signed head does not count it"))
-        expected, previous_hash = entry.sequence + 1, entry.hash
-    return found + [Finding(f"entry {number}", "it was removed") for number in range(expected, head.entries + 1)]
+            found.append(Finding(_name(entry), "it was inserted: the signed head does not count it"))
+        if entry.sequence < 1:
+            found.append(Finding(_name(entry), "it was inserted: the first entry has number 1"))
+        expected, previous_hash = max(entry.sequence, 0) + 1, entry.hash
+    return found + _removed(expected, head.entries)
+
+
+def _removed(first: int, last: int) -> list[Finding]:
+    if last - first < _NAMED_ONE_BY_ONE:
+        return [Finding(f"entry {number}", "it was removed") for number in range(first, last + 1)]
+    return [Finding(f"entries {first} to {last}", "they were removed")]
 
 
 def _head(entries: Sequence[Entry], head: Head, key_folder: Path) -> list[Finding]:
@@ -79,7 +96,7 @@ def _head(entries: Sequence[Entry], head: Head, key_folder: Path) -> list[Findin
         found.append(Finding("the head", trouble))
     last = next((entry for entry in entries if entry.sequence == head.entries), None)
     if last is not None and last.hash != head.hash:
-        found.append(Finding(f"entry {last.sequence}", "it is not the one that the signed head names"))
+        found.append(Finding(_name(last), "it is not the one that the signed head names"))
     return found
 
 
@@ -95,32 +112,47 @@ def _witness(entries: Sequence[Entry], witnessed: Head | None) -> list[Finding]:
 
 
 def _contents(entries: Sequence[Entry], key_folder: Path) -> list[Finding]:
+    return [Finding(_name(entry), what) for entry in entries for what in _wrong_in(entry, key_folder)]
+
+
+def _wrong_in(entry: Entry, key_folder: Path) -> list[str]:
+    """What no writer of this log would have written, and what its writer found wrong with the log itself."""
+    content = entry.parsed()
+    if not content:
+        return ["its content cannot be read"]
     found = []
-    for entry in entries:
-        content = entry.parsed()
-        if content.get("sequence") != entry.sequence:
-            found.append(Finding(f"entry {entry.sequence}", "its content is that of another entry"))
-        trouble = content.get("found")
-        if "found_head" in content:
-            trouble = Head(**content["found_head"]).trouble(key_folder)
-        if trouble:
-            found.append(Finding(f"entry {entry.sequence}", f"the log was not whole when it was written: {trouble}"))
-    return found
+    if content.get("sequence") != entry.sequence:
+        found.append("its content is that of another entry")
+    if "release" in content and _told_row(entry) is None:
+        found.append("what it says of a release row cannot be read")
+    if not isinstance(content.get("releases_before", {}), dict):
+        found.append("what it says of the releases before it cannot be read")
+    trouble = content.get("found")
+    if "found_head" in content:
+        try:
+            trouble = Head.read(content["found_head"]).trouble(key_folder)
+        except ValueError:
+            found.append("what it says of the head before it cannot be read")
+    return [*found, *([f"the log was not whole when it was written: {trouble}"] if trouble else [])]
 
 
-def _older_releases(entries: Sequence[Entry]) -> Mapping[str, str]:
-    """Fingerprints of the release rows that were there when the log was opened."""
-    found: dict[str, str] = {}
-    for entry in entries:
-        content = entry.parsed()
-        if content.get("action") == "opened":
-            found |= content.get("releases_before", {})
-    return found
+def _older_releases(entries: Sequence[Entry], head: Head, releases: Mapping[str, dict[str, Any]]) -> Mapping[str, str]:
+    """Fingerprints of the release rows that were there when the log was opened: its first entry noted them. Where nobody has
+    opened it yet, of those that were taken over."""
+    if not entries:
+        taken_over = head.entries == 0 and head.hash == origin(releases.values())
+        return older_than_the_log(releases.values()) if taken_over else {}
+    first = entries[0]
+    opened = first.sequence == 1 and first.parsed().get("action") == "opened"
+    return first.part("releases_before") if opened else {}
 
 
-def _fingerprints(releases: Mapping[str, dict[str, Any]]) -> dict[str, str]:
-    """Where nobody has opened the log yet: of the rows that an earlier version wrote."""
-    return {name: audit.fingerprint(row) for name, row in releases.items() if row["action"] is None}
+def _told_row(entry: Entry) -> tuple[str, str] | None:
+    """Name and fingerprint of the release row that an entry tells of."""
+    release = entry.part("release")
+    if not {"stage", "sequence"} <= release.keys():
+        return None
+    return name_of(release["stage"], release["sequence"]), fingerprint(release)
 
 
 def _releases(
@@ -128,15 +160,19 @@ def _releases(
 ) -> list[Finding]:
     told = {}
     for entry in entries:
-        if release := entry.parsed().get("release"):
-            told[audit.name_of(release["stage"], release["sequence"])] = (entry.sequence, audit.fingerprint(release))
+        if row := _told_row(entry):
+            told[row[0]] = (entry.sequence, row[1])
     found = []
     for name, row in sorted(releases.items()):
         sequence, expected = told.get(name, (None, older.get(name)))
         if expected is None:
             found.append(Finding(name, "it was inserted: no entry of the audit log tells of it"))
-        elif expected is not None and audit.fingerprint(row) != expected:
+        elif fingerprint(row) != expected:
             source = f"entry {sequence}" if sequence else "the log when it was opened"
             found.append(Finding(name, f"it was altered: it is not as {source} has it"))
     gone = [name for name in [*told, *older] if name not in releases]
     return found + [Finding(name, "it was removed") for name in gone]
+
+
+def _name(entry: Entry) -> str:
+    return f"entry {entry.sequence}"

@@ -26,6 +26,21 @@ def launch(p50_ms: float, *, slower: float = 1.0) -> Measurements:
     return measurements(p50_ms=p50_ms * slower, champion=arm(CHAMPION, 0.94, p50_ms, seed=7))
 
 
+def disturbed_from(number: int, measured: Measurements) -> Measurements:
+    """The same launch where others had the processors from this round on."""
+    arms = {
+        name: each.model_copy(
+            update={
+                "latency_blocks": [
+                    block.model_copy(update={"disturbed": block.round >= number}) for block in each.latency_blocks
+                ]
+            }
+        )
+        for name, each in measured.arms.items()
+    }
+    return measured.model_copy(update={"arms": arms})
+
+
 def live(measured: Measurements) -> Gate:
     return Gate(measured, judge(POLICY, measured, ""), judge(POLICY, measured, ""))
 
@@ -49,6 +64,16 @@ def test_arms_that_were_timed_in_fewer_rounds_are_drawn_with_the_rounds_they_hav
     few = measured.arms[CONTROL].model_copy(update={"latency_blocks": fit})
     drawn = resampled([measured.model_copy(update={"arms": measured.arms | {CONTROL: few}})], POLICY, 20)
     assert drawn[Result.PASS] > 15 and drawn.total() == 20
+
+
+@pytest.mark.parametrize("slower", [1.0, 1.5])
+def test_a_launch_keeps_its_share_of_disturbed_rounds_when_it_is_drawn_again(slower: float) -> None:
+    """Five quiet rounds of twelve tell nothing live, and nothing when they are drawn again."""
+    busy = disturbed_from(5, launch(4.0, slower=slower))
+    assert judge(POLICY, busy, "").result is Result.INCONCLUSIVE
+    assert resampled([busy], POLICY, 10) == {Result.INCONCLUSIVE: 10}
+    enough = disturbed_from(9, launch(4.0, slower=slower))
+    assert resampled([enough], POLICY, 10)[Result.PASS if slower == 1 else Result.FAIL] >= 8
 
 
 def test_an_invalid_launch_is_not_drawn() -> None:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from common.files import write_json
+from common.files import read_json, write_json
 from emuflow_client import GeneratorClient
 from serving.deployment import read_state
 from tests.components.promote.conftest import empty_database, engine, place
 from tests.components.promote.moves import UNREACHABLE, registered_without_policy
-from tests.components.promote.place import Place
+from tests.components.promote.place import Candidate, Place
 from tests.pipelines.chain import Chain
 from tests.serving.served import eventually
 
@@ -152,6 +152,31 @@ def test_a_log_that_was_tampered_with_is_named_and_ends_with_one(place, candidat
     assert "champion #1: it was altered" in chain.call("audit", "verify", code=1)
     found = json.loads(chain.call("audit", "verify", "--json", code=1))
     assert [finding["where"] for finding in found["findings"]] == ["champion #1"]
+
+
+def test_a_log_that_cannot_be_read_is_told_without_a_crash(place, candidates):
+    with sqlite3.connect(place.root / "mlflow" / "mlflow.db") as connection:
+        for sequence, content in (
+            (2, """replace(content, '"stage"', '"stgae"')"""),
+            (3, "'no JSON'"),
+            (4, "replace(content, 'tester', '[/x]')"),
+        ):
+            connection.execute(f"UPDATE emuflow_audit SET content = {content} WHERE sequence = {sequence}")
+    chain = Chain(place.root)
+    assert "entry 2: what it says of a release row cannot be read" in chain.call("audit", "verify", code=1)
+    found = json.loads(chain.call("audit", "verify", "--json", code=1))
+    assert {"entry 2", "entry 3", "entry 4"} <= {finding["where"] for finding in found["findings"]}
+    shown = chain.call("audit", "log")
+    assert "cannot" in shown and "opened" in shown and "[/x]" in shown
+
+
+def test_a_verdict_that_was_never_registered_is_not_passed_over(place, candidates):
+    _, second = candidates
+    full = read_json(place.home.run("run-2") / "exported" / "export.json")["fp32"]
+    measured = Candidate(place, place.home.run("run-3"), second, full)
+    measured.judged(accuracy=0.5, champion=place.champion)
+    said = " ".join(Chain(place.root).call("promote", "2", "--to", "champion", code=1).split())
+    assert "never registered" in said and f"emuflow measure {second[:12]}" in said and place.champion != second
 
 
 def test_where_nothing_was_released_looking_leaves_nothing_behind(tmp_path: Path):

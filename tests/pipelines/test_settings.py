@@ -5,8 +5,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.errors import SettingsError
-from pipelines.settings import PRESETS, Settings, load, override_platform, preset_names, seed_overrides
+from common.errors import SettingsError, UsageError
+from pipelines.settings import (
+    MEASURED_BY,
+    PRESETS,
+    MeasurementSettings,
+    Settings,
+    load,
+    override_platform,
+    override_sections,
+    preset_names,
+    seed_overrides,
+)
+
+OWN = {name: {} for name in MEASURED_BY}
+"""The sections that a measurement takes over, with nothing in them."""
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -64,6 +77,31 @@ def test_guidance_takes_the_share_of_the_training_that_comes_last():
     with pytest.raises(SettingsError, match=r"adaptation\.masking\.unconditional_share"):
         load("smoke", [*adapted, "decoding.guidance=3"])
     load("smoke", [*adapted, "adaptation.masking.unconditional_share=0.1", "decoding.guidance=3"])
+
+
+UNMEASURED = [
+    ("benchmark.open_load.chunks=0", "gate.absolute.max_open_load_error_share"),
+    ("benchmark.latency.block_previews=0", "gate.absolute.max_first_preview_p95_ms"),
+]
+
+
+@pytest.mark.parametrize(("off", "bound"), UNMEASURED)
+def test_a_bound_on_what_is_not_measured_is_refused_with_both_settings(off, bound):
+    for read in (lambda: load("quickstart", [off]), lambda: MeasurementSettings.parse(override_sections(OWN, [off]))):
+        with pytest.raises(UsageError) as caught:
+            read()
+        assert off.partition("=")[0] in str(caught.value) and bound in str(caught.value)
+
+
+def test_what_is_not_measured_may_be_left_out_with_its_bounds():
+    off = [
+        *(word for pair in UNMEASURED for word in (pair[0], f"{pair[1]}=null")),
+        "gate.champion.max_first_preview_ratio=null",
+    ]
+    assert load("quickstart", off).gate.absolute.max_open_load_error_share is None
+    assert MeasurementSettings.parse(override_sections(OWN, off)).benchmark.open_load.chunks == 0
+    with pytest.raises(UsageError, match=r"gate\.champion\.max_first_preview_ratio"):
+        load("quickstart", off[:-1])
 
 
 def test_an_unknown_preset_is_told_the_nearest():

@@ -289,6 +289,22 @@ def test_the_verdict_and_a_page_that_stands_alone_are_written(tmp_path):
     assert 'src="http' not in page and "<link" not in page and "<script" not in page
 
 
+def test_the_page_tells_the_confidence_and_the_draws_that_were_used(tmp_path):
+    """A second measurement is judged at 97.5%, but for losses that travel with the packages."""
+    policy = SETTINGS.model_copy(update={"earlier_measurements": 1, "power": 0.8})
+    losses = own_data(heldout(1.0), heldout(1.0))
+    for number, (settings, measured, words) in enumerate(
+        (
+            (SETTINGS, measurements(champion=champion()), "intervals at 95%, bootstrap with 400 resamples"),
+            (policy, measurements(champion=champion()), "intervals at 97.5%, bootstrap with 800 resamples"),
+            (policy, losses, "intervals at 97.5% (differences of held-out losses: 95%), bootstrap with 800 resamples"),
+        )
+    ):
+        write_measurements(tmp_path / f"m{number}", measured)
+        page = gate(settings, tmp_path / f"m{number}", tmp_path / f"v{number}").report_file.read_text()
+        assert words in page and f"too slow {100 * settings.power:.4g}% of the time" in page
+
+
 def test_captions_cannot_inject_markup_into_the_page(tmp_path):
     measured = measurements(status="INVALID", reasons=["<script>alert(1)</script>"])
     write_measurements(tmp_path / "m", measured)

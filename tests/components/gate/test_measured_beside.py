@@ -71,6 +71,21 @@ def test_slower_previews_lost_requests_more_memory_and_stranger_images_fail_and_
     assert verdict.result is Result.FAIL
 
 
+@pytest.mark.parametrize(
+    ("load", "answered_per_s"),
+    [
+        (OpenLoad(offered_per_s=100, seconds=2, image_ms=[9.0] * 150, errors=50), 75),
+        (OpenLoad(offered_per_s=100, seconds=2, image_ms=[], errors=200), 0),
+        (OpenLoad(offered_per_s=100, seconds=0, image_ms=[], errors=0), None),
+        (None, None),
+    ],
+)
+def test_the_rate_that_was_achieved_under_open_load_is_reported_beside_the_offered_one(load, answered_per_s):
+    reported = verdict_on(with_candidate(measurements(), open_load=load)).reported
+    assert reported["candidate_open_load_answered_per_s"] == answered_per_s
+    assert reported["candidate_open_load_per_s"] == (100 if load else None)
+
+
 def test_previews_that_come_late_by_themselves_break_the_bound_of_a_first_champion_too():
     verdict = verdict_on(with_candidate(measurements(), latency_blocks=previews(30.0)))
     assert [c.name for c in verdict.checks if c.result is Result.FAIL] == ["first_preview_p95_ms"]

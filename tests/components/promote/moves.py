@@ -1,6 +1,7 @@
 """Promotions and rollbacks by hand, as a test makes them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 from sqlalchemy import event
@@ -25,6 +26,7 @@ def moved(
     approval: Approval | None = None,
     *,
     of_run: PromotionSettings | None = None,
+    other_verdicts: Sequence[Path] = (),
 ) -> AdvanceResult:
     """By the policy that it was registered under; `of_run` is that of its run, where its settings are there."""
     place = candidate.place
@@ -42,6 +44,7 @@ def moved(
         experiments_url=place.home.experiments_url,
         serving=place.home.serving,
         tracking_uri=place.url,
+        other_verdicts=other_verdicts,
     )
 
 

@@ -170,6 +170,27 @@ def test_a_rollback_is_unfinished_until_it_is_told_to_be_complete(store):
     assert store.unfinished_rollback() is None
 
 
+def test_of_several_registrations_the_last_one_counts(store):
+    """Within the transaction: one that was registered while a promotion was on its way, too."""
+    for verdict in ("1" * 64, "2" * 64):
+        store.register(A, evidence_digest=verdict, measured_against=None, actor="tester", reason="PASS")
+    for stage in ("staging", "champion"):
+        with pytest.raises(PromotionConflictError, match="measured again after this evidence"):
+            promote(store, A, None, stage=stage, verdict="1" * 64)
+        assert store.current(stage) is None and actions(store)[-1] == "refusal"
+    assert promote(store, A, None, verdict="2" * 64).digest == A
+    store.register(A, evidence_digest="3" * 64, measured_against=None, actor="tester", reason="FAIL")
+    assert promote(store, A, None, verdict="2" * 64).digest == A, "what is done already stands"
+
+
+def test_the_number_of_a_version_is_noted_with_its_promotion(store):
+    noted = {"model": "generator", "version": "7"}
+    store.register(A, evidence_digest="1" * 64, measured_against=None, actor="x", reason="PASS", noted={"policy": {}})
+    store.promote("champion", A, expected_current=None, evidence_digest="1" * 64, actor="x", reason="PASS", noted=noted)
+    assert store.package_of("generator", "7") == A and store.package_of("generator", "8") is None
+    assert store.noted(A, "1" * 64) == {"policy": {}}
+
+
 def older_database(file: Path) -> None:
     """As the version before the audit log left it: one table, two champions."""
     file.parent.mkdir(parents=True)
