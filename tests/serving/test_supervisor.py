@@ -1,6 +1,7 @@
 """The loop that serves: it follows what is desired, and no failure around it ends what serves."""
 
 import logging
+import re
 import shutil
 import signal
 import sqlite3
@@ -227,9 +228,15 @@ def test_a_package_that_kills_the_server_is_not_tried_again(
         eventually(lambda: served.version() == packages["fp32"].name)
 
 
+def digest_in_state(folder: Path) -> str | None:
+    state = read_state(folder)
+    return state.digest if state else None
+
+
 def test_a_model_that_was_unloaded_is_loaded_again(
     served: Served, packages: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
+    eventually(lambda: digest_in_state(served.folder) == packages["int8"].name)  # written a moment after it answers
     before = read_state(served.folder)
     assert before is not None
     for _ in range(2):
@@ -246,6 +253,7 @@ def test_a_promotion_of_what_serves_already_loads_it_where_it_was_unloaded(
     first = packages["int8"].name
     with Served(tmp_path, package_store, key_folder, first) as served:
         eventually(lambda: served.version() == first)
+        eventually(lambda: digest_in_state(tmp_path) == first)
         state = read_state(tmp_path)
         assert state is not None
         deployment = EmbeddedDeployment(tmp_path, package_store)
@@ -313,7 +321,7 @@ def test_a_server_that_does_not_start_is_tried_again_after_pauses(
     tmp_path: Path, packages: dict[str, Path], package_store: Path, key_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, log_file = packages["int8"].name, tmp_path / "triton.log"
-    with Served(tmp_path, package_store, key_folder, first, retry=Backoff(first_s=2, longest_s=60)) as served:
+    with Served(tmp_path, package_store, key_folder, first, retry=Backoff(first_s=10, longest_s=60)) as served:
         eventually(lambda: served.version() == first)
         unwritable(log_file)
         served.kill_server()
@@ -322,7 +330,7 @@ def test_a_server_that_does_not_start_is_tried_again_after_pauses(
         assert caplog.text.count("it did not start") == 1 and served.error is None
         log_file.rmdir()
         eventually(lambda: served.version() == first)
-    assert "it is started again in 2 s" in caplog.text
+    assert re.search(r"it is started again in (10|9) s", caplog.text), caplog.text
 
 
 def test_a_server_that_never_starts_again_ends_the_loop_after_five_tries(
