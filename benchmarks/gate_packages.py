@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import checkpoints
 from benchmarks.served_package import provenance, write_engine
-from common.files import write_json
+from common.files import remove, write_json
 from components.export.export import PRECISIONS, runtime_options
 from components.export.settings import DecodingSettings, ExportSettings
 from model.transformer.model import Generator
@@ -114,7 +114,10 @@ class PackageMaker:
         encoded = write_manifest(package, manifest.provenance, manifest.precision)
         (package / SIGNATURE_NAME).write_bytes(sign(encoded, self.key_folder))
         name = parse_manifest(encoded).digest
-        package.rename(self.store / name)
+        if (self.store / name).exists():  # the same change was made before
+            remove(package)
+        else:
+            package.rename(self.store / name)
         return name
 
 

@@ -156,3 +156,18 @@ def own_data(
     unquantized = measured.arms[FULL_PRECISION].model_copy(update={"heldout": full or ours, "correctness": None})
     measured = measured.model_copy(update={"arms": {**measured.arms, FULL_PRECISION: unquantized}})
     return with_candidate(measured, heldout=ours, correctness=None)
+
+
+def disturbed_from(number: int, measured: Measurements) -> Measurements:
+    """The same measurements where others had the processors from this round on."""
+    arms = {
+        name: each.model_copy(
+            update={
+                "latency_blocks": [
+                    block.model_copy(update={"disturbed": block.round >= number}) for block in each.latency_blocks
+                ]
+            }
+        )
+        for name, each in measured.arms.items()
+    }
+    return measured.model_copy(update={"arms": arms})

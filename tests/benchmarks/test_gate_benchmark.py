@@ -3,12 +3,14 @@
 import io
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from benchmarks import gate
 from benchmarks.gate_checks import DAMAGED, HOG, HOG_SLOW, SAME, SLIGHTLY_SLOW, SLOW, Gate, all_checks
+from benchmarks.gate_packages import Candidate, PackageMaker
 from benchmarks.gate_resampling import alike_in_quality, resampled
 from common.errors import GateError
 from common.files import write_json
@@ -17,28 +19,16 @@ from components.benchmark.settings import BenchmarkSettings
 from components.gate.gate import judge
 from components.gate.settings import GateSettings
 from components.gate.verdict import Result
-from tests.evidence import arm, correctness, latency, measurements
+from serving.package.verify import verify
+from tests.engines import write_engine
+from tests.evidence import arm, correctness, disturbed_from, latency, measurements
+from tests.packages import build
 
 POLICY = GateSettings(bootstrap_resamples=200)
 
 
 def launch(p50_ms: float, *, slower: float = 1.0) -> Measurements:
     return measurements(p50_ms=p50_ms * slower, champion=arm(CHAMPION, 0.94, p50_ms, seed=7))
-
-
-def disturbed_from(number: int, measured: Measurements) -> Measurements:
-    """The same launch where others had the processors from this round on."""
-    arms = {
-        name: each.model_copy(
-            update={
-                "latency_blocks": [
-                    block.model_copy(update={"disturbed": block.round >= number}) for block in each.latency_blocks
-                ]
-            }
-        )
-        for name, each in measured.arms.items()
-    }
-    return measured.model_copy(update={"arms": arms})
 
 
 def live(measured: Measurements) -> Gate:
@@ -134,6 +124,18 @@ def test_a_slow_down_is_what_its_name_says() -> None:
     assert gate.corrected(8.0, 1.2) == pytest.approx(6.0)
     assert gate.corrected(8.0, 1.1) == pytest.approx(12.0)
     assert [gate.corrected(8.0, ratio) for ratio in (1.0, 1.5, float("nan"))] == [8.0] * 3
+
+
+def test_a_package_may_be_slowed_down_twice_alike(tmp_path: Path) -> None:
+    """As where the trial gate corrects nothing."""
+    maker = PackageMaker(tmp_path, "0" * 64)
+    package = build(write_engine(tmp_path / "engine"), maker.store, maker.key_folder, "int8").name
+    same = Candidate(package, package)
+    once, twice = maker.slower(same, 1.0), maker.slower(same, 1.0)
+    for slow in (once, twice):
+        verify(maker.store / slow.int8, maker.key_folder, expected_digest=slow.int8)
+    assert package not in (once.int8, twice.int8) and once.fp32 == package
+    assert not (tmp_path / "changing").exists()
 
 
 def test_rates_count_what_their_names_say() -> None:

@@ -7,33 +7,18 @@ from components.benchmark.measurements import CANDIDATE, CHAMPION, CONTROL, Late
 from components.gate.gate import judge
 from components.gate.settings import GateSettings
 from components.gate.verdict import Result, Verdict
-from tests.evidence import arm, latency, measurements, with_candidate
+from tests.evidence import arm, disturbed_from, latency, measurements, with_candidate
 
 
 def verdict_on(measured: Measurements) -> Verdict:
     return judge(GateSettings(bootstrap_resamples=400), measured, "0" * 64)
 
 
-def with_blocks_from(number: int, record: Measurements) -> Measurements:
-    """The same record where others had the processors from this round on."""
-    arms = {
-        name: each.model_copy(
-            update={
-                "latency_blocks": [
-                    block.model_copy(update={"disturbed": block.round >= number}) for block in each.latency_blocks
-                ]
-            }
-        )
-        for name, each in record.arms.items()
-    }
-    return record.model_copy(update={"arms": arms})
-
-
 @pytest.mark.parametrize("slower", [0.5, 1.0, 1.05, 3.0])
 def test_fault_17_rounds_in_which_others_had_the_processors_do_not_count(slower: float) -> None:
     """Where most are such, none counts: neither for a model nor against one that is much slower."""
     record = measurements(p50_ms=5.0 * slower, champion=arm(CHAMPION, 0.94, 5.0, seed=3))
-    quiet, busy = verdict_on(with_blocks_from(9, record)), verdict_on(with_blocks_from(5, record))
+    quiet, busy = verdict_on(disturbed_from(9, record)), verdict_on(disturbed_from(5, record))
     assert quiet.result is (Result.FAIL if slower > 1.1 else Result.PASS)
     assert quiet.reported["disturbed_rounds"] == 3
     assert {each.n for each in quiet.checks if each.name == "p50_ratio_vs_champion"} == {9 * 24}
@@ -44,7 +29,7 @@ def test_fault_17_rounds_in_which_others_had_the_processors_do_not_count(slower:
 
 def test_fault_17_a_worse_image_is_one_on_a_busy_machine_too() -> None:
     record = measurements(accuracy=0.7, champion=arm(CHAMPION, 0.94, 6.0, seed=3))
-    assert verdict_on(with_blocks_from(0, record)).result is Result.FAIL
+    assert verdict_on(disturbed_from(0, record)).result is Result.FAIL
 
 
 @pytest.mark.parametrize(("errors", "result"), [(0, Result.PASS), (9, Result.INCONCLUSIVE)])
