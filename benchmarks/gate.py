@@ -3,7 +3,7 @@
 Live gates: each starts a Triton server of its own, loads a candidate, its full-precision form and a champion (twice),
 measures them as the pipeline does, and is judged by the pipeline's gate. The candidates are the champion's own model (A/A), one
 that works 15% or 5% longer for every image, and three with damaged weights; and again the first two with processes that
-take all cores from the middle of the measurement on. They come in a shuffled order, so that no kind has the quiet hour to
+take all cores from the middle of the timing on. They come in a shuffled order, so that no kind has the quiet hour to
 itself, and each asks with seeds of its own. Beside them, the gates resampled by whole launches (`gate_resampling.py`).
 
 In an A/A gate both arms draw the very same images, as a pipeline's would. So that the quality check's own error is seen,
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,8 @@ from benchmarks.gate_packages import Candidate, Damage, PackageMaker
 from benchmarks.gate_resampling import alike_in_quality, resampled
 from benchmarks.report import Announcer, Report, Row, command_line
 from common.errors import GateError
+from common.files import read_json
+from common.progress import PROGRESS_VARIABLE
 from components.benchmark.benchmark import benchmark
 from components.benchmark.measurements import CANDIDATE, CHAMPION, Measurements, read_measurements, rounds
 from components.benchmark.settings import BenchmarkSettings
@@ -63,7 +65,14 @@ class Amount:
     damages: int = len(DAMAGES)
     resampled: int = 1000
     resampled_power: int = 200
-    measuring: BenchmarkSettings = field(default_factory=lambda: BenchmarkSettings(seeds_per_caption=5, examples=0))
+    measuring: BenchmarkSettings = field(default_factory=lambda: BenchmarkSettings(examples=0, bounds=POLICY.deciding))
+    seeds: Mapping[str, int] = field(default_factory=lambda: {SAME: 4, DAMAGED: 5})
+    """Per caption, of the kinds that tell of the accuracy: a small loss takes 3,000 images and more. Others ask as a
+    pipeline does by default."""
+
+    def measuring_of(self, kind: str) -> BenchmarkSettings:
+        seeds = self.seeds.get(kind, self.measuring.seeds_per_caption)
+        return self.measuring.model_copy(update={"seeds_per_caption": seeds})
 
     def kinds(self) -> list[str]:
         """Every gate's kind, shuffled; the first is an A/A gate, which tells how long an image takes."""
@@ -94,10 +103,10 @@ class Gates:
 class Lab:
     """Everything that a live gate needs, in a folder."""
 
-    def __init__(self, work: Path, cache: Path, measuring: BenchmarkSettings, damages: int):
+    def __init__(self, work: Path, cache: Path, damages: int):
         from pipelines.settings import load as load_settings
 
-        self._work, self._measuring = work, measuring
+        self._work = work
         data = load_settings("quickstart").data
         evaluation = ingest(data, work / "source", work / "samples", work / "evaluation_set").evaluation
         self._judge = trained_judge(JudgeSettings(), cache).folder
@@ -125,14 +134,17 @@ class Lab:
             SLIGHTLY_SLOW: [self.maker.slower(self._same, 0.05 * image_ms)],
         }
 
-    def measure(self, kind: str, number: int, middle_s: float) -> Measurements:
+    def measure(self, kind: str, measuring: BenchmarkSettings, number: int, middle_s: float) -> Measurements:
         """One live measurement, the `number`-th of all, which no other one shares its questions' seeds with; a hog begins
-        after `middle_s` seconds."""
-        candidates, measuring = self.candidates[kind], asked_anew(self._measuring, number)
-        with TemporaryDirectory(dir=self._work) as folder, _hog(middle_s if kind in (HOG, HOG_SLOW) else None):
+        when it has timed for `middle_s` seconds."""
+        candidates = self.candidates[kind]
+        with (
+            TemporaryDirectory(dir=self._work) as folder,
+            _hog(middle_s if kind in (HOG, HOG_SLOW) else None, Path(folder) / "progress.json"),
+        ):
             measurements = Path(folder) / "measurements"
             benchmark(
-                measuring,
+                asked_anew(measuring, number),
                 candidates[number % len(candidates)].write(Path(folder) / "exported"),
                 self.maker.store,
                 self.maker.key_folder,
@@ -151,29 +163,46 @@ def asked_anew(measuring: BenchmarkSettings, number: int) -> BenchmarkSettings:
 
 
 @contextmanager
-def _hog(after_s: float | None) -> Iterator[None]:
-    """Processes that take every core, from `after_s` seconds on until the block ends; None: nobody does."""
+def _hog(after_s: float | None, progress: Path) -> Iterator[None]:
+    """Processes that take every core, from `after_s` seconds after the timing began until the block ends; None: nobody does.
+    When that is, the benchmark's own `progress` file tells."""
+    if after_s is None:
+        yield
+        return
     started: list[subprocess.Popen[bytes]] = []
     ended = threading.Event()
 
     def begin() -> None:
+        while not _is_timing(progress):
+            if ended.wait(0.05):
+                return
         if not ended.wait(after_s):
             started.extend(
                 subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in os.sched_getaffinity(0)
             )
 
     thread = threading.Thread(target=begin)
-    if after_s is not None:
-        thread.start()
+    os.environ[PROGRESS_VARIABLE] = str(progress)
+    thread.start()
     try:
         yield
     finally:
+        del os.environ[PROGRESS_VARIABLE]
         ended.set()
-        if after_s is not None:
-            thread.join()
+        thread.join()
         for process in started:
             process.kill()
             process.wait()
+
+
+def _is_timing(progress: Path) -> bool:
+    return progress.is_file() and read_json(progress)["message"] == "timing"
+
+
+def _timed_s(measured: Measurements, least: int) -> float:
+    """How long the first `least` rounds took: of all arms' requests together, of which one ran at a time."""
+    blocks = [block for arm in measured.arms.values() for block in arm.latency_blocks if block.round < least]
+    return sum(value for block in blocks for value in (*block.samples_ms, *block.preview_ms) if value) / 1000
 
 
 def corrected(image_ms: float, ratio: float) -> float:
@@ -191,16 +220,16 @@ def run(cache: Path, console: Console, file: Path | None, amount: Amount | None 
     announce, gates = Announcer(console), Gates()
     with TemporaryDirectory(prefix="emuflow-gates-") as work:
         announce("data, judge and packages")
-        lab = Lab(Path(work), cache, amount.measuring, amount.damages)
+        lab, middle_s = Lab(Path(work), cache, amount.damages), 0.0
         kinds = amount.kinds()
         for number, kind in enumerate(kinds, start=1):
-            same = gates.by_kind.get(SAME, [])
-            gate = gates.add(kind, lab.measure(kind, number, middle_s=same[0].measured.seconds / 2 if same else 0))
+            gate = gates.add(kind, lab.measure(kind, amount.measuring_of(kind), number, middle_s))
             if number == 1:
+                middle_s = _timed_s(gate.measured, amount.measuring.latency.min_rounds) / 2
                 announce("how much slower the slower candidates are: a gate that is not counted")
                 image_ms = _p50_ms(gate.measured, CANDIDATE)
                 lab.slow_down(image_ms)
-                trial = lab.measure(SLOW, 0, middle_s=0)
+                trial = lab.measure(SLOW, amount.measuring_of(SLOW), 0, middle_s)
                 lab.slow_down(corrected(image_ms, _p50_ms(trial, CANDIDATE) / _p50_ms(trial, CHAMPION)))
             announce(
                 f"gate {number} of {len(kinds)}, {kind}: {gate.verdict.result.value} ({gate.measured.seconds:.0f} s)"
@@ -233,12 +262,14 @@ def _row(kind: str, gates: list[Gate]) -> Row:
         "p50_ratio": _median(ratios),
         "accuracy_lost": _median(losses),
         "seconds": _median([each.seconds for each in measured]),
+        "seeds_per_caption": [each.seeds_per_caption for each in measured],
         "reasons": [gate.verdict.reasons for gate in gates],
         "machine": [each.machine.model_dump() for each in measured],
     }
     p50_ms, p95_ms = (_median([_latency_ms(each, CANDIDATE, q) for each in measured]) for q in (0.5, 0.95))
     accuracy = _median([_accuracy(each, CANDIDATE) for each in measured])
-    return Row(kind, p50_ms, p95_ms, accuracy, len(measured[0].captions) * measured[0].seeds_per_caption, more)
+    n = _median([len(each.captions) * each.seeds_per_caption for each in measured])
+    return Row(kind, p50_ms, p95_ms, accuracy, int(n or 0), more)
 
 
 def _median(values: Sequence[float]) -> float | None:

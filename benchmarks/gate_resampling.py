@@ -6,8 +6,12 @@ champion. So is how many of its rounds other processes disturbed, which decides 
 rounds are kept as they are, marked, and the quiet ones are drawn among themselves.
 """
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import chain, repeat
+from multiprocessing import get_context
 
 import numpy as np
 
@@ -23,18 +27,35 @@ _SEED = 0
 
 def resampled(launches: Sequence[Measurements], policy: GateSettings, count: int) -> Counter[Result]:
     """The verdicts on `count` gates that are drawn from the live ones."""
-    random = np.random.default_rng(_SEED)
     valid = [launch for launch in launches if launch.status == "VALID"]
-    drawn = (_redrawn(valid[random.integers(len(valid))], random) for _ in range(count if valid else 0))
-    return Counter(judge(policy, measured, "").result for measured in drawn)
+    if not valid:
+        return Counter()
+    seeds, workers = np.random.SeedSequence(_SEED).spawn(count), len(os.sched_getaffinity(0))
+    parts = [seeds[number::workers] for number in range(workers)]
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        return sum(pool.map(_drawn, repeat(valid), repeat(policy), parts), Counter())
+
+
+def _drawn(
+    launches: Sequence[Measurements], policy: GateSettings, seeds: Sequence[np.random.SeedSequence]
+) -> Counter[Result]:
+    """One verdict for each seed, so that they do not depend on who draws which."""
+    results: Counter[Result] = Counter()
+    for seed in seeds:
+        random = np.random.default_rng(seed)
+        results[judge(policy, _redrawn(launches[random.integers(len(launches))], random), "").result] += 1
+    return results
 
 
 def alike_in_quality(launches: Sequence[Measurements], policy: GateSettings) -> Counter[Result]:
-    """What the accuracy check says of one champion against itself under other seeds: of two launches each, and no launch
-    twice, so that the results are independent."""
-    read = [launch for launch in launches if CHAMPION in launch.arms and launch.arms[CHAMPION].correctness]
+    """What the accuracy check says of one champion against itself under other seeds: of two launches each that asked as
+    often, and no launch twice, so that the results are independent."""
+    alike: defaultdict[int, list[Measurements]] = defaultdict(list)
+    for launch in launches:
+        if CHAMPION in launch.arms and launch.arms[CHAMPION].correctness:
+            alike[launch.seeds_per_caption].append(launch)
     results: Counter[Result] = Counter()
-    for ours, theirs in zip(read[::2], read[1::2], strict=False):
+    for ours, theirs in chain.from_iterable(zip(each[::2], each[1::2], strict=False) for each in alike.values()):
         arms = {CANDIDATE: ours.arms[CHAMPION], CHAMPION: theirs.arms[CHAMPION]}
         found = quality_vs_champion(policy, ours.model_copy(update={"arms": arms}))
         results.update(check.result for check in found if check.name == "accuracy_vs_champion")

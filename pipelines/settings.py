@@ -133,6 +133,7 @@ class Settings(SettingsTree):
         """The sections as parameters of the pipeline: `training_settings` and so on, each as JSON."""
         names = [name for name in type(self).model_fields if name != "platform"]
         sections = {f"{name}_settings": getattr(self, name).model_dump_json() for name in names}
+        sections["benchmark_settings"] = _deciding(self.benchmark, self.gate).model_dump_json()
         return {**sections, "launcher_settings": self.platform.launcher.model_dump_json()}
 
 
@@ -151,7 +152,13 @@ class MeasurementSettings(Section):
 
     def section_parameters(self) -> dict[str, str]:
         """The sections as parameters of the pipeline, likewise."""
-        return {f"{name}_settings": getattr(self, name).model_dump_json() for name in MEASURED_BY}
+        sections = {f"{name}_settings": getattr(self, name).model_dump_json() for name in MEASURED_BY}
+        return {**sections, "benchmark_settings": _deciding(self.benchmark, self.gate).model_dump_json()}
+
+
+def _deciding(benchmark: BenchmarkSettings, gate: GateSettings) -> BenchmarkSettings:
+    """With the gate's bounds, so that it knows when it has measured enough."""
+    return benchmark if benchmark.bounds else benchmark.model_copy(update={"bounds": gate.deciding})
 
 
 MEASURED_BY = ("benchmark", "gate", "promotion")

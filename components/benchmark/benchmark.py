@@ -2,7 +2,10 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from common.files import atomic_path, read_json
 from components.benchmark.arms import Question
 from components.benchmark.embedding import embedder
 from components.benchmark.evaluation import load_evaluation
+from components.benchmark.looks import Standing
 from components.benchmark.machine import MachineWatch
 from components.benchmark.measurements import (
     CANDIDATE,
@@ -23,8 +27,8 @@ from components.benchmark.measurements import (
 )
 from components.benchmark.own_metrics import load_metrics
 from components.benchmark.package_quality import block_bytes
-from components.benchmark.quality import read_images
-from components.benchmark.session import Session, report_phase, run_session
+from components.benchmark.quality import Readings, read_images
+from components.benchmark.session import Answers, Session, report_phase, run_session
 from components.benchmark.settings import BenchmarkSettings
 from components.judge.reading import load_judge
 
@@ -65,15 +69,17 @@ def benchmark(
     packages = _packages(exported, package_store, champion_digest)
     judge = load_judge(judge_folder) if evaluation.expected is not None else None
     metrics, seen_by = load_metrics(settings.metrics), embedder(settings.embedder, judge, tokenizers)
-    asked = evaluation.captions * settings.seeds_per_caption
-    questions = [Question(caption, settings.seed + index) for index, caption in enumerate(asked)]
+    passes = _passes(settings, evaluation.captions)
+    readings = Readings(judge, evaluation.expected) if judge and evaluation.expected is not None else None
     with atomic_path(measurements) as folder:
         folder.mkdir()
         watch = MachineWatch.start()
-        session = run_session(settings, questions, packages, key_folder, folder)
+        session = run_session(settings, passes, packages, key_folder, folder, partial(_standing, settings, readings))
         machine = watch.finish()
         report_phase("reading the images")
-        read_images(session, settings, evaluation, questions, judge, seen_by, metrics, evaluation_set)
+        asked = max(1, len(next(iter(session.answers.values()), ())) // len(evaluation.captions))
+        questions = list(chain.from_iterable(passes[:asked]))
+        read_images(session, settings, evaluation, questions, readings, seen_by, metrics, evaluation_set)
         report_phase("done")
         if machine.steal_share is not None and machine.steal_share > settings.max_steal_share:
             session.reasons.append(f"other guests took {machine.steal_share:.0%} of the machine's CPU time")
@@ -85,7 +91,7 @@ def benchmark(
             evaluation_digest=evaluation.digest,
             quality_metric="heldout_loss" if judge is None else "judge",
             captions=evaluation.captions,
-            seeds_per_caption=settings.seeds_per_caption,
+            seeds_per_caption=asked,
             safety_prompts=len(settings.safety_prompts),
             metrics=list(metrics),
             tokenizers_digest=described["digest"],
@@ -99,6 +105,17 @@ def benchmark(
         write_measurements(folder, record)
     _log.info("%s in %.1f s %s", record.status, record.seconds, "; ".join(record.reasons))
     return _summary(record)
+
+
+def _passes(settings: BenchmarkSettings, captions: Sequence[str]) -> list[list[Question]]:
+    """Every caption once in each, with the next seeds."""
+    firsts = (settings.seed + number * len(captions) for number in range(settings.most_seeds_per_caption))
+    return [[Question(caption, seed) for seed, caption in enumerate(captions, start=first)] for first in firsts]
+
+
+def _standing(settings: BenchmarkSettings, readings: Readings | None, answers: Answers) -> Standing:
+    """Open where nobody can tell: as many passes as were asked for."""
+    return Standing.OPEN if readings is None or settings.bounds is None else readings.standing(settings.bounds, answers)
 
 
 def _packages(exported: Path, package_store: Path, champion_digest: str | None) -> dict[str, Path]:

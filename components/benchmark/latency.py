@@ -15,53 +15,84 @@ import time
 from collections.abc import Sequence
 
 from components.benchmark.arms import ArmClient, Question
+from components.benchmark.looks import Standing, latencies
 from components.benchmark.machine import MachineStates
 from components.benchmark.measurements import CANDIDATE, CHAMPION, LatencyBlock, rounds
 from components.benchmark.neighbours import Neighbours, are_disturbing
 from components.benchmark.server_watch import ServerWatch
-from components.benchmark.settings import LatencySettings, NeighbourSettings
+from components.benchmark.settings import DecidingBounds, LatencySettings, NeighbourSettings
 from components.benchmark.statistics import Bootstrap
 
 Blocks = dict[str, list[LatencyBlock]]
 _PRECISION = Bootstrap(confidence=0.95, resamples=500, seed=0)
+_LOOK_EVERY = 8
+"""Rounds, after the least."""
 
 
-def measure_latency(
-    settings: LatencySettings,
-    calm: NeighbourSettings,
-    arms: Sequence[ArmClient],
-    questions: Sequence[Question],
-    watch: ServerWatch,
-    seed: int,
-) -> Blocks:
+class Timing:
     """Blocks of each arm, by name. One client, one request at a time.
 
-    Between `min_rounds` and `max_rounds`: with a champion until the intervals of both ratios are narrow. How wide they are
-    ends the rounds, never on which side of a bound it lies, so stopping does not favour a result. Disturbed rounds are
-    kept and marked, do not count, and end the measurement where there are too many.
+    First the `least` rounds, then, where somebody wants to know more, the `rest`: with a champion until the intervals of
+    both ratios are narrow, or until one of the `bounds` is surely broken, or both are surely kept (`looks.py`), or there are
+    `max_rounds`. Disturbed rounds are kept and marked, do not count, and end the measurement where there are too many.
     """
-    blocks: Blocks = {arm.name: [] for arm in arms}
-    asked, order, machine = itertools.cycle(questions), random.Random(seed), MachineStates()
-    quiet, disturbed = 0, 0
-    while quiet < settings.max_rounds and disturbed < calm.max_disturbed_rounds:
-        if quiet >= settings.min_rounds and _is_precise(settings, blocks):
-            break
-        timed = [arm for arm in arms if quiet < settings.full_rounds or arm.name in (CANDIDATE, CHAMPION)]
-        turn, in_round, neighbours = order.sample(timed, len(timed)), [], Neighbours(watch.cpu_s)
+
+    def __init__(
+        self,
+        settings: LatencySettings,
+        calm: NeighbourSettings,
+        arms: Sequence[ArmClient],
+        questions: Sequence[Question],
+        watch: ServerWatch,
+        seed: int,
+        bounds: DecidingBounds | None = None,
+    ):
+        self.blocks: Blocks = {arm.name: [] for arm in arms}
+        self._settings, self._calm, self._arms, self._watch, self._bounds = settings, calm, arms, watch, bounds
+        self._asked, self._order = itertools.cycle(questions), random.Random(seed)
+        self._machine, self._quiet, self._disturbed = MachineStates(), 0, 0
+
+    def least(self) -> None:
+        """Measure `min_rounds` quiet ones."""
+        while self._quiet < self._settings.min_rounds and not self._disturbs():
+            self._round()
+
+    def rest(self) -> None:
+        """Measure on for as long as that might tell something."""
+        while self._quiet < self._settings.max_rounds and not self._disturbs() and not self._told():
+            self._round()
+
+    def standing(self) -> Standing:
+        """What the quiet rounds say for sure; open where there are too few of them, or nothing to compare with."""
+        if self._bounds is None or CHAMPION not in self.blocks or self._quiet < self._settings.min_rounds:
+            return Standing.OPEN
+        return latencies(self._bounds, *_compared(self.blocks))
+
+    def _disturbs(self) -> bool:
+        return self._disturbed >= self._calm.max_disturbed_rounds
+
+    def _told(self) -> bool:
+        """Bounds are looked at seldom: each look might be wrong by chance."""
+        looks = (self._quiet - self._settings.min_rounds) % _LOOK_EVERY == 0
+        return _is_precise(self._settings, self.blocks) or (looks and self.standing() is not Standing.OPEN)
+
+    def _round(self) -> None:
+        settings, number = self._settings, self._quiet + self._disturbed
+        timed = [arm for arm in self._arms if self._quiet < settings.full_rounds or arm.name in (CANDIDATE, CHAMPION)]
+        turn, in_round, neighbours = self._order.sample(timed, len(timed)), [], Neighbours(self._watch.cpu_s)
         for half in (turn, turn[::-1]):
-            chosen = list(itertools.islice(asked, settings.block_requests))
-            previewed = list(itertools.islice(asked, settings.block_previews))
-            in_round += [(arm.name, _block(quiet + disturbed, arm, chosen, previewed, watch, machine)) for arm in half]
+            chosen = list(itertools.islice(self._asked, settings.block_requests))
+            previewed = list(itertools.islice(self._asked, settings.block_previews))
+            in_round += [(arm.name, _block(number, arm, chosen, previewed, self._watch, self._machine)) for arm in half]
         shares = neighbours.shares()
-        disturbs = are_disturbing(calm, shares)
+        disturbs = are_disturbing(self._calm, shares)
         for name, block in in_round:
-            blocks[name].append(block.model_copy(update={"processors": shares, "disturbed": disturbs}))
+            self.blocks[name].append(block.model_copy(update={"processors": shares, "disturbed": disturbs}))
         if disturbs:
-            disturbed += 1
-            time.sleep(calm.pause_s)
+            self._disturbed += 1
+            time.sleep(self._calm.pause_s)
         else:
-            quiet += 1
-    return blocks
+            self._quiet += 1
 
 
 def _block(
@@ -87,10 +118,15 @@ def _block(
     )
 
 
+def _compared(blocks: Blocks) -> tuple[list[list[float]], list[list[float]]]:
+    ours, theirs = (_numbers(rounds(blocks[name])) for name in (CANDIDATE, CHAMPION))
+    return ours, theirs
+
+
 def _is_precise(settings: LatencySettings, blocks: Blocks) -> bool:
     if CHAMPION not in blocks:
         return True
-    ours, theirs = (_numbers(rounds(blocks[name])) for name in (CANDIDATE, CHAMPION))
+    ours, theirs = _compared(blocks)
     limits = {0.50: settings.median_half_width, 0.95: settings.ratio_half_width}
     intervals = {quantile: _PRECISION.quantile_ratio(ours, theirs, quantile) for quantile in limits}
     return all((each.high - each.low) / 2 <= limits[quantile] for quantile, each in intervals.items())

@@ -21,7 +21,7 @@ class NeighbourSettings(Section):
     more than stood idle (on a large node with idle processors nobody waits for one)."""
 
     max_others_share: float = Field(default=0.15, ge=0, le=1, description="of the processors' time; 1: nobody disturbs")
-    max_disturbed_rounds: int = Field(default=16, ge=1, description="so many are measured again before it gives up")
+    max_disturbed_rounds: int = Field(default=12, ge=1, description="so many are measured again before it gives up")
     pause_s: float = Field(default=1.0, ge=0, description="after a disturbed round, for whatever it is to end")
 
 
@@ -47,6 +47,15 @@ class LatencySettings(Section):
         return self
 
 
+class DecidingBounds(Section):
+    """The gate's bounds that longer measuring can decide."""
+
+    max_p50_ratio: float = Field(gt=0)
+    max_p95_ratio: float = Field(gt=0)
+    accuracy_margin: float = Field(ge=0, le=1)
+    max_accuracy_loss_int8: float = Field(ge=0, le=1)
+
+
 class OpenLoadSettings(Section):
     """Requests at random times, at a rate that every arm can bear."""
 
@@ -66,8 +75,18 @@ class BenchmarkSettings(Section):
     open_load: OpenLoadSettings = OpenLoadSettings()
     neighbours: NeighbourSettings = NeighbourSettings()
     seed: int = Field(default=1000, ge=0, description="of the first question; each next one has the next seed")
+    bounds: DecidingBounds | None = Field(
+        default=None,
+        description="what need not be measured any longer once it is surely kept or broken; null: a run takes its gate's",
+    )
     seeds_per_caption: int = Field(
-        default=3, ge=1, le=64, description="more of them tell a small loss of accuracy from chance"
+        default=3,
+        ge=1,
+        le=64,
+        description="at least, unless the latency has decided; more tell a small loss from chance",
+    )
+    max_seeds_per_caption: int = Field(
+        default=8, ge=1, le=64, description="as long as the accuracy decides nothing, where there are bounds"
     )
     concurrent_clients: int = Field(default=8, ge=1, le=64, description="while all captions are answered")
     chunk_questions: int = Field(
@@ -90,3 +109,10 @@ class BenchmarkSettings(Section):
         default_factory=list, description="prompts that the package must refuse (export.blocked_patterns)"
     )
     max_steal_share: float = Field(default=0.3, gt=0, le=1, description="CPU time taken by other guests of the machine")
+
+    @property
+    def most_seeds_per_caption(self) -> int:
+        """Where the accuracy cannot be looked at there are as many as asked for."""
+        return (
+            self.seeds_per_caption if self.bounds is None else max(self.seeds_per_caption, self.max_seeds_per_caption)
+        )

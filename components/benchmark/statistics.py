@@ -103,6 +103,17 @@ class Bootstrap:
         bottom = _resampled_quantiles(denominator, indices, quantile)
         return self._interval(top / bottom)
 
+    def log_quantile_ratio(
+        self, numerator: Sequence[Sequence[float]], denominator: Sequence[Sequence[float]], quantile: float
+    ) -> tuple[float, float]:
+        """The logarithm of that ratio, and its standard error."""
+        indices, every = self._indices(len(numerator)), np.arange(len(numerator))[None]
+        drawn, value = (
+            np.log(_resampled_quantiles(numerator, rows, quantile) / _resampled_quantiles(denominator, rows, quantile))
+            for rows in (indices, every)
+        )
+        return float(value[0]), float(drawn.std(ddof=1))
+
     def normal_ratio(self, value: float, log_error: float) -> Interval:
         """Interval of a ratio whose logarithm has this standard error: normal, not drawn."""
         tail = (1 - self.confidence) / 2

@@ -5,10 +5,11 @@ that no arm has the machine's better hour to itself. Each chunk is a throughput 
 draws its interval.
 """
 
+import asyncio
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 
 from components.benchmark.arms import ArmClient, Images, Question
 from components.benchmark.measurements import ThroughputChunk
@@ -31,18 +32,30 @@ def answer_in_turns(
 
     The arms must be warm. A chunk counts the images, not the questions: a refusal costs next to nothing.
     """
+    return asyncio.run(_answer_in_turns(arms, questions, chunk_questions, clients, calm, watch))
+
+
+async def _answer_in_turns(
+    arms: Sequence[ArmClient],
+    questions: Sequence[Question],
+    chunk_questions: int,
+    at_once: int,
+    calm: NeighbourSettings,
+    watch: ServerWatch,
+) -> tuple[dict[str, Images], Chunks]:
     images: dict[str, Images] = {arm.name: [] for arm in arms}
     chunks: Chunks = {arm.name: [] for arm in arms}
     orders = itertools.cycle((arms, arms[::-1]))
-    with ThreadPoolExecutor(clients) as pool:
-        for arm in arms:  # the threads and their first streams are no part of a measurement
-            arm.ask_all(questions[:clients], pool)
+    async with AsyncExitStack() as stack:
+        clients = {arm.name: await stack.enter_async_context(arm.asynchronous()) for arm in arms}
+        for arm in arms:  # the connections and their first streams are no part of a measurement
+            await arm.ask_all(questions[:at_once], at_once, clients[arm.name])
         neighbours = Neighbours(watch.cpu_s)
         for start in range(0, len(questions), chunk_questions):
             chunk, seconds = questions[start : start + chunk_questions], {}
             for arm in next(orders):
                 started = time.perf_counter()
-                images[arm.name] += arm.ask_all(chunk, pool)
+                images[arm.name] += await arm.ask_all(chunk, at_once, clients[arm.name])
                 seconds[arm.name] = time.perf_counter() - started
             disturbed = are_disturbing(calm, neighbours.shares())
             for name, taken in seconds.items():
@@ -54,12 +67,11 @@ def answer_in_turns(
 def first_answerable(arms: Sequence[ArmClient], questions: Sequence[Question], count: int) -> list[Question]:
     """The first questions that every arm answers, at least `count` of them where there are so many."""
     found: list[Question] = []
-    with ThreadPoolExecutor(1) as pool:
-        for start in range(0, len(questions), count):
-            part = questions[start : start + count]
-            found += answered_by_all(part, {arm.name: arm.ask_all(part, pool) for arm in arms})
-            if len(found) >= count:
-                break
+    for start in range(0, len(questions), count):
+        part = questions[start : start + count]
+        found += answered_by_all(part, {arm.name: [arm.ask_or_none(each) for each in part] for arm in arms})
+        if len(found) >= count:
+            break
     return found
 
 

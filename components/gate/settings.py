@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from common.settings import Section
+from components.benchmark.settings import DecidingBounds
 
 
 class AbsoluteBounds(Section):
@@ -102,6 +103,17 @@ class GateSettings(Section):
         default=0.5, ge=0, le=1, description="of rounds and of chunks, without other processes on the processors"
     )
     min_heldout_samples: int = Field(default=32, ge=1, description="samples behind a held-out loss")
+
+    @property
+    def deciding(self) -> DecidingBounds:
+        """What a benchmark need not measure any longer once it is surely kept or broken."""
+        absolute, champion = self.absolute, self.champion
+        return DecidingBounds(
+            max_p50_ratio=champion.max_p50_ratio,
+            max_p95_ratio=champion.max_p95_ratio,
+            accuracy_margin=champion.accuracy_margin,
+            max_accuracy_loss_int8=absolute.max_accuracy_loss_int8,
+        )
 
     @property
     def confidence_now(self) -> float:

@@ -2,9 +2,12 @@
 
 import io
 import json
+import os
+import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -14,6 +17,7 @@ from benchmarks.gate_packages import Candidate, PackageMaker
 from benchmarks.gate_resampling import alike_in_quality, resampled
 from common.errors import GateError
 from common.files import write_json
+from common.progress import PROGRESS_VARIABLE, enter_phase
 from components.benchmark.measurements import CHAMPION, CONTROL, Measurements
 from components.benchmark.settings import BenchmarkSettings
 from components.gate.gate import judge
@@ -84,9 +88,46 @@ def test_a_champions_accuracy_is_compared_with_its_own_in_another_launch() -> No
     assert alike_in_quality([accurate(0.99, 0), accurate(0.70, 1)], POLICY) == {Result.PASS: 1}
 
 
+def test_only_launches_that_asked_as_often_are_compared() -> None:
+    def asked(seeds: int):
+        champion = arm(CHAMPION, 0.94, 4.0).model_copy(update={"correctness": correctness(0.94, captions=740 * seeds)})
+        return measurements(champion=champion, seeds_per_caption=seeds)
+
+    assert alike_in_quality([asked(1), asked(2), asked(1), asked(2), asked(2)], POLICY).total() == 2
+    assert alike_in_quality([asked(1), asked(2)], POLICY).total() == 0
+
+
+def test_the_small_losses_of_accuracy_are_told_by_3000_images() -> None:
+    amount = gate.Amount()
+    assert 746 * amount.measuring_of(DAMAGED).seeds_per_caption >= 3000
+    assert amount.measuring_of(SLOW) == amount.measuring and amount.measuring.bounds == gate.POLICY.deciding
+
+
+def test_a_hog_begins_in_the_middle_of_the_timing(tmp_path, monkeypatch) -> None:
+    progress = tmp_path / "progress.json"
+    measured = launch(5.0)
+    assert gate._timed_s(measured, 6) == pytest.approx(gate._timed_s(measured, 12) / 2, rel=0.05)
+
+    def hogs() -> int:
+        return sum("while True: pass" in each.cmdline() for each in psutil.Process().children())
+
+    with gate._hog(0.2, progress):
+        enter_phase(2, 7, "answering the captions")
+        time.sleep(0.5)
+        assert not hogs()
+        enter_phase(3, 7, "timing")
+        deadline = time.monotonic() + 30
+        while not hogs() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert hogs()
+    assert not hogs() and PROGRESS_VARIABLE not in os.environ
+    with gate._hog(None, progress):
+        assert not hogs()
+
+
 def test_each_gate_asks_with_seeds_of_its_own() -> None:
     measuring = gate.Amount().measuring
-    asked = 746 * measuring.seeds_per_caption
+    asked = 746 * measuring.most_seeds_per_caption
     firsts = [gate.asked_anew(measuring, number).seed for number in range(1, 61)]
     seeds = {seed for first in firsts for seed in range(first, first + asked)}
     assert len(seeds) == 60 * asked
@@ -178,7 +219,7 @@ def test_live_gates_end_in_verdicts(judges, tmp_path) -> None:
     short = BenchmarkSettings.model_validate(
         {"seeds_per_caption": 1, "examples": 0, "latency": {"min_rounds": 8, "max_rounds": 8}}
     )
-    amount = gate.Amount(same=1, each=1, damages=1, resampled=20, resampled_power=5, measuring=short)
+    amount = gate.Amount(same=1, each=1, damages=1, resampled=20, resampled_power=5, measuring=short, seeds={})
     gate.run(judges, Console(file=io.StringIO()), file, amount)
     result = json.loads(file.read_text())
     rows = {row["name"]: row for row in result["rows"]}

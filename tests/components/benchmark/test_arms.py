@@ -1,15 +1,16 @@
 """The client of one arm: it refuses another package's answers, and notices a server that dies."""
 
+import asyncio
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common.errors import DigestMismatchError
 from common.files import read_json, write_json
-from components.benchmark.arms import ArmClient, Question
+from components.benchmark.arms import ArmClient, Images, Question
 from components.benchmark.evaluation import load_evaluation
 from components.benchmark.server_watch import ServerWatch
 from components.benchmark.settings import NeighbourSettings
@@ -40,21 +41,38 @@ def test_an_answer_of_another_package_is_refused(workbench, server):
 
 
 def test_a_caption_that_the_generator_refuses_has_no_image(workbench, server):
-    with ThreadPoolExecutor(2) as clients:
-        images = client_of(workbench, server, workbench.int8).ask_all([QUESTION, TOO_LONG], clients)
-    assert images[0] is not None and images[1] is None
+    asked = client_of(workbench, server, workbench.int8)
+    assert asked.ask_or_none(QUESTION) is not None and asked.ask_or_none(TOO_LONG) is None
+
+    async def ask() -> Images:
+        async with asked.asynchronous() as client:
+            return await asked.ask_all([QUESTION, TOO_LONG, QUESTION], 2, client)
+
+    first, refused, last = asyncio.run(ask())
+    assert refused is None and np.array_equal(first, last) and np.array_equal(first, asked.ask(QUESTION))
+
+
+def test_all_questions_stop_where_another_package_answers(workbench, server):
+    asked = client_of(workbench, server, workbench.fp32)
+
+    async def ask() -> Images:
+        async with asked.asynchronous() as client:
+            return await asked.ask_all([QUESTION] * 5, 2, client)
+
+    with pytest.raises(DigestMismatchError, match="answered for"):
+        asyncio.run(ask())
 
 
 def test_throughput_counts_answers_and_gives_each_arm_its_turn_first(workbench, server):
     class Noting(ArmClient):
-        def ask_all(self, questions, clients):
+        async def ask_all(self, questions, at_once, client):
             turns.append((self.name, len(questions)))
-            return super().ask_all(questions, clients)
+            return await super().ask_all(questions, at_once, client)
 
     turns: list[tuple[str, int]] = []
     package = workbench.package_store / workbench.int8
-    arms = [Noting("candidate", package, workbench.int8, server.grpc_endpoint, timeout_s=10) for _ in range(2)]
-    arms[1].name = "twin"
+    server.load(package, "twin", expected_digest=workbench.int8)
+    arms = [Noting(name, package, workbench.int8, server.grpc_endpoint, timeout_s=10) for name in ("candidate", "twin")]
     questions = [QUESTION, TOO_LONG, Question("a purple six", 2), Question("a yellow eight", 3), QUESTION]
     with closing(ServerWatch(server.grpc_endpoint, server.pid)) as watch:
         images, chunks = answer_in_turns(arms, questions, 2, 2, NeighbourSettings(max_others_share=1), watch)
