@@ -52,7 +52,6 @@ def test_looks_at_a_model_that_is_just_as_bad_as_the_margin_allows_are_hardly_ev
     """300 of them, six looks each: after three to eight answers of each caption."""
     wrong = 0
     for number in range(300):
-        ours, theirs = shares(0.95, 8, 2 * number), shares(0.96, 8, 2 * number + 1)
         random = np.random.default_rng(number)
         ours, theirs = ((random.random((8, CAPTIONS)) < accuracy) for accuracy in (0.95, 0.96))
         looks = [
