@@ -69,8 +69,10 @@ def benchmark(
     packages = _packages(exported, package_store, champion_digest)
     judge = load_judge(judge_folder) if evaluation.expected is not None else None
     metrics, seen_by = load_metrics(settings.metrics), embedder(settings.embedder, judge, tokenizers)
-    passes = _passes(settings, evaluation.captions)
     readings = Readings(judge, evaluation.expected) if judge and evaluation.expected is not None else None
+    passes = _passes(
+        settings, evaluation.captions, settings.most_seeds_per_caption if readings else settings.seeds_per_caption
+    )
     with atomic_path(measurements) as folder:
         folder.mkdir()
         watch = MachineWatch.start()
@@ -107,14 +109,14 @@ def benchmark(
     return _summary(record)
 
 
-def _passes(settings: BenchmarkSettings, captions: Sequence[str]) -> list[list[Question]]:
+def _passes(settings: BenchmarkSettings, captions: Sequence[str], count: int) -> list[list[Question]]:
     """Every caption once in each, with the next seeds."""
-    firsts = (settings.seed + number * len(captions) for number in range(settings.most_seeds_per_caption))
+    firsts = (settings.seed + number * len(captions) for number in range(count))
     return [[Question(caption, seed) for seed, caption in enumerate(captions, start=first)] for first in firsts]
 
 
 def _standing(settings: BenchmarkSettings, readings: Readings | None, answers: Answers) -> Standing:
-    """Open where nobody can tell: as many passes as were asked for."""
+    """Open where nobody can tell: every pass is asked."""
     return Standing.OPEN if readings is None or settings.bounds is None else readings.standing(settings.bounds, answers)
 
 

@@ -186,8 +186,9 @@ def _answer(
     session: Session, settings: BenchmarkSettings, arms: list[ArmClient], questions: list[Question], watch: ServerWatch
 ) -> None:
     """Every arm answers the questions; answers and chunks come after those that there are."""
+    earlier = len(session.arms[arms[0].name].throughput_chunks)
     answers, chunks = answer_in_turns(
-        arms, questions, settings.chunk_questions, settings.concurrent_clients, settings.neighbours, watch
+        arms, questions, settings.chunk_questions, settings.concurrent_clients, settings.neighbours, watch, earlier
     )
     for name, timed in chunks.items():
         session.answers[name] = session.answers.get(name, []) + answers[name]

@@ -112,7 +112,7 @@ class BenchmarkSettings(Section):
 
     @property
     def most_seeds_per_caption(self) -> int:
-        """Where the accuracy cannot be looked at there are as many as asked for."""
+        """Where a judge reads the images; without bounds it cannot say when it is enough."""
         return (
             self.seeds_per_caption if self.bounds is None else max(self.seeds_per_caption, self.max_seeds_per_caption)
         )

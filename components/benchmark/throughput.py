@@ -27,12 +27,13 @@ def answer_in_turns(
     clients: int,
     calm: NeighbourSettings,
     watch: ServerWatch,
+    earlier: int = 0,
 ) -> tuple[dict[str, Images], Chunks]:
     """The images of each arm, by name, in the order of `questions`, and how long each chunk took.
 
-    The arms must be warm. A chunk counts the images, not the questions: a refusal costs next to nothing.
+    The arms must be warm. After so many `earlier` chunks the mirrored order goes on where it was. A chunk counts the images, not the questions: a refusal costs next to nothing.
     """
-    return asyncio.run(_answer_in_turns(arms, questions, chunk_questions, clients, calm, watch))
+    return asyncio.run(_answer_in_turns(arms, questions, chunk_questions, clients, calm, watch, earlier))
 
 
 async def _answer_in_turns(
@@ -42,10 +43,11 @@ async def _answer_in_turns(
     at_once: int,
     calm: NeighbourSettings,
     watch: ServerWatch,
+    earlier: int,
 ) -> tuple[dict[str, Images], Chunks]:
     images: dict[str, Images] = {arm.name: [] for arm in arms}
     chunks: Chunks = {arm.name: [] for arm in arms}
-    orders = itertools.cycle((arms, arms[::-1]))
+    orders = itertools.islice(itertools.cycle((arms, arms[::-1])), earlier % 2, None)
     async with AsyncExitStack() as stack:
         clients = {arm.name: await stack.enter_async_context(arm.asynchronous()) for arm in arms}
         for arm in arms:  # the connections and their first streams are no part of a measurement

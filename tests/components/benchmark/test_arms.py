@@ -78,6 +78,10 @@ def test_throughput_counts_answers_and_gives_each_arm_its_turn_first(workbench, 
         images, chunks = answer_in_turns(arms, questions, 2, 2, NeighbourSettings(max_others_share=1), watch)
     order = [("candidate", 2), ("twin", 2), ("twin", 2), ("candidate", 2), ("candidate", 1), ("twin", 1)]
     assert turns == [("candidate", 2), ("twin", 2), *order]  # the first of each is not measured
+    with closing(ServerWatch(server.grpc_endpoint, server.pid)) as watch:
+        turns.clear()
+        answer_in_turns(arms, questions[:2], 2, 2, NeighbourSettings(max_others_share=1), watch, earlier=3)
+    assert turns[2:] == [("twin", 2), ("candidate", 2)]
     for name in ("candidate", "twin"):
         assert [chunk.images for chunk in chunks[name]] == [1, 2, 1]
         assert [image is None for image in images[name]] == [False, True, False, False, False]

@@ -348,8 +348,9 @@ def test_fault_17_beside_processes_that_take_every_core_it_gives_up_and_decides_
 
 def test_data_without_labels_is_measured_without_a_judge(workbench, tmp_path):
     write_evaluation_set(tmp_path / "own", judged=False)
-    record = run(workbench, tmp_path / "measurements", evaluation_set=tmp_path / "own")
-    assert record.quality_metric == "heldout_loss" and record.judge is None
+    settings = SETTINGS.model_copy(update={"bounds": SURE})  # nobody reads the images: they cannot be open or decided
+    record = run(workbench, tmp_path / "measurements", settings=settings, evaluation_set=tmp_path / "own")
+    assert record.seeds_per_caption == 2 and record.quality_metric == "heldout_loss" and record.judge is None
     assert len(record.captions) == SETTINGS.unjudged_captions
     candidate = record.arms[CANDIDATE]
     assert candidate.correctness is None and candidate.latency_blocks and candidate.heldout is not None
